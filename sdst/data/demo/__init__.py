@@ -1,0 +1,135 @@
+"""The embedded default dataset: captioned moments rendered by code into real video files.
+
+`train` and `val` never show a (shape, colour, action) combination of `scenes.unseen`; every video of
+`test` does, and asks for it first. A still frame tells which objects there are and where, never what
+they do, so a per-frame backbone cannot find the moments on its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdst.data.annotations import Annotation, write_annotations
+from sdst.data.demo.labels import ask, ratings, relevant_clips
+from sdst.data.demo.render import FPS, FRAME_SIZE, write_video
+from sdst.data.demo.scenes import SPLITS, Scene, Split, plan_scene
+
+DEMO_CLIP_LENGTH = 1.0  # seconds
+BACKBONE = Path(__file__).parent / "backbone"
+_VERSION = 1  # to be raised whenever other pixels or labels come out
+_RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much is rendered: videos per split, most queries per video, and the seed of it all."""
+
+    train: int = 400
+    val: int = 40
+    test: int = 80
+    train_queries: int = 6
+    eval_queries: int = 4
+    seed: int = 0
+
+
+def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -> Path:
+    """Render the demo into `root`: `videos/<vid>.mp4`, `train.jsonl`, `val.jsonl`, `test.jsonl`.
+
+    Returns at once where `root` holds the same recipe already; another recipe's files are replaced.
+    The folder appears complete or not at all, and its content depends on `size` only.
+
+    Returns:
+        `root`.
+    """
+    size = size or DemoSize()
+    recipe = recipe_of(size)
+    if _is_finished(root, recipe):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        _render(building, size, processes)
+        (building / _RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        building.chmod(0o755)
+        if root.exists():
+            shutil.rmtree(root)
+        building.rename(root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return root
+
+
+def recipe_of(size: DemoSize) -> dict:
+    """What the rendered folder depends on, and a fingerprint of it."""
+    recipe = {"version": _VERSION, "frame_size": FRAME_SIZE, "fps": FPS, **asdict(size)}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return {**recipe, "fingerprint": digest[:16]}
+
+
+def annotate(scene: Scene, count: int, seed: int, first_qid: int) -> list[Annotation]:
+    """Annotations of up to `count` queries about `scene`, with qids from `first_qid` on."""
+    return [
+        Annotation(
+            qid=first_qid + i,
+            query=question.query,
+            vid=scene.vid,
+            duration=float(scene.duration),
+            windows=tuple((float(start), float(end)) for start, end in question.windows),
+            clip_ids=tuple(relevant_clips(question)),
+            saliency=tuple(tuple(marks) for marks in ratings(scene, question, seed)),
+        )
+        for i, question in enumerate(ask(scene, count, seed))
+    ]
+
+
+def _render(folder: Path, size: DemoSize, processes: int) -> None:
+    (folder / "videos").mkdir()
+    jobs = [(split, index) for split in SPLITS for index in range(getattr(size, split))]
+    for split in SPLITS:
+        write_annotations(folder / f"{split}.jsonl", list(_annotations(split, size)))
+    # Spawned, so that no state of the caller (threads of torch, signal handlers) comes along.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(max(processes, 1), context, _leave_interrupts_to_the_parent)
+    try:
+        done = pool.map(partial(_render_one, folder, size.seed), jobs, chunksize=4)
+        for _ in tqdm(done, total=len(jobs), desc="rendering", unit="video"):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _render_one(folder: Path, seed: int, job: tuple[Split, int]) -> None:
+    scene = plan_scene(*job, seed)
+    write_video(scene, folder / "videos" / f"{scene.vid}.mp4")
+
+
+def _annotations(split: Split, size: DemoSize) -> Iterator[Annotation]:
+    count = size.train_queries if split == "train" else size.eval_queries
+    qid = 1_000_000 * SPLITS.index(split)
+    for index in range(getattr(size, split)):
+        for annotation in annotate(plan_scene(split, index, size.seed), count, size.seed, qid):
+            qid += 1
+            yield annotation
+
+
+def _is_finished(root: Path, recipe: dict) -> bool:
+    try:
+        return json.loads((root / _RECIPE).read_text()) == recipe
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,293 @@
+"""What happens in a demo video: which objects are there when, what they do, and what can be asked.
+
+Everything is planned in whole seconds and in shares of the frame (x to the right, y downwards), so
+that pixels (`render`), English (`sentences`) and labels (`labels`) all derive from the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+SHAPES = ("ball", "square", "triangle", "star", "ring", "heart", "cross")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")
+SIZES = ("small", "large")
+ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "shake")
+
+DIAMETER = {"small": 0.19, "large": 0.32}
+RESIZING = ("grow", "shrink")
+_DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_FADE = 0.3  # seconds in which an object appears or disappears
+
+
+@dataclass(frozen=True)
+class Look:
+    """The attributes of an object that do not change; `size` says nothing where it is resized."""
+
+    size: str
+    colour: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One action of one object from `start` to `end` (whole seconds).
+
+    `amount` is the distance moved or shaken (share of the frame) or the factor of growth.
+    """
+
+    action: str
+    start: int
+    end: int
+    amount: float
+
+
+@dataclass(frozen=True)
+class Stay:
+    """An object in view from `start` to `end`: motionless but for its moments."""
+
+    look: Look
+    start: int
+    end: int
+    moments: tuple[Moment, ...]
+    x: float = 0.5
+    y: float = 0.5
+    diameter: float = 0.2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A video before it has pixels; `seed` decides its backdrop."""
+
+    vid: str
+    split: Split
+    duration: int
+    stays: tuple[Stay, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A stay over time, each [T]: centre, diameter (shares of the frame), width over height, opacity."""
+
+    x: np.ndarray
+    y: np.ndarray
+    diameter: np.ndarray
+    stretch: np.ndarray
+    opacity: np.ndarray
+
+
+def unseen(look: Look, action: str) -> bool:
+    """Whether this (shape, colour, action) is kept for the test split: about one in five.
+
+    Every shape, colour and action, and every pair of them, is still seen in training.
+    """
+    index = SHAPES.index(look.shape) + COLOURS.index(look.colour) + ACTIONS.index(action)
+    return index % 5 == 0
+
+
+def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
+    """Where and how the object of `stay` is seen at `times` [T] (seconds); opacity 0 is out of view.
+
+    Periods are chosen so that one frame a second, taken in the middle of the second, still tells:
+    blinking and shaking alternate from second to second, spinning (a coin's) changes the width.
+    """
+    x, y = np.full_like(times, stay.x), np.full_like(times, stay.y)
+    diameter, stretch = np.full_like(times, stay.diameter), np.ones_like(times)
+    opacity = ((times >= stay.start) & (times < stay.end)).astype(times.dtype)
+    if stay.start > 0:
+        opacity *= np.clip((times - stay.start) / _FADE, 0, 1)
+    if stay.end < duration:
+        opacity *= np.clip((stay.end - times) / _FADE, 0, 1)
+    for moment in stay.moments:
+        length = moment.end - moment.start
+        phase = np.clip(times - moment.start, 0, length)
+        match moment.action:
+            case "left" | "right" | "up" | "down":
+                dx, dy = _DIRECTION[moment.action]
+                x = x + dx * moment.amount * phase / length
+                y = y + dy * moment.amount * phase / length
+            case "grow":
+                diameter = diameter * moment.amount ** (phase / length)
+            case "shrink":
+                diameter = diameter / moment.amount ** (phase / length)
+            case "spin":
+                half_turns = round(length * 2 / 3)
+                stretch = stretch * np.abs(np.cos(np.pi * half_turns * phase / length))
+            case "blink":
+                hidden = (phase < length) & (times >= moment.start) & (phase % 2 < 1)
+                opacity = np.where(hidden, 0.12 * opacity, opacity)
+            case "shake":
+                x = x + moment.amount * np.sin(np.pi * phase)
+    return Trace(x, y, diameter, np.maximum(stretch, 0.15), opacity)
+
+
+def plan_scene(split: Split, index: int, seed: int) -> Scene:
+    """The `index`-th scene of a split: a function of its arguments alone.
+
+    A hero performs the moment of interest. Around it stand what could be mistaken for it: the hero
+    doing something else, the hero doing it again, and twins which differ in one attribute doing the
+    same, at other times or at the same time.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    duration = int(rng.integers(24, 41))
+    stays = _schedule(_cast(split, rng), duration, rng)
+    placed: list[Stay] = []
+    for stay in stays:
+        placed.append(_place(stay, placed, duration, rng))
+    return Scene(f"{split}_{index:04d}", split, duration, tuple(placed), int(rng.integers(2**31)))
+
+
+def _cast(split: Split, rng: np.random.Generator) -> list[tuple[Look, list[str]]]:
+    """Who does what, most important first."""
+    hero, action = _hero(split, rng)
+    cast = [(hero, _with_another(split, hero, action, rng))]
+    cast.append((_twin(split, hero, action, rng), [action]))
+    again = action if rng.random() < 0.4 else _other_action(split, hero, action, rng)
+    cast.append((hero, [again]))
+    twin = _twin(split, hero, action, rng)
+    other = action if rng.random() < 0.5 else _other_action(split, twin, action, rng)
+    cast.append((twin, _with_another(split, twin, other, rng)))
+    return cast
+
+
+def _allowed(split: Split, look: Look, action: str) -> bool:
+    return split == "test" or not unseen(look, action)
+
+
+def _hero(split: Split, rng: np.random.Generator) -> tuple[Look, str]:
+    while True:
+        look = Look(*(str(rng.choice(names)) for names in (SIZES, COLOURS, SHAPES)))
+        action = str(rng.choice(ACTIONS))
+        if unseen(look, action) == (split == "test"):
+            return look, action
+
+
+def _twin(split: Split, look: Look, action: str, rng: np.random.Generator) -> Look:
+    """A look that differs from `look` in exactly one attribute that tells them apart."""
+    while True:
+        attribute = str(rng.choice(("size", "colour", "shape")))
+        if attribute == "size" and action in RESIZING:
+            continue
+        names = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}[attribute]
+        twin = replace(look, **{attribute: str(rng.choice(names))})
+        if twin != look and _allowed(split, twin, action):
+            return twin
+
+
+def _other_action(split: Split, look: Look, action: str, rng: np.random.Generator) -> str:
+    choices = [name for name in ACTIONS if name != action and _allowed(split, look, name)]
+    return str(rng.choice(choices))
+
+
+def _with_another(split: Split, look: Look, action: str, rng: np.random.Generator) -> list[str]:
+    """`action`, and half of the time a second one before or after it in the same stay.
+
+    A stay either resizes its object or leaves its size alone, so "small" and "large" stay true.
+    """
+    if rng.random() < 0.5:
+        return [action]
+    choices = [
+        name
+        for name in ACTIONS
+        if name != action
+        and (name in RESIZING) == (action in RESIZING)
+        and _allowed(split, look, name)
+    ]
+    if not choices:
+        return [action]
+    both = [action, str(rng.choice(choices))]
+    return both if rng.random() < 0.5 else both[::-1]
+
+
+def _schedule(
+    cast: Sequence[tuple[Look, list[str]]], duration: int, rng: np.random.Generator
+) -> list[Stay]:
+    """Give every stay its seconds: at most three objects at once, the same look never twice at once.
+
+    A stay that finds no room is left out; the hero's first one always fits.
+    """
+    stays: list[Stay] = []
+    for look, actions in cast:
+        for _ in range(20):
+            stay = _timed(look, actions, rng)
+            if stay.end > duration:
+                continue
+            start = int(rng.integers(0, duration - stay.end + 1))
+            stay = _shifted(stay, start)
+            busy = np.zeros(duration, dtype=int)
+            for other in stays:
+                busy[other.start : other.end] += 1 if other.look != look else 9
+            if busy[stay.start : stay.end].max(initial=0) < 3:
+                stays.append(stay)
+                break
+    return stays
+
+
+def _timed(look: Look, actions: Sequence[str], rng: np.random.Generator) -> Stay:
+    """A stay from second 0: idle, a moment, idle, perhaps another moment, idle."""
+    clock = int(rng.integers(2, 6))
+    moments = []
+    for action in actions:
+        longest = 8 if action in _DIRECTION or action in RESIZING else 10
+        length = int(rng.integers(3, longest + 1))
+        moments.append(Moment(action, clock, clock + length, _amount(action, rng)))
+        clock += length + int(rng.integers(2, 5))
+    return Stay(look, 0, clock, tuple(moments))
+
+
+def _amount(action: str, rng: np.random.Generator) -> float:
+    if action in RESIZING:
+        return 2.2
+    if action == "shake":
+        return float(rng.uniform(0.09, 0.12))
+    return float(rng.uniform(0.4, 0.56))
+
+
+def _shifted(stay: Stay, by: int) -> Stay:
+    moments = tuple(replace(m, start=m.start + by, end=m.end + by) for m in stay.moments)
+    return replace(stay, start=stay.start + by, end=stay.end + by, moments=moments)
+
+
+def _place(stay: Stay, others: Sequence[Stay], duration: int, rng: np.random.Generator) -> Stay:
+    """Put a stay where it remains inside the frame and covers the others as little as possible."""
+    first = stay.moments[0].action
+    if first in RESIZING:
+        diameter = {"grow": 0.165, "shrink": 0.165 * 2.2}[first] * rng.uniform(0.95, 1.05)
+    else:
+        diameter = DIAMETER[stay.look.size] * rng.uniform(0.93, 1.07)
+    times = np.arange(duration * 2) / 2 + 0.25
+    traces = [trace(other, times, duration) for other in others]
+    at_origin = trace(replace(stay, x=0.0, y=0.0, diameter=float(diameter)), times, duration)
+    radius = at_origin.diameter / 2 + 0.01
+    low_x, high_x = (radius - at_origin.x).max(), (1 - radius - at_origin.x).min()
+    low_y, high_y = (radius - at_origin.y).max(), (1 - radius - at_origin.y).min()
+    best, least = stay, np.inf
+    for _ in range(30):
+        x, y = rng.uniform(*sorted((low_x, high_x))), rng.uniform(*sorted((low_y, high_y)))
+        placed = replace(stay, x=float(x), y=float(y), diameter=float(diameter))
+        covered = _covering(placed, traces, times, duration)
+        if covered < least:
+            best, least = placed, covered
+        if least <= 0:
+            break
+    return best
+
+
+def _covering(stay: Stay, others: Sequence[Trace], times: np.ndarray, duration: int) -> float:
+    """How deep, at worst, the stay's circle reaches into another's while both are in view."""
+    own = trace(stay, times, duration)
+    worst = 0.0
+    for other in others:
+        both = (own.opacity > 0) & (other.opacity > 0)
+        if both.any():
+            apart = np.hypot(own.x - other.x, own.y - other.y)
+            depth = (own.diameter + other.diameter) / 2 - apart
+            worst = max(worst, float(depth[both].max()))
+    return worst
