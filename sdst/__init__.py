@@ -1,0 +1,28 @@
+"""sdst: video temporal grounding with the Sparse-Dense Side-Tuner.
+
+from sdst import SDST, Grounder
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["SDST", "Grounder", "ModelConfig"]
+
+if TYPE_CHECKING:
+    from sdst.ground import Grounder
+    from sdst.model import SDST, ModelConfig
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `python -m sdst.info` and the kernels need none of this.
+    if name == "Grounder":
+        from sdst.ground import Grounder
+
+        return Grounder
+    if name in ("SDST", "ModelConfig"):
+        from sdst import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'sdst' has no attribute {name!r}")

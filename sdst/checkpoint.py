@@ -1,0 +1,174 @@
+"""What a training run leaves on disk, how it is taken up again, and how it is loaded for use.
+
+    config.yaml           the whole configuration
+    model/                the best weights so far: `SDST.from_pretrained`
+    checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
+    metrics.jsonl         a line per validation
+    metrics.json, predictions.jsonl, curves.png, tensorboard/
+
+Every file and folder appears complete or not at all, so a run may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sdst.config import Config, as_dict, load_config, save_config
+from sdst.errors import InputError
+from sdst.model import SDST
+
+_MODEL_FILES = ("config.json", "model.safetensors")
+
+
+@dataclass
+class Progress:
+    """Where a run stands: epochs and optimiser steps done, and its best validation."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+
+
+class RunFolder:
+    """The `--output` folder of a training run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.checkpoints = path / "checkpoints"
+        self.metrics_log = path / "metrics.jsonl"
+
+    def begin(self, config: Config) -> None:
+        """Make the folder for a new run; an earlier run found there is kept under another name."""
+        if self._config_file.is_file():
+            kept = self._free_name()
+            self.path.rename(kept)
+            print(f"{self.path} held an earlier run; it is now {kept}")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(
+                f"--output {self.path}: holds something that is not a training run; "
+                "choose an empty or new folder"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_config(config, self._config_file)
+
+    def resume(self, config: Config) -> None:
+        """Check that the run in this folder can be gone on with under `config`."""
+        if not self._config_file.is_file():
+            raise InputError(
+                f"--resume: {self.path} holds no training run; start one without --resume"
+            )
+        started = load_config(self._config_file)
+        if different := _differences(as_dict(started), as_dict(config)):
+            raise InputError(
+                f"--resume: {self.path} was started with another configuration "
+                f"({'; '.join(different)}); give the same one, or another --output"
+            )
+
+    def last_state(self) -> Path | None:
+        """The newest complete training state, None before the first epoch's end."""
+        states = sorted(self.checkpoints.glob("epoch-*"))
+        return states[-1] if states else None
+
+    def save_state(self, progress: Progress, save: Callable[[Path], object]) -> None:
+        """Keep the training state after `progress.epoch`; older ones are removed afterwards.
+
+        Args:
+            save: writes the state into the folder it is given.
+        """
+        older = list(self.checkpoints.glob("epoch-*"))
+        building = self.checkpoints / ".building"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        save(building)
+        (building / "progress.json").write_text(json.dumps(asdict(progress)))
+        building.rename(self.checkpoints / f"epoch-{progress.epoch:05d}")
+        for folder in older:
+            shutil.rmtree(folder)
+
+    def load_progress(self, state: Path) -> Progress:
+        """Where the run stood, with everything logged after it forgotten."""
+        progress = Progress(**json.loads((state / "progress.json").read_text()))
+        self.truncate_metrics(progress.epoch)
+        return progress
+
+    def save_model(self, model: SDST) -> None:
+        """Make `model` the one that `from_pretrained` finds here."""
+        building = self.path / ".model"
+        model.save_pretrained(building)
+        self.model.mkdir(exist_ok=True)
+        for name in _MODEL_FILES:
+            (building / name).replace(self.model / name)
+        shutil.rmtree(building)
+
+    def log_metrics(self, record: dict) -> None:
+        """Append one validation to `metrics.jsonl`."""
+        with self.metrics_log.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict]:
+        """All validations so far."""
+        if not self.metrics_log.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics_log.read_text().splitlines()]
+
+    def truncate_metrics(self, epoch: int) -> None:
+        """Forget validations after `epoch`: they will be made again."""
+        kept = [record for record in self.read_metrics() if record["epoch"] <= epoch]
+        self.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file of the run, atomically."""
+        temporary = self.path / f".{name}"
+        temporary.write_text(text)
+        temporary.replace(self.path / name)
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    def _free_name(self) -> Path:
+        number = 1
+        while (path := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        return path
+
+
+def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
+    """The config and the best model that training left in `folder`.
+
+    Raises:
+        InputError: it is no checkpoint, or its parts do not belong together.
+    """
+    for part in ("config.yaml", *(f"model/{name}" for name in _MODEL_FILES)):
+        if not (folder / part).is_file():
+            raise InputError(
+                f"checkpoint {folder}: {part} not found; expected the --output folder of a "
+                "training run"
+            )
+    config = load_config(folder / "config.yaml")
+    try:
+        model = SDST.from_pretrained(str(folder / "model"), strict=True)
+    except Exception as error:  # safetensors, torch and the hub each have their own
+        reason = " ".join(str(error).split())
+        raise InputError(f"checkpoint {folder / 'model'}: cannot be loaded: {reason}") from error
+    if model.config != config.model:
+        raise InputError(
+            f"checkpoint {folder}: config.yaml and model/config.json describe different models; "
+            "they must come from one training run"
+        )
+    return config, model.eval()
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    return [
+        f"{section}.{key} was {old[section][key]!r}, now {value!r}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section][key] != value
+    ]

@@ -1,0 +1,195 @@
+"""The typed configuration of an experiment: one YAML file, overridable key by key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from sdst.errors import InputError
+from sdst.model.config import ModelConfig
+from sdst.model.losses import LossConfig
+
+PACKAGED = Path(__file__).parent / "configs"
+
+
+@dataclass
+class DataConfig:
+    """What is trained on, and how a video becomes features.
+
+    Args:
+        dataset: `demo` renders itself; `custom` reads `root`, a folder with `videos/` and
+            `train.jsonl`, `val.jsonl`, optionally `test.jsonl`.
+        root: the dataset's folder; the demo's default is `cache_dir() / "demo"`.
+        backbone: `demo` (packaged), an open_clip model as `NAME` or `NAME:PRETRAINED`, or
+            `local-dir:FOLDER`.
+        clip_length: seconds of video that one clip stands for.
+        frames_per_clip: frames encoded per clip; their features are averaged.
+        limit: keep only the first so many queries of every split (for short trials).
+    """
+
+    dataset: Literal["demo", "custom"] = "demo"
+    root: str | None = None
+    backbone: str = "demo"
+    clip_length: float = 2.0
+    frames_per_clip: int = 1
+    limit: int | None = None
+
+
+@dataclass
+class TrainConfig:
+    """How it is optimised; the defaults are R2-Tuning's recipe for QVHighlights [D].
+
+    Args:
+        epochs: passes over the training queries.
+        batch_size: queries per optimiser step, over all processes and accumulation steps.
+        accumulation: forward/backward passes that one optimiser step is split into.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW, on matrices only.
+        warmup_steps: optimiser steps of linear warm-up.
+        schedule: after the warm-up, `step` multiplies lr by 0.1 at `decay_at` of the run, `cosine`
+            falls to zero.
+        decay_at: share of the run after which `step` decays.
+        clip_norm: largest norm of the gradient.
+        validate_every: epochs between validations.
+        select_by: figure of the validation report that decides which checkpoint is best.
+        precision: `auto` is bf16 where the GPU has it, fp32 elsewhere.
+        workers: processes that load batches; 0 loads in the training process.
+        seed: the run is a function of it, bit for bit on a CPU.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    accumulation: int = 1
+    lr: float = 5e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    schedule: Literal["step", "cosine"] = "step"
+    decay_at: float = 2 / 3
+    clip_norm: float = 35.0
+    validate_every: int = 1
+    select_by: str = "MR-full-mAP"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    workers: int = 0
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """An experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def cache_dir() -> Path:
+    """Where rendered and encoded things are kept: `$SDST_CACHE`, or `~/.cache/sdst`."""
+    return Path(os.environ.get("SDST_CACHE") or Path.home() / ".cache" / "sdst").expanduser()
+
+
+def packaged_configs() -> list[str]:
+    """Names that `--config` takes beside file paths."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def config_path(name: str | Path) -> Path:
+    """The YAML file behind a packaged name or a path."""
+    path = PACKAGED / f"{name}.yaml"
+    if path.is_file():
+        return path
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise InputError(
+        f"config {str(name)!r}: neither a file nor one of the packaged configs "
+        f"({', '.join(packaged_configs())})"
+    )
+
+
+def config_parser() -> ArgumentParser:
+    """A parser with one `--section.key` option per field of `Config`."""
+    parser = ArgumentParser(exit_on_error=False)
+    for section, kind in _SECTIONS.items():
+        parser.add_class_arguments(kind, section)
+    return parser
+
+
+def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Config:
+    """Read a config by packaged name or path and apply `--section.key value` overrides.
+
+    Raises:
+        InputError: unknown name, key or value, naming it.
+    """
+    path = config_path(name)
+    parser = config_parser()
+    try:
+        # `parse_path` reads and checks the file, `parse_args` lays the command line over it.
+        namespace = parser.parse_args(list(overrides), namespace=parser.parse_path(str(path)))
+    except Exception as error:
+        raise InputError(f"config {path}: {_one_line(error)}") from error
+    config = _from_namespace(namespace)
+    if problems := _problems(config):
+        raise InputError(f"config {path}: {'; '.join(problems)}")
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write `config` as YAML, atomically, such that `load_config(path)` gives it back."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(as_dict(config), sort_keys=False))
+    temporary.replace(path)
+
+
+def as_dict(config: Config) -> dict:
+    """Plain nested dictionaries and lists of `config`, ready for YAML and JSON."""
+    return _plain(asdict(config))
+
+
+_SECTIONS = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig, "train": TrainConfig}
+
+
+def _from_namespace(namespace: Namespace) -> Config:
+    sections = namespace.as_dict()
+    return Config(**{name: kind(**sections[name]) for name, kind in _SECTIONS.items()})
+
+
+def _problems(config: Config) -> list[str]:
+    found = config.model.problems()
+    positive = {
+        "data.clip_length": config.data.clip_length,
+        "data.frames_per_clip": config.data.frames_per_clip,
+        "train.epochs": config.train.epochs,
+        "train.batch_size": config.train.batch_size,
+        "train.accumulation": config.train.accumulation,
+        "train.validate_every": config.train.validate_every,
+    }
+    found += [
+        f"{key} is {value}, expected more than 0" for key, value in positive.items() if value <= 0
+    ]
+    if config.train.accumulation > 0 and config.train.batch_size % config.train.accumulation:
+        found.append(
+            f"train.batch_size {config.train.batch_size} is not a multiple of "
+            f"train.accumulation {config.train.accumulation}"
+        )
+    if config.data.dataset == "custom" and not config.data.root:
+        found.append("data.dataset is custom, so data.root must name its folder")
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,161 @@
+"""From annotations and stored features to padded batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdst.data.annotations import Annotation
+from sdst.data.features import FeatureStore
+from sdst.errors import InputError
+
+
+@dataclass
+class Sample:
+    """One query on one video.
+
+    Attributes:
+        annotation: where it comes from.
+        video: [K, L, P, Dv], a view into the store.
+        text: [K, N, Dt].
+        spans: [G, 2], moments as (center, width) in units of the L clips.
+        saliency: [L], rating per clip.
+        positive_clip: a clip with positive rating, -1 if there is none.
+    """
+
+    annotation: Annotation
+    video: np.ndarray
+    text: np.ndarray
+    spans: np.ndarray
+    saliency: np.ndarray
+    positive_clip: int
+
+
+@dataclass
+class Batch:
+    """Padded samples; the lengths say what is real.
+
+    Attributes:
+        video: [B, K, L, P, Dv].
+        text: [B, K, N, Dt].
+        video_lengths, text_lengths: [B].
+        spans: [B, G, 2], G at least 1.
+        span_counts: [B].
+        saliency: [B, L].
+        positive_clip: [B].
+    """
+
+    video: Tensor
+    text: Tensor
+    video_lengths: Tensor
+    text_lengths: Tensor
+    spans: Tensor
+    span_counts: Tensor
+    saliency: Tensor
+    positive_clip: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        moved = (getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
+        return Batch(*moved)
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `SDST.forward` takes."""
+        return self.video, self.text, self.video_lengths, self.text_lengths
+
+
+class GroundingDataset(Dataset):
+    """Queries of a split with the features of their videos.
+
+    The positive clip of a sample is drawn anew every epoch, as a function of (seed, epoch, index)
+    alone, so that a resumed run sees what an uninterrupted one would have seen.
+    """
+
+    def __init__(
+        self, annotations: list[Annotation], store: FeatureStore, clip_length: float, seed: int = 0
+    ) -> None:
+        missing = sorted({a.vid for a in annotations} - set(store.video_ids))
+        if missing:
+            raise InputError(
+                f"{store.path}: no features for {len(missing)} annotated videos "
+                f"(first: {missing[0]}); extract them again"
+            )
+        self.annotations = annotations
+        self.store = store
+        self.clip_length = clip_length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> Sample:
+        annotation = self.annotations[index]
+        video = self.store.video(annotation.vid).tokens
+        text = self.store.query(annotation.qid).tokens
+        clips = video.shape[1]
+        saliency = clip_ratings(annotation, clips, self.clip_length)
+        return Sample(
+            annotation,
+            video,
+            text,
+            relative_spans(annotation, clips * self.clip_length),
+            saliency,
+            self._positive_clip(saliency, index),
+        )
+
+    def _positive_clip(self, saliency: np.ndarray, index: int) -> int:
+        positive = np.flatnonzero(saliency > 0)
+        if not len(positive):
+            return -1
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        return int(generator.choice(positive))
+
+
+def relative_spans(annotation: Annotation, length: float) -> np.ndarray:
+    """[G, 2] (center, width) of the annotated windows, in units of `length` seconds."""
+    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
+    start, end = np.clip(windows / length, 0.0, 1.0).T
+    return np.stack(((start + end) / 2, end - start), axis=1)
+
+
+def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
+    """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given."""
+    if annotation.saliency is not None:
+        return annotation.saliency_per_clip(clips).astype(np.float32)
+    center = (np.arange(clips) + 0.5) * clip_length
+    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
+    inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
+    return inside.any(axis=0).astype(np.float32)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Pad samples with zeros to the longest of each kind."""
+    videos = [torch.from_numpy(np.asarray(s.video)) for s in samples]
+    texts = [torch.from_numpy(np.asarray(s.text)) for s in samples]
+    spans = [torch.from_numpy(s.spans) for s in samples]
+    saliency = [torch.from_numpy(s.saliency) for s in samples]
+    return Batch(
+        video=_pad(videos, dim=1).float(),
+        text=_pad(texts, dim=1).float(),
+        video_lengths=torch.tensor([v.shape[1] for v in videos]),
+        text_lengths=torch.tensor([t.shape[1] for t in texts]),
+        spans=_pad(spans, dim=0, least=1),
+        span_counts=torch.tensor([len(s) for s in spans]),
+        saliency=_pad(saliency, dim=0),
+        positive_clip=torch.tensor([s.positive_clip for s in samples]),
+    )
+
+
+def _pad(tensors: list[Tensor], dim: int, least: int = 0) -> Tensor:
+    """Stack tensors that differ in size along `dim` alone, zeros after the shorter ones."""
+    shape = list(tensors[0].shape)
+    shape[dim] = max(least, *(t.shape[dim] for t in tensors))
+    out = tensors[0].new_zeros(len(tensors), *shape)
+    for row, tensor in zip(out, tensors, strict=True):
+        row.narrow(dim, 0, tensor.shape[dim]).copy_(tensor)
+    return out

@@ -1,0 +1,36 @@
+"""What a user did wrong, told in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """A fault in what the user gave: a file, a key, a value.
+
+    The message is one line that names the file or key, what was found, what was expected and what
+    to do about it.
+    """
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave the process the way a shell expects.
+
+    Exit code 0 on success (or what `main` returned), 2 after an `InputError` (its line on stderr,
+    no traceback), 130 after Ctrl-C, as shells report it.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) went away; nothing is left to say at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

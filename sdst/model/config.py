@@ -1,0 +1,90 @@
+"""What a Sparse-Dense Side-Tuner is made of, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_COUNTS = ("layers", "video_width", "text_width", "width", "queries", "heads", "points")
+
+
+@dataclass
+class ModelConfig:
+    """Architecture of `SDST`; the defaults are the paper's configuration.
+
+    Marks: [P] stated by the paper, [S] asked for by the project page, [D] our default.
+
+    Args:
+        layers: K, backbone blocks read, one refinement step each [P: 5].
+        video_width: Dv, width of the backbone's visual hidden states [P: 768, InternVideo2-1B].
+        text_width: Dt, width of its textual hidden states [P: 1024, BERT-large].
+        width: F, width of the side-tuner [P: 256].
+        queries: M, recurrent moment queries [D: CG-DETR; the official mAP keeps 10 windows].
+        heads: attention heads [D: R2-Tuning].
+        points: S, sampling points per head and query [D: Deformable-DETR].
+        attention: how the moment queries read the dense stream: the paper's RDSA, or one of the
+            two baselines of its ablation [P].
+        context: `sparse` lets the moment queries attend to selected frozen tokens [S]; `none` is
+            exactly the paper's block.
+        context_tokens: frozen tokens kept per step under `context: sparse` [D].
+        context_strides: temporal pyramid the tokens are picked from, in clips [S].
+        context_segments: equal stretches of the video that share the budget [D].
+        pooled_tokens: tokens of a clip that its dense input is pooled from under
+            `context: sparse`, when the backbone gives several [D].
+        pooling: a clip's dense input under `context: none`, when the backbone gives several
+            tokens: its prefix token or the mean of all.
+        schedule: temporal stride of the dense stream at every step, ending at 1; None is full
+            resolution throughout, the paper's [S].
+        projection_dropout: in the two input projections [D: R2-Tuning].
+        dropout: in the attention and feed-forward residual branches [D].
+        drop_path: chance of a sample to skip a residual branch [D: R2-Tuning].
+    """
+
+    layers: int = 5
+    video_width: int = 768
+    text_width: int = 1024
+    width: int = 256
+    queries: int = 10
+    heads: int = 8
+    points: int = 4
+    attention: Literal["rdsa", "deformable", "cross"] = "rdsa"
+    context: Literal["none", "sparse"] = "none"
+    context_tokens: int = 64
+    context_strides: tuple[int, ...] = (1, 2, 4, 8)
+    context_segments: int = 4
+    pooled_tokens: int = 8
+    pooling: Literal["prefix", "mean"] = "mean"
+    schedule: tuple[int, ...] | None = None
+    projection_dropout: float = 0.5
+    dropout: float = 0.1
+    drop_path: float = 0.1
+
+    def __post_init__(self) -> None:
+        # YAML and JSON know lists only.
+        self.context_strides = tuple(self.context_strides)
+        self.schedule = self.schedule and tuple(self.schedule)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Temporal stride of the dense stream at each of the K steps."""
+        return self.schedule or (1,) * self.layers
+
+    def problems(self) -> list[str]:
+        """Every reason why no model can be built from these numbers; empty if one can."""
+        found = [
+            f"model.{name} is {getattr(self, name)}, expected at least 1"
+            for name in _COUNTS
+            if getattr(self, name) < 1
+        ]
+        if self.heads >= 1 and self.width % self.heads:
+            found.append(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
+        if len(self.strides) != self.layers:
+            found.append(
+                f"model.schedule has {len(self.strides)} strides, expected one per step "
+                f"(model.layers is {self.layers})"
+            )
+        if min(self.strides) < 1 or self.strides[-1] != 1:
+            found.append(f"model.schedule {list(self.strides)} must hold strides >= 1 and end at 1")
+        if not self.context_strides or min(self.context_strides) < 1:
+            found.append(f"model.context_strides {list(self.context_strides)} must be >= 1")
+        return found

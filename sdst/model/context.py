@@ -1,0 +1,117 @@
+"""Sparse context: the side-tuner asks the frozen backbone's own tokens [S].
+
+At every step the tokens of the frozen store are scored against the sentence in one pass, the best
+are kept under a quota per temporal resolution and segment, and the moment queries attend to them
+where they lie. The frozen tokens get no gradient and are never projected: keys are absorbed into
+the queries (q_h W_k,h x = <q_h W_k,h, x>) and values are projected after the weighted sum.
+
+Tokens are expected layer-normalised, as the feature store holds them, so that scores start at unit
+scale.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdst.kernels import gathered_attention, select_tokens
+from sdst.model.config import ModelConfig
+
+
+@dataclass
+class SelectedTokens:
+    """Frozen tokens picked by index for one step.
+
+    Attributes:
+        tokens: [B, L, P, Dv], the frozen store's tokens of this layer.
+        indices: [B, k], into the temporal pyramid of `tokens` (see `select_tokens`).
+        bias: [B, k], log sigmoid(score), added to the attention logits.
+        valid: [B, k], False where there was nothing left to pick.
+        lengths: [B], valid part of L.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+    bias: Tensor
+    valid: Tensor
+    lengths: Tensor
+
+
+class TokenSelection(nn.Module):
+    """score(x) = <x, u> with u = W_s^T W_q t, t the pooled sentence; the top k are kept [S]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.video_width, bias=False)  # W_s^T
+        # Tokens have norm sqrt(Dv), so scores start at about unit scale.
+        nn.init.normal_(self.key.weight, std=1 / math.sqrt(config.video_width * config.width))
+
+    def direction(self, sentence: Tensor) -> Tensor:
+        """Pooled sentences [..., F] -> u [..., Dv], what tokens are scored against."""
+        return self.key(self.query(sentence))
+
+    def select(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> SelectedTokens:
+        """Keep the k best of the pyramid over tokens [B, L, P, Dv] for u [B, Dv]."""
+        config = self.config
+        indices, scores, valid = select_tokens(
+            tokens,
+            u,
+            config.context_tokens,
+            lengths,
+            strides=config.context_strides,
+            segments=config.context_segments,
+        )
+        return SelectedTokens(tokens, indices, functional.logsigmoid(scores), valid, lengths)
+
+    def pool_clips(self, tokens: Tensor, u: Tensor) -> Tensor:
+        """A clip's dense input: attention over its best tokens under the sentence [S].
+
+        Args:
+            tokens: [..., L, P, Dv].
+            u: [..., Dv].
+
+        Returns:
+            [..., L, Dv].
+        """
+        scores = torch.einsum("...lpd,...d->...lp", tokens, u)
+        kept = min(self.config.pooled_tokens, tokens.shape[-2])
+        threshold = scores.topk(kept, dim=-1).values[..., -1:]
+        weights = scores.masked_fill(scores < threshold, -torch.inf).softmax(-1)
+        return torch.einsum("...lp,...lpd->...ld", weights, tokens)
+
+
+class TokenAttention(nn.Module):
+    """Cross-attention of the moment queries to the selected frozen tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.heads, self.head_width = config.heads, config.width // config.heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Parameter(torch.empty(self.heads, self.head_width, config.video_width))
+        self.value = nn.Parameter(torch.empty(self.heads, config.video_width, self.head_width))
+        self.out = nn.Linear(config.width, config.width)
+        for weight in (self.key, self.value):
+            nn.init.normal_(weight, std=1 / math.sqrt(config.video_width))
+
+    def forward(self, hidden: Tensor, context: SelectedTokens) -> Tensor:
+        """hidden [B, M, F] -> [B, M, F]."""
+        query = self.query(hidden).unflatten(-1, (self.heads, self.head_width))
+        absorbed = torch.einsum("bmhc,hcd->bmhd", query, self.key)
+        attended = gathered_attention(
+            absorbed,
+            context.tokens,
+            context.indices,
+            context.bias,
+            context.valid,
+            context.lengths,
+            strides=self.config.context_strides,
+            scale=1 / math.sqrt(self.head_width),
+        )
+        return self.out(torch.einsum("bmhd,hdc->bmhc", attended, self.value).flatten(2))

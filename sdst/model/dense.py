@@ -1,0 +1,103 @@
+"""The dense stream: one feature per clip, refined against the sentence and over time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sdst.model.config import ModelConfig
+from sdst.model.layers import CrossAttention, FeedForward, Residual, SelfAttention, sine_encoding
+
+
+class DenseBlock(nn.Module):
+    """D <- FFN(SA(CA(D, T)))  [P]; post-norm, sinusoidal time on query and key [D: R2-Tuning].
+
+    The self-attention over time is the dense refinement [S]: it runs through `dense_attention`,
+    that is, FlashAttention where the machine has it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.text_attention = CrossAttention(width, heads)
+        self.time_attention = SelfAttention(width, heads)
+        self.feed_forward = FeedForward(width)
+        self.residuals = nn.ModuleList(
+            Residual(width, config.dropout, config.drop_path) for _ in range(3)
+        )
+
+    def forward(
+        self,
+        dense: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        text_mask: Tensor,
+        lengths: Tensor,
+        stride: int = 1,
+    ) -> Tensor:
+        """Refine the stream once.
+
+        Args:
+            dense: [B, L, F], every `stride`-th clip's worth of time.
+            keys_values: the sentence as `text_attention.keys_values` gives it, [B, H, N, F/H] each.
+            text_mask: [B, N], True at real tokens.
+            lengths: [B], valid part of L.
+            stride: clips per element of L, so that positions agree between resolutions.
+        """
+        index = torch.arange(dense.shape[1], device=dense.device)
+        time = sine_encoding((index + 0.5) * stride, dense.shape[-1]).to(dense.dtype)
+        to_text, over_time, feed_forward = self.residuals
+        dense = to_text(dense, self.text_attention(dense + time, keys_values, text_mask))
+        dense = over_time(dense, self.time_attention(dense, time, lengths))
+        return feed_forward(dense, self.feed_forward(dense))
+
+
+def average_stride(x: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Average every `stride` neighbours in time, over the valid ones only.
+
+    Args:
+        x: [B, L, F].
+        lengths: [B], valid part of L; what lies beyond is not read.
+
+    Returns:
+        [B, ceil(L/stride), F] (zero where a window holds nothing valid) and its lengths.
+    """
+    if stride == 1:
+        return x, lengths
+    batch, size, width = x.shape
+    steps = -(-size // stride)
+    valid = torch.arange(size, device=x.device) < lengths[:, None]
+    padding = steps * stride - size
+    x = nn.functional.pad(x.masked_fill(~valid[..., None], 0.0), (0, 0, 0, padding))
+    count = nn.functional.pad(valid, (0, padding)).view(batch, steps, stride).sum(-1)
+    mean = x.view(batch, steps, stride, width).sum(2) / count.clamp(min=1)[..., None]
+    return mean, (lengths + stride - 1) // stride
+
+
+def resample(x: Tensor, lengths: Tensor, stride: int, target_stride: int, size: int) -> Tensor:
+    """Carry the stream from one temporal stride to another by linear interpolation.
+
+    Both sequences hold values at the centres of their windows: element i of the target stands at
+    clip (i + 1/2)*target_stride, element j of the source at (j + 1/2)*stride. Beyond the first and
+    the last valid centre the nearest value is kept.
+
+    Args:
+        x: [B, L, F] at `stride`.
+        lengths: [B], valid part of L.
+        size: number of elements wanted at `target_stride`.
+
+    Returns:
+        [B, size, F].
+    """
+    if stride == target_stride:
+        return x
+    index = torch.arange(size, device=x.device)
+    position = ((index + 0.5) * (target_stride / stride) - 0.5).clamp(min=0)
+    last = (lengths[:, None] - 1).clamp(min=0)
+    left = torch.minimum(position.floor().long(), last)
+    right = torch.minimum(left + 1, last)
+    share = (position - position.floor()).to(x.dtype)[None, :, None]
+
+    def take(at: Tensor) -> Tensor:
+        return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+    return torch.lerp(take(left), take(right), share.expand(x.shape[0], -1, 1))

@@ -1,0 +1,58 @@
+"""What is read off the two streams after every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdst.model.layers import MLP
+
+
+class MomentHeads(nn.Module):
+    """Refined reference, class and actionness of every query; shared by all steps.
+
+    R <- sigmoid(MLP(H) + logit(R)), last layer zero at the start, so a reference starts where it
+    was [D: DAB-/Deformable-DETR]. The class starts at probability 0.01 (bias -log 99) [D].
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.boundaries = MLP(width, width, width, 2)
+        self.class_logit = nn.Linear(width, 1)
+        self.actionness = MLP(width, width, width, 1)
+        nn.init.zeros_(self.boundaries[-1].weight)
+        nn.init.zeros_(self.boundaries[-1].bias)
+        nn.init.constant_(self.class_logit.bias, -math.log(99))
+
+    def forward(self, hidden: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden [B, M, F], references [B, M, 2] -> spans [B, M, 2], logits, actionness [B, M]."""
+        spans = (self.boundaries(hidden).float() + inverse_sigmoid(references)).sigmoid()
+        actionness = self.actionness(hidden).float().sigmoid()
+        return spans, self.class_logit(hidden).float().squeeze(-1), actionness.squeeze(-1)
+
+
+class TextPooling(nn.Module):
+    """Attention pooling of the sentence with one learned vector, masked."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, 1, bias=False)
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """text [..., N, F], mask [..., N] True at real tokens -> [..., F]."""
+        scores = self.query(text).squeeze(-1).masked_fill(~mask, -torch.inf)
+        return torch.einsum("...n,...nf->...f", scores.softmax(-1), text)
+
+
+def saliency_scores(dense: Tensor, sentence: Tensor) -> Tensor:
+    """Cosine of every clip with the sentence: dense [..., L, F], sentence [..., F] -> [..., L]."""
+    dense = functional.normalize(dense.float(), dim=-1)
+    return torch.einsum("...lf,...f->...l", dense, functional.normalize(sentence.float(), dim=-1))
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
+    """logit(x) with x kept `eps` inside (0, 1), so that it and its gradient stay finite."""
+    return x.float().clamp(eps, 1 - eps).logit()

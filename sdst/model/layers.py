@@ -1,0 +1,134 @@
+"""The building blocks both streams are made of."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdst.kernels import dense_attention
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """[B] lengths -> [B, size] bool, True where an element is real and not padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def sine_encoding(position: Tensor, width: int, temperature: float = 10_000.0) -> Tensor:
+    """Sinusoidal code of real-valued positions.
+
+    Args:
+        position: [...], in units in which a step of 1 is the finest that matters.
+        width: size of the code, even.
+
+    Returns:
+        [..., width]: sines in the first half, cosines in the second.
+    """
+    exponent = torch.arange(width // 2, device=position.device, dtype=torch.float32) * (2 / width)
+    angle = position[..., None].float() * torch.exp(-math.log(temperature) * exponent)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class DropPath(nn.Module):
+    """Skip a residual branch for a random part of the samples (stochastic depth)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return branch
+        kept = torch.empty_like(branch[:, :1, :1]).bernoulli_(1 - self.rate)
+        return branch * (kept / (1 - self.rate))
+
+
+class Residual(nn.Module):
+    """Post-norm residual: LN(x + DropPath(Dropout(branch)))  [D: R2-Tuning]."""
+
+    def __init__(self, width: int, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return self.norm(x + self.drop_path(self.dropout(branch)))
+
+
+class Projection(nn.Sequential):
+    """Backbone width to F: LN, Dropout, Linear, ReLU, LN, Dropout, Linear  [D: R2-Tuning]."""
+
+    def __init__(self, source: int, width: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(source),
+            nn.Dropout(dropout),
+            nn.Linear(source, width),
+            nn.ReLU(),
+            nn.LayerNorm(width),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+        )
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between: `MLP(a, b, c)` maps a to c through b."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        for source, target in pairwise(widths):
+            if len(self):
+                self.append(nn.ReLU())
+            self.append(nn.Linear(source, target))
+
+
+class FeedForward(MLP):
+    """The transformer's two-layer FFN, four times as wide inside  [D: R2-Tuning]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 4 * width, width)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from a few queries to another sequence."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., N, F] -> keys and values, each [..., H, N, F/H]."""
+        keys, values = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return keys.transpose(-2, -3), values.transpose(-2, -3)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x [B, L, F], keys and values [B, H, N, F/H], mask [B, N] True where real -> [B, L, F]."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        keys, values = keys_values
+        out = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask[:, None, None, :]
+        )
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; positions are added to queries and keys, not to values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key = nn.Linear(width, 2 * width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, position: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x [B, L, F], position broadcastable to it, lengths [B] or None (all real)."""
+        query, key = self.query_key(x + position).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        value = self.value(x).unflatten(-1, (self.heads, -1))
+        return self.out(dense_attention(query, key, value, lengths).flatten(2))

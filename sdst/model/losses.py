@@ -1,0 +1,219 @@
+"""What every refinement step is trained on [P: losses on all steps; weights D: TadTR, R2-Tuning].
+
+All terms are computed for the K steps at once and averaged over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdst.kernels import linear_assignment
+from sdst.model.layers import length_mask
+from sdst.model.spans import iou
+from sdst.model.tuner import Outputs
+
+_FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0  # [D]
+_COST_CLASS, _COST_L1, _COST_IOU = 6.0, 5.0, 2.0  # of matching [D: TadTR]
+# Dearer than any real pair: rows that stand in for missing queries are taken last.
+_COST_MISSING = 1e4
+# exp(_NEVER) is 0 and its gradient too, where -inf would give NaN.
+_NEVER = -1e4
+
+
+@dataclass
+class LossConfig:
+    """Weights of the terms.
+
+    Args:
+        classification: focal loss on whether a query is a moment.
+        l1: distance of matched spans, (center, width) in units of the video.
+        iou: 1 - IoU of matched spans.
+        actionness: distance of the estimated to the actual IoU.
+        saliency: InfoNCE between the clips of a video, and between videos.
+        alignment: symmetric InfoNCE of sentences and clips, over the batch.
+        layer_alignment: the same over the steps of one sample.
+    """
+
+    classification: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+    actionness: float = 4.0
+    saliency: float = 0.1
+    alignment: float = 0.1
+    layer_alignment: float = 0.1
+
+
+@dataclass
+class Targets:
+    """The truth of a batch.
+
+    Attributes:
+        spans: [B, G, 2], moments as (center, width) in units of the video.
+        counts: [B], moments per sample, at most G.
+        saliency: [B, L], rating per clip, 0 where the sentence does not hold.
+        lengths: [B], valid clips.
+        positive_clip: [B], one clip with positive saliency per sample, -1 where there is none.
+    """
+
+    spans: Tensor
+    counts: Tensor
+    saliency: Tensor
+    lengths: Tensor
+    positive_clip: Tensor
+
+
+def grounding_loss(
+    outputs: Outputs,
+    targets: Targets,
+    weights: LossConfig,
+    gather: Callable[[Tensor, int], Tensor] = lambda x, dim: x,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, and every term before weighting.
+
+    Args:
+        gather: joins a tensor over processes along its batch dimension, with gradient, so that
+            several processes train on the loss of their joint batch; by default there is one.
+    """
+    at = targets.positive_clip.clamp(min=0)
+    predictions = (
+        outputs.spans,
+        outputs.class_logits,
+        outputs.actionness,
+        outputs.saliency,
+        outputs.sentence,
+        _pick(outputs.dense, at),
+        _pick(outputs.visual, at),
+    )
+    predictions = (gather(prediction, 1) for prediction in predictions)
+    spans, logits, actionness, saliency, sentence, clip, visual = predictions
+    targets = Targets(*(gather(getattr(targets, f.name), 0) for f in fields(targets)))
+    anchored, scale = targets.positive_clip >= 0, outputs.scale
+    pairs = anchored & anchored[:, None]
+    between = (scale * _similarities(sentence, clip)).masked_fill(~pairs, _NEVER)
+    aligned = (scale * _similarities(sentence, visual)).masked_fill(~pairs, _NEVER)
+    over_steps = scale * _similarities(sentence.transpose(0, 1), visual.transpose(0, 1))
+    terms = moment_losses(spans, logits, actionness, targets) | {
+        "saliency": saliency_loss(scale * saliency, targets) + _mean(info_nce(between), anchored),
+        "alignment": _mean(symmetric_info_nce(aligned), anchored),
+        "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
+    }
+    total = sum(getattr(weights, name) * term for name, term in terms.items())
+    return total, terms
+
+
+def moment_losses(
+    spans: Tensor, logits: Tensor, actionness: Tensor, targets: Targets
+) -> dict[str, Tensor]:
+    """Class, boundary and actionness terms after matching queries to moments.
+
+    Args:
+        spans: [K, B, M, 2].
+        logits, actionness: [K, B, M].
+    """
+    steps, batch, queries = logits.shape
+    truth = targets.spans.expand(steps, -1, -1, -1)  # [K, B, G, 2]
+    real = length_mask(targets.counts, truth.shape[2])  # [B, G]
+    overlap = iou(spans[:, :, :, None], truth[:, :, None])  # [K, B, M, G]
+    with torch.no_grad():
+        assigned = match(spans, logits, overlap, targets)  # [K, B, G]
+    matched = assigned >= 0
+    labels = logits.new_zeros(steps, batch, queries + 1)  # the last column takes what is unmatched
+    labels = labels.scatter(2, assigned.where(matched, queries), 1.0)[..., :queries]
+    query = assigned.clamp(min=0)
+    distance = (spans.gather(2, query[..., None].expand(-1, -1, -1, 2)) - truth).abs().sum(-1)
+    matched_overlap = overlap.gather(2, query[:, :, None]).squeeze(2)
+    best = overlap.detach().masked_fill(~real[:, None], 0.0).amax(-1)  # [K, B, M]
+    moments = matched.sum().clamp(min=1)
+    return {
+        "classification": focal_loss(logits, labels).sum() / moments,
+        "l1": (distance * matched).sum() / moments,
+        "iou": ((1 - matched_overlap) * matched).sum() / moments,
+        "actionness": (actionness - best).abs().mean(),
+    }
+
+
+def match(spans: Tensor, logits: Tensor, overlap: Tensor, targets: Targets) -> Tensor:
+    """Hungarian matching of M queries to G moments, all steps in one call.
+
+    Where a sample has more moments than queries, the cheapest M of them are matched.
+
+    Args:
+        spans: [K, B, M, 2].
+        logits: [K, B, M].
+        overlap: [K, B, M, G], IoU of every pair.
+
+    Returns:
+        [K, B, G] int64, the query of every moment, -1 where it has none.
+    """
+    steps, batch, queries, moments = overlap.shape
+    positive, negative = focal_loss(logits, 1.0), focal_loss(logits, 0.0)
+    distance = torch.cdist(spans, targets.spans.expand(steps, -1, -1, -1), p=1)
+    cost = _COST_CLASS * (positive - negative)[..., None] + _COST_L1 * distance
+    cost = (cost - _COST_IOU * overlap).flatten(0, 1)
+    missing = max(moments - queries, 0)
+    cost = functional.pad(cost, (0, 0, 0, missing), value=_COST_MISSING)
+    assigned = linear_assignment(cost, targets.counts.repeat(steps))
+    return assigned.where(assigned < queries, -1).unflatten(0, (steps, batch))
+
+
+def focal_loss(logits: Tensor, labels: Tensor | float) -> Tensor:
+    """alpha_t (1 - p_t)^gamma (-log p_t), elementwise; Lin et al., 2017."""
+    labels = torch.as_tensor(labels, dtype=logits.dtype, device=logits.device).expand_as(logits)
+    p = logits.sigmoid()
+    miss = (p - labels).abs()  # 1 - p_t, as labels are 0 or 1
+    alpha = _FOCAL_ALPHA * labels + (1 - _FOCAL_ALPHA) * (1 - labels)
+    entropy = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return alpha * miss**_FOCAL_GAMMA * entropy
+
+
+def saliency_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """InfoNCE of every positive clip against the clips of its video rated lower.
+
+    The method draws one positive clip; all are taken here, which is its expectation. Sorted by
+    rating, the negatives of a clip are a prefix, so one running log-sum-exp serves them all.
+
+    Args:
+        logits: [K, B, L], cosines over temperature.
+    """
+    padding = ~length_mask(targets.lengths, logits.shape[-1])
+    rating, order = targets.saliency.masked_fill(padding, torch.inf).sort(dim=-1, stable=True)
+    logits = logits.gather(2, order.expand_as(logits))
+    lower = torch.searchsorted(rating, rating, right=False)  # [B, L] clips rated lower
+    running = logits.masked_fill(rating.isinf(), _NEVER).logcumsumexp(-1)
+    negatives = running.gather(2, (lower - 1).clamp(min=0).expand_as(running))
+    counted = (rating > 0) & rating.isfinite() & (lower > 0)
+    per_clip = functional.softplus(negatives - logits) * counted
+    per_sample = per_clip.sum(-1) / counted.sum(-1).clamp(min=1)
+    return _mean(per_sample, counted.any(-1))
+
+
+def info_nce(logits: Tensor) -> Tensor:
+    """-log softmax at the diagonal: logits [..., n, n] -> [..., n]."""
+    return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+
+
+def symmetric_info_nce(logits: Tensor) -> Tensor:
+    """InfoNCE of rows against columns and of columns against rows, averaged; as `info_nce`."""
+    return (info_nce(logits) + info_nce(logits.mT)) / 2
+
+
+def _similarities(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of all pairs: a, b [..., n, F] -> [..., n, n]."""
+    return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).mT
+
+
+def _pick(stream: Tensor, clip: Tensor) -> Tensor:
+    """One clip of every sample: stream [K, B, L, F], clip [B] -> [K, B, F]."""
+    index = clip[None, :, None, None].expand(stream.shape[0], -1, 1, stream.shape[-1])
+    return stream.gather(2, index).squeeze(2)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` (broadcast to them) holds; 0 where it holds nowhere."""
+    mask = mask.expand_as(values)
+    return (values * mask).sum() / mask.sum().clamp(min=1)

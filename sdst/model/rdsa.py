@@ -1,0 +1,122 @@
+"""How moment queries read the dense stream: RDSA and the two baselines of its ablation [P]."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sdst.kernels import deformable_attention
+from sdst.model.config import ModelConfig
+from sdst.model.layers import CrossAttention, length_mask
+
+
+class DeformableReader(nn.Module):
+    """What RDSA and deformable cross-attention share: a few weighted samples around a reference.
+
+        points  p = c + (q W_o + b_o) * w/2          (S per head; |offset| > 1 looks outside)
+        scores  A = softmax_S(q W_a + b_a)
+        out       = W_out sum_s A_s V(p_s)
+
+    with V linearly interpolated over time. W_o = W_a = 0 at the start, and b_o spreads over heads
+    and points  [D: TadTR].
+    """
+
+    def __init__(self, width: int, query_width: int, heads: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.points = heads, points
+        self.offsets = nn.Linear(query_width, heads * points)
+        self.scores = nn.Linear(query_width, heads * points)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.reset_offsets()
+
+    def reset_offsets(self) -> None:
+        """Heads look left and right in turn, points ever further out, up to the ends."""
+        for linear in (self.offsets, self.scores):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        side = torch.tensor([-1.0, 1.0]).repeat(math.ceil(self.heads / 2))[: self.heads, None]
+        distance = (torch.arange(self.points) + 0.5) / self.points
+        with torch.no_grad():
+            self.offsets.bias.copy_((side * distance).flatten())
+
+    def read(self, query: Tensor, references: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
+        """query [B, M, Q], references [B, M, 2] (center, width), source [B, L, F] -> [B, M, F]."""
+        shape = (self.heads, self.points)
+        center, width = references[..., None, None].unbind(2)
+        points = center + self.offsets(query).unflatten(-1, shape) * (width / 2)
+        weights = self.scores(query).unflatten(-1, shape).softmax(-1)
+        values = self.value(source).unflatten(-1, (self.heads, -1))
+        return self.out(deformable_attention(values, points, weights, lengths).flatten(2))
+
+
+class RDSA(DeformableReader):
+    """Reference-based deformable self-attention, the heart of the paper [P].
+
+    Offsets and scores come from the video at the reference's left end, centre and right end, not
+    from the query embedding H, which knows nothing of the key space:
+
+        X = CNN(D),   q = [X(l), X(c), X(r)] W_Q,   read q at the reference from X
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        width = config.width
+        # The query stays 3F wide [D]: with it, F = 256 gives the paper's 4.1 M parameters.
+        super().__init__(width, 3 * width, config.heads, config.points)
+        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)  # [D]
+        self.query = nn.Linear(3 * width, 3 * width)
+
+    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
+        """hidden [B, M, F] is not read: the video alone decides [P]. Returns [B, M, F]."""
+        real = length_mask(lengths, dense.shape[1])[..., None]
+        source = self.conv((dense * real).transpose(1, 2)).transpose(1, 2)
+        query = self.query(gather_ends(source, references, lengths))
+        return self.read(query, references, source, lengths)
+
+
+class DeformableCrossAttention(DeformableReader):
+    """Baseline: H decides where to look, and values come straight from D [P]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.width, config.width, config.heads, config.points)
+
+    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
+        return self.read(hidden, references, dense, lengths)
+
+
+class StandardCrossAttention(CrossAttention):
+    """Baseline: every query attends to every clip [P]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.width, config.heads)
+
+    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
+        mask = length_mask(lengths, dense.shape[1])
+        return super().forward(hidden, self.keys_values(dense), mask)
+
+
+READERS = {
+    "rdsa": RDSA,
+    "deformable": DeformableCrossAttention,
+    "cross": StandardCrossAttention,
+}
+
+
+def gather_ends(source: Tensor, references: Tensor, lengths: Tensor) -> Tensor:
+    """Sample the stream at each reference's left end, centre and right end.
+
+    Args:
+        source: [B, L, F].
+        references: [B, M, 2], (center, width) in units of the video.
+        lengths: [B], valid part of L.
+
+    Returns:
+        [B, M, 3F].
+    """
+    center, width = references.unbind(-1)
+    ends = torch.stack((center - width / 2, center, center + width / 2), dim=-1).clamp(0.0, 1.0)
+    points = ends.flatten(1)[:, :, None, None]
+    sampled = deformable_attention(source[:, :, None], points, torch.ones_like(points), lengths)
+    return sampled.view(*center.shape, -1)

@@ -1,0 +1,108 @@
+"""The sparse stream: moment queries, each a reference (center, width) and an embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sdst.model.config import ModelConfig
+from sdst.model.context import SelectedTokens, TokenAttention
+from sdst.model.layers import (
+    MLP,
+    CrossAttention,
+    FeedForward,
+    Residual,
+    SelfAttention,
+    sine_encoding,
+)
+from sdst.model.rdsa import READERS
+
+# A reference is coded at this many positions per video, about the clips of a QVHighlights video.
+_REFERENCE_RESOLUTION = 100
+
+
+class SparseBlock(nn.Module):
+    """H <- FFN(RDSA(R, SA(CA(H, T)), D))  [P].
+
+    Under `context: sparse` the queries also attend to selected frozen tokens, between SA and RDSA:
+    global context first, the refined dense stream after [S]. Queries carry a code of their
+    reference as position [D: DAB-DETR].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.position = MLP(2 * width, width, width)
+        self.text_attention = CrossAttention(width, heads)
+        self.self_attention = SelfAttention(width, heads)
+        self.context_attention = TokenAttention(config) if config.context == "sparse" else None
+        self.reader = READERS[config.attention](config)
+        self.feed_forward = FeedForward(width)
+        self.residuals = nn.ModuleDict(
+            {
+                name: Residual(width, config.dropout, config.drop_path)
+                for name in ("text", "self", "context", "reader", "feed_forward")
+                if name != "context" or config.context == "sparse"
+            }
+        )
+
+    def forward(
+        self,
+        hidden: Tensor,
+        references: Tensor,
+        dense: Tensor,
+        lengths: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        text_mask: Tensor,
+        context: SelectedTokens | None,
+    ) -> Tensor:
+        """Refine the query embeddings once.
+
+        Args:
+            hidden: [B, M, F].
+            references: [B, M, 2], (center, width) in units of the video.
+            dense: [B, L, F], this step's dense stream.
+            lengths: [B], valid part of L.
+            keys_values: the sentence as `text_attention.keys_values` gives it, [B, H, N, F/H] each.
+            text_mask: [B, N], True at real tokens.
+            context: the frozen tokens selected for this step, under `context: sparse`.
+        """
+        position = self.position(self._code(references, hidden))
+        text, residuals = self.text_attention, self.residuals
+        hidden = residuals["text"](hidden, text(hidden + position, keys_values, text_mask))
+        hidden = residuals["self"](hidden, self.self_attention(hidden, position))
+        if self.context_attention is not None:
+            branch = self.context_attention(hidden + position, context)
+            hidden = residuals["context"](hidden, branch)
+        branch = self.reader(hidden + position, references, dense, lengths)
+        hidden = residuals["reader"](hidden, branch)
+        return residuals["feed_forward"](hidden, self.feed_forward(hidden))
+
+    @staticmethod
+    def _code(references: Tensor, like: Tensor) -> Tensor:
+        """[B, M, 2] -> [B, M, 2F], the sine code of center and width."""
+        code = sine_encoding(references * _REFERENCE_RESOLUTION, like.shape[-1])
+        return code.flatten(2).to(like.dtype)
+
+
+class MomentQueries(nn.Module):
+    """H^0 learned, R^0 = sigmoid(learned), spread over time [D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(config.queries, config.width).normal_(std=0.02))
+        self.reference_logits = nn.Parameter(spread_references(config.queries).logit())
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, M, F] and references [B, M, 2] before the first step."""
+        return (
+            self.embedding.expand(batch, -1, -1),
+            self.reference_logits.sigmoid().expand(batch, -1, -1),
+        )
+
+
+def spread_references(count: int) -> Tensor:
+    """[count, 2] references: centres evenly over the video, widths in turn short, middle, long."""
+    center = (torch.arange(count) + 0.5) / count
+    width = torch.tensor([0.1, 0.25, 0.5]).repeat(-(-count // 3))[:count]
+    return torch.stack((center, width), dim=-1)

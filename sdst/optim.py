@@ -1,0 +1,42 @@
+"""AdamW, its parameter groups and its learning rate over time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from sdst.config import TrainConfig
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: not biases, norms, scalars, nor the learned queries."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim >= 2 and not name.startswith("queries.")
+        (decayed if is_matrix else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, total_steps: int
+) -> LambdaLR:
+    """Linear warm-up, then a step decay or a cosine to zero over `total_steps`."""
+    return LambdaLR(optimizer, lambda step: lr_factor(step, config, total_steps))
+
+
+def lr_factor(step: int, config: TrainConfig, total_steps: int) -> float:
+    """Share of the peak learning rate at optimiser step `step`, counted from 0."""
+    warmup = min(config.warmup_steps, total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "step":
+        return 0.1 if step >= config.decay_at * total_steps else 1.0
+    done = (step - warmup) / max(total_steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -1,0 +1,385 @@
+"""`python -m sdst.train`: train a side-tuner on any config, evaluate it, leave a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sdst.checkpoint import Progress, RunFolder, load_checkpoint
+from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
+from sdst.data.annotations import Annotation
+from sdst.data.batches import Batch, GroundingDataset, collate
+from sdst.data.sources import Data, open_data
+from sdst.distributed import gather_batch
+from sdst.errors import InputError, run
+from sdst.evaluate import format_report
+from sdst.evaluation import evaluate, write_predictions
+from sdst.model import SDST, Targets, grounding_loss, parameter_count
+from sdst.optim import make_optimizer, make_scheduler
+from sdst.plots import plot_curves
+from sdst.predict import predict, predict_zero_shot
+
+_LOG_EVERY = 10  # optimiser steps between looks at the loss, each of which waits for the device
+
+
+class Trainer:
+    """One run: the model, what optimises it, and where it stands.
+
+    The run is a function of the config: data order, positive clips and dropout depend on (seed,
+    epoch) alone, so going on after the last complete epoch repeats what would have been.
+    """
+
+    def __init__(self, config: Config, data: Data, folder: RunFolder, accelerator: Accelerator):
+        self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
+        self.progress = Progress()
+        self.interrupted = False
+        set_seed(config.train.seed)
+        self.dataset = data.dataset("train")
+        self.validation = data.dataset("val")
+        loader = make_loader(self.dataset, config)
+        model = SDST(config.model)
+        optimizer = make_optimizer(model, config.train)
+        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        self.steps_per_epoch = math.ceil(len(self.loader) / config.train.accumulation)
+        self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
+        accelerator.register_for_checkpointing(self.scheduler)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    @property
+    def bare_model(self) -> SDST:
+        """The model without what `accelerate` wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def resume(self) -> None:
+        """Go back to the end of the last complete epoch, if there is one."""
+        state = self.folder.last_state()
+        if state is None:
+            self.say("nothing to resume yet; starting at the beginning")
+            return
+        self.accelerator.load_state(str(state))
+        self.progress = self.folder.load_progress(state)
+        self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+
+    def fit(self) -> None:
+        """Train to the end, or until Ctrl-C."""
+        config = self.config.train
+        bar = tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="train",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar, stop_on_interrupt(self.accelerator):
+            for epoch in range(self.progress.epoch + 1, config.epochs + 1):
+                losses = self.train_epoch(epoch, bar)
+                if self.interrupted:
+                    break
+                self.progress.epoch = epoch
+                if epoch % config.validate_every == 0 or epoch == config.epochs:
+                    self.validate(losses)
+                if self.accelerator.is_main_process:
+                    self.folder.save_state(self.progress, self._save_state)
+                self.accelerator.wait_for_everyone()
+        if self.progress.best is None and self.accelerator.is_main_process:
+            self.folder.save_model(self.bare_model)
+
+    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+        """One pass over the training queries; the mean of every loss term."""
+        set_seed(self.config.train.seed * 1_000_003 + epoch, device_specific=True)
+        self.dataset.epoch = epoch
+        self.loader.set_epoch(epoch)
+        self.model.train()
+        history = []
+        for batch in self.loader:
+            with self.accelerator.accumulate(self.model):
+                terms = self.train_step(batch)
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.step += 1
+            history.append(terms)
+            bar.update()
+            if self.progress.step % _LOG_EVERY == 0:
+                self.log_step(epoch, terms, bar)
+            if self.accelerator.check_trigger():
+                self.interrupted = True
+                break
+        return {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, loss, backward, and an optimiser step when its gradients are complete."""
+        batch = batch.to(self.accelerator.device)
+        outputs = self.model(*batch.inputs())
+        loss, terms = grounding_loss(outputs, targets_of(batch), self.config.loss, gather_batch)
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+        self.optimizer.step()
+        if self.accelerator.sync_gradients:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
+
+    def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
+        """Show the loss and write it to TensorBoard; a loss that is not finite ends the run."""
+        values = {name: term.item() for name, term in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise InputError(
+                f"training diverged at step {self.progress.step}: loss is {values['loss']}; "
+                f"lower train.lr (now {self.config.train.lr}) or check the features for NaN"
+            )
+        rate = self.scheduler.get_last_lr()[0]
+        bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
+        logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
+        self.accelerator.log(logged, step=self.progress.step)
+
+    def validate(self, losses: dict[str, float]) -> None:
+        """Evaluate on `val`, log it, and keep the model if it is the best so far."""
+        records = self.predict(self.validation)
+        if not self.accelerator.is_main_process:
+            return
+        report = self.report(records, self.validation.annotations)
+        figures = {**report["brief"], "R1@0.3": report["R1@0.3"], "mIoU": report["mIoU"]}
+        score = selected_figure(report, self.config.train.select_by)
+        progress = self.progress
+        is_best = progress.best is None or score > progress.best
+        if is_best:
+            progress.best, progress.best_epoch = score, progress.epoch
+            self.folder.save_model(self.bare_model)
+        record = {"epoch": progress.epoch, "step": progress.step, "losses": losses, "val": figures}
+        self.folder.log_metrics(record)
+        self.accelerator.log(
+            {f"val/{name}": value for name, value in figures.items()}, step=progress.step
+        )
+        shown = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1")
+        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in shown if name in figures)
+        best = "  (best)" if is_best else ""
+        self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
+
+    def predict(self, dataset: GroundingDataset) -> list[dict]:
+        """Predictions for `dataset`, shared out over the processes and put together again."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share = GroundingDataset(
+            dataset.annotations[rank::processes], dataset.store, dataset.clip_length
+        )
+        records = predict(
+            self.bare_model, share, device=self.accelerator.device, progress=rank == 0
+        )
+        if processes == 1:
+            return records
+        of_all: list[list[dict]] = gather_object([records])
+        return [of_all[i % processes][i // processes] for i in range(len(dataset))]
+
+    def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
+        """The official figures, at this dataset's clip length."""
+        return evaluate(records, annotations, self.config.data.clip_length)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar, once for all processes."""
+        if self.accelerator.is_main_process:
+            tqdm.write(line)
+
+    def _save_state(self, folder: Path) -> None:
+        self.accelerator.save_state(str(folder))
+
+
+def make_accelerator(config: Config, output: Path) -> Accelerator:
+    """Device, precision, processes and trackers, by `accelerate`."""
+    precision = config.train.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "no"
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.train.accumulation,
+        # A batch is split over processes, so that their number does not change what is learned.
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, use_seedable_sampler=True, data_seed=config.train.seed
+        ),
+        step_scheduler_with_optimizer=False,
+        log_with="tensorboard",
+        project_dir=output,
+    )
+
+
+def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
+    """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step."""
+    batch_size = config.train.batch_size // config.train.accumulation
+    if len(dataset) < batch_size:
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} asks for batches of {batch_size}, more "
+            f"than the {len(dataset)} training queries; lower it"
+        )
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=config.train.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The part of a batch that the loss compares with."""
+    return Targets(
+        spans=batch.spans,
+        counts=batch.span_counts,
+        saliency=batch.saliency,
+        lengths=batch.video_lengths,
+        positive_clip=batch.positive_clip,
+    )
+
+
+def selected_figure(report: dict, name: str) -> float:
+    """The figure that decides which checkpoint is best."""
+    figures = {**report["brief"], **{k: v for k, v in report.items() if not isinstance(v, dict)}}
+    if name not in figures:
+        raise InputError(f"train.select_by {name!r}: expected one of {', '.join(sorted(figures))}")
+    return figures[name]
+
+
+@contextmanager
+def stop_on_interrupt(accelerator: Accelerator) -> Iterator[None]:
+    """Let the first Ctrl-C end training after the step in hand; a second one ends it at once."""
+
+    def ask_to_stop(number: int, frame: object) -> None:
+        accelerator.set_trigger()
+        tqdm.write("stopping after this step; press Ctrl-C again to quit at once")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def train(config: Config, output: Path, resume: bool = False) -> dict:
+    """Train, evaluate the best model on `test` (or `val`), and leave everything in `output`.
+
+    Args:
+        output: the run's folder; an earlier run found there is kept under another name.
+        resume: go on with the run in `output` after its last complete epoch.
+
+    Returns:
+        What `metrics.json` holds: `split`, the tuner's report, the zero-shot baseline's, and the
+        run's numbers.
+    """
+    began = time.monotonic()
+    folder = RunFolder(output)
+    accelerator = make_accelerator(config, output)
+    if accelerator.is_main_process:
+        folder.resume(config) if resume else folder.begin(config)
+    with accelerator.main_process_first():
+        data = open_data(config)
+    data_ready = time.monotonic()
+    accelerator.init_trackers("tensorboard")
+    trainer = Trainer(config, data, folder, accelerator)
+    if resume:
+        trainer.resume()
+    trainer.say(
+        f"{sum(parameter_count(trainer.bare_model).values()):,} trainable parameters; "
+        f"{len(trainer.dataset):,} training queries, {trainer.total_steps:,} steps of "
+        f"{config.train.batch_size}; output in {output}"
+    )
+    trainer.fit()
+    trained = time.monotonic()
+    metrics = finish(trainer)
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return {}
+    metrics["interrupted"] = trainer.interrupted
+    metrics["seconds"] = {
+        "data": round(data_ready - began, 1),
+        "training": round(trained - data_ready, 1),
+        "evaluation": round(time.monotonic() - trained, 1),
+    }
+    folder.write("metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def finish(trainer: Trainer) -> dict:
+    """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
+    folder, data = trainer.folder, trainer.data
+    split = "test" if "test" in data.splits else "val"
+    dataset = data.dataset(split)
+    trainer.accelerator.wait_for_everyone()
+    _, best = load_checkpoint(folder.path)
+    trainer.bare_model.load_state_dict(best.state_dict())
+    records = trainer.predict(dataset)
+    if not trainer.accelerator.is_main_process:
+        return {}
+    write_predictions(folder.path / "predictions.jsonl", records)
+    if history := folder.read_metrics():
+        plot_curves(history, folder.path / "curves.png")
+    return {
+        "split": split,
+        "report": trainer.report(records, dataset.annotations),
+        "zero_shot": trainer.report(predict_zero_shot(dataset), dataset.annotations),
+        "best_epoch": trainer.progress.best_epoch,
+        "epochs": trainer.progress.epoch,
+        "parameters": parameter_count(best),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; see `python -m sdst.train --help`."""
+    options, overrides = make_parser().parse_known_args(arguments)
+    config = load_config(options.config, overrides)
+    output = options.output or Path("runs") / config_path(options.config).stem
+    metrics = train(config, output, options.resume)
+    if not metrics:
+        return 0
+    print(format_report({"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}))
+    seconds = metrics["seconds"]
+    print(
+        f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "
+        + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    )
+    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
+    return 130 if metrics["interrupted"] else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command; every field of the config is one more, as `--section.key`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sdst.train",
+        description=__doc__,
+        epilog=f"configuration keys:\n{config_parser().format_help()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        default="demo",
+        help=f"packaged config ({', '.join(packaged_configs())}) or YAML file; default: demo",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder of the run; default: runs/<name of the config>"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output where it ended"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,170 @@
+"""The side-tuner as a whole: shapes, padding, gradients, parameters, saving."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sdst.config import load_config
+from sdst.model import SDST, LossConfig, ModelConfig, Targets, grounding_loss
+from sdst.model.tuner import parameter_count
+
+BATCH, CLIPS, TOKENS, WORDS = 3, 11, 4, 6
+
+
+def small_config(**changes: object) -> ModelConfig:
+    base = ModelConfig(
+        layers=3,
+        video_width=24,
+        text_width=20,
+        width=32,
+        queries=4,
+        heads=4,
+        context_tokens=12,
+        context_strides=(1, 2, 4),
+        context_segments=2,
+        pooled_tokens=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def random_inputs(config: ModelConfig, tokens: int = TOKENS) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randn(BATCH, config.layers, CLIPS, tokens, config.video_width, generator=generator)
+    text = torch.randn(BATCH, config.layers, WORDS, config.text_width, generator=generator)
+    return video, text, torch.tensor([11, 7, 1]), torch.tensor([6, 2, 1])
+
+
+def random_targets() -> Targets:
+    spans = torch.tensor([[[0.3, 0.2], [0.7, 0.3]], [[0.5, 0.4], [0.0, 0.0]], [[0.5, 1.0], [0, 0]]])
+    saliency = torch.zeros(BATCH, CLIPS)
+    saliency[0, 2:5], saliency[1, 3:6], saliency[2, 0] = 3.0, 2.0, 4.0
+    lengths = torch.tensor([11, 7, 1])
+    return Targets(spans, torch.tensor([2, 1, 1]), saliency, lengths, torch.tensor([3, 4, 0]))
+
+
+VARIANTS = [
+    {"attention": attention, "context": context, "schedule": schedule}
+    for attention in ("rdsa", "deformable", "cross")
+    for context in ("none", "sparse")
+    for schedule in (None, (4, 2, 1))
+]
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
+def model(request: pytest.FixtureRequest) -> SDST:
+    torch.manual_seed(0)
+    return SDST(small_config(**request.param)).eval()
+
+
+def test_outputs_have_the_documented_shapes(model: SDST) -> None:
+    outputs = model(*random_inputs(model.config))
+    steps, queries, width = 3, 4, 32
+    assert outputs.spans.shape == (steps, BATCH, queries, 2)
+    assert outputs.scores.shape == (steps, BATCH, queries)
+    assert outputs.saliency.shape == (steps, BATCH, CLIPS)
+    assert outputs.dense.shape == outputs.visual.shape == (steps, BATCH, CLIPS, width)
+    assert outputs.sentence.shape == (steps, BATCH, width)
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_padding_changes_nothing(model: SDST, tokens: int) -> None:
+    """Longer padding, filled with garbage, leaves the answers on what is real as they were."""
+    video, text, video_lengths, text_lengths = random_inputs(model.config, tokens)
+    longer_video = torch.full((BATCH, 3, CLIPS + 5, tokens, 24), 1e3)
+    longer_text = torch.full((BATCH, 3, WORDS + 4, 20), -1e3)
+    for i in range(BATCH):
+        longer_video[i, :, : video_lengths[i]] = video[i, :, : video_lengths[i]]
+        longer_text[i, :, : text_lengths[i]] = text[i, :, : text_lengths[i]]
+    expected = model(video, text, video_lengths, text_lengths)
+    found = model(longer_video, longer_text, video_lengths, text_lengths)
+    torch.testing.assert_close(found.spans, expected.spans, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
+    for i, length in enumerate(video_lengths):
+        torch.testing.assert_close(
+            found.saliency[:, i, :length], expected.saliency[:, i, :length], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_a_sample_is_answered_the_same_alone_and_in_a_batch(model: SDST) -> None:
+    video, text, video_lengths, text_lengths = random_inputs(model.config)
+    together = model(video, text, video_lengths, text_lengths)
+    clips, words = int(video_lengths[1]), int(text_lengths[1])
+    alone = model(
+        video[1:2, :, :clips], text[1:2, :, :words], video_lengths[1:2], text_lengths[1:2]
+    )
+    torch.testing.assert_close(alone.spans[:, 0], together.spans[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_every_parameter_gets_a_gradient(model: SDST) -> None:
+    outputs = model.train()(*random_inputs(model.config))
+    loss, _ = grounding_loss(outputs, random_targets(), LossConfig())
+    loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_spans_stay_inside_the_video(model: SDST) -> None:
+    spans = model(*random_inputs(model.config)).spans
+    assert ((spans >= 0) & (spans <= 1)).all()
+
+
+def test_references_pass_from_step_to_step_without_gradient() -> None:
+    model = SDST(small_config())
+    carries_gradient = []
+    model.heads.register_forward_pre_hook(
+        lambda module, inputs: carries_gradient.append(inputs[1].requires_grad)
+    )
+    model(*random_inputs(model.config))
+    assert carries_gradient == [True, False, False]
+
+
+def test_references_start_where_they_were() -> None:
+    """The boundary head's last layer is zero, so the first answer is the learned R^0."""
+    model = SDST(small_config()).eval()
+    spans = model(*random_inputs(model.config)).spans
+    torch.testing.assert_close(spans[-1, 0], model.queries.reference_logits.sigmoid())
+
+
+def test_context_none_reads_only_the_pooled_clip() -> None:
+    config = small_config(context="none", pooling="mean")
+    model = SDST(config).eval()
+    video, *rest = random_inputs(config)
+    found = model(video, *rest)
+    expected = model(video.mean(3, keepdim=True), *rest)
+    torch.testing.assert_close(found.spans, expected.spans)
+
+
+def test_the_papers_configuration_has_about_its_4_1_million_parameters() -> None:
+    model = SDST(load_config("qvhighlights_internvideo2").model)
+    assert sum(parameter_count(model).values()) == pytest.approx(4.1e6, rel=0.02)
+
+
+def test_saved_and_loaded_it_answers_the_same(model: SDST, tmp_path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = SDST.from_pretrained(str(tmp_path)).eval()
+    assert loaded.config == model.config
+    inputs = random_inputs(model.config)
+    assert torch.equal(loaded(*inputs).spans, model(*inputs).spans)
+
+
+def test_features_of_another_width_are_refused_with_both_shapes() -> None:
+    model = SDST(small_config())
+    video, *rest = random_inputs(model.config)
+    with pytest.raises(ValueError, match=r"\[B, 3, L, P, 24\]"):
+        model(video[..., :10], *rest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 30}, "not a multiple of model.heads"),
+        ({"schedule": (2, 1)}, "expected one per step"),
+        ({"schedule": (4, 2, 2)}, "end at 1"),
+        ({"queries": 0}, "model.queries is 0"),
+    ],
+)
+def test_numbers_that_build_no_model_are_named(change: dict, message: str) -> None:
+    assert any(message in problem for problem in small_config(**change).problems())
