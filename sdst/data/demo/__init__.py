@@ -1,8 +1,8 @@
 """The embedded default dataset: captioned moments rendered by code into real video files.
 
-`train` and `val` never show a (shape, colour, action) combination of `scenes.unseen`; every video of
-`test` does, and asks for it first. A still frame tells which objects there are and where, never what
-they do, so a per-frame backbone cannot find the moments on its own.
+`train` and `val` never show a (shape, colour, action) combination of `scenes.unseen`; every video
+of `test` does, and asks for it first. A still frame tells which objects there are and where, never
+what they do, so a per-frame backbone cannot find the moments on its own.
 """
 
 from __future__ import annotations

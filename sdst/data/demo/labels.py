@@ -37,19 +37,16 @@ def ask(scene: Scene, count: int, seed: int) -> list[Question]:
     moments = [(stay.look, moment.action) for stay in scene.stays for moment in stay.moments]
     moments = [moments[i] for i in rng.permutation(len(moments))]
     moments.sort(key=lambda pair: not unseen(*pair))
-    questions: list[Question] = []
-    for look, action in moments * 3:
-        if len(questions) == count:
-            break
-        question = _question(scene, look, action, rng)
-        known = {(q.description, q.action) for q in questions}
-        first_round = len(known) < len({(m[0], m[1]) for m in moments})
-        if question is None or question.query in {q.query for q in questions}:
-            continue
-        if first_round and (question.description, question.action) in known:
-            continue
-        questions.append(question)
-    return questions
+    questions: dict[str, Question] = {}
+    for round_ in range(3):
+        for look, action in moments:
+            question = _question(scene, look, action, rng)
+            if question is None or len(questions) == count:
+                continue
+            known = [(q.description, q.action) for q in questions.values()]
+            if round_ > 0 or (question.description, question.action) not in known:
+                questions.setdefault(question.query.lower().rstrip("."), question)
+    return list(questions.values())
 
 
 def matching(scene: Scene, description: Description, action: str) -> list[tuple[Stay, Moment]]:
@@ -71,8 +68,8 @@ def relevant_clips(question: Question) -> list[int]:
 def ratings(scene: Scene, question: Question, seed: int) -> list[list[int]]:
     """Three ratings 0-4 for every relevant clip.
 
-    The middle of a moment rates higher than its ends, a large and plainly visible object higher than
-    a small or fading one; raters differ in severity and a little by chance.
+    The middle of a moment rates higher than its ends, a large and plainly visible object higher
+    than a small or fading one; raters differ in severity and a little by chance.
     """
     rng = np.random.default_rng([seed, scene.seed, sum(question.query.encode())])
     clips = np.array(relevant_clips(question))

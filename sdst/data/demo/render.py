@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,14 +30,22 @@ _MARGIN = 24  # px that a backdrop is larger than the frame, for its drift
 
 
 def write_video(scene: Scene, target: Path | BinaryIO) -> None:
-    """Render `scene` and encode it as H.264 in an mp4 container, one thread, the same bytes always."""
-    options = {"preset": "veryfast", "crf": "23", "threads": "1", "g": str(2 * FPS), "bf": "0"}
+    """Render `scene` into an mp4 file."""
+    encode(frames(scene), target)
+
+
+def encode(pictures: Iterable[np.ndarray], target: Path | BinaryIO) -> None:
+    """Encode uint8 frames [FRAME_SIZE, FRAME_SIZE, 3] as H.264 in an mp4 container.
+
+    One thread, so that the same frames give the same bytes.
+    """
+    options = {"preset": "ultrafast", "crf": "24", "threads": "1", "g": str(2 * FPS)}
     with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = FRAME_SIZE
         stream.pix_fmt = "yuv420p"
-        for frame in frames(scene):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -60,7 +68,7 @@ class Backdrop:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        tone = rng.uniform(45, 140)
+        tone = rng.uniform(45, 140) + rng.normal(0, 8, 3)
         self._first, self._second = (_texture(rng, tone) for _ in range(2))
         self._phases = rng.uniform(0, 2 * np.pi, 5)
         self._periods = rng.uniform(25, 60, 5)
@@ -75,10 +83,10 @@ class Backdrop:
         return (first >> 8).astype(np.uint8)
 
 
-def _texture(rng: np.random.Generator, tone: float) -> np.ndarray:
+def _texture(rng: np.random.Generator, tone: np.ndarray) -> np.ndarray:
     """Smooth patches of colour under faint boxes, discs and lines; uint16."""
     side = FRAME_SIZE + _MARGIN
-    grid = tone + rng.normal(0, 16, (5, 5, 1)) + rng.normal(0, 7, (5, 5, 3))
+    grid = tone + rng.normal(0, 16, (5, 5, 1)) + rng.normal(0, 8, (5, 5, 3))
     image = Image.fromarray(np.clip(grid, 12, 190).astype(np.uint8)).resize(
         (2 * side, 2 * side), Image.Resampling.BICUBIC
     )
@@ -127,13 +135,13 @@ def _draw(frame: np.ndarray, shape: str, colour: str, seen: Trace, i: int) -> No
 def _sprite(
     shape: str, colour: str, size: tuple[int, int], box: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part `box` of an object's master at `size`: opacity [h, w, 1] and premultiplied colour."""
+    """The part `box` of an object's master at `size`: alpha [h, w, 1], premultiplied colour."""
     sprite = _master(shape, colour).resize(size, Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(sprite).astype(np.float32)
     return pixels[..., 3:] / 255, pixels[..., :3]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _master(shape: str, colour: str) -> Image.Image:
     """An object at full size: coloured, lit from above, thin dark rim; alpha is premultiplied."""
     side = 4 * _MASTER

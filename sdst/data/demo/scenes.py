@@ -74,7 +74,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Trace:
-    """A stay over time, each [T]: centre, diameter (shares of the frame), width over height, opacity."""
+    """A stay over time, each [T]: centre, diameter (of the frame), width over height, opacity."""
 
     x: np.ndarray
     y: np.ndarray
@@ -93,7 +93,7 @@ def unseen(look: Look, action: str) -> bool:
 
 
 def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
-    """Where and how the object of `stay` is seen at `times` [T] (seconds); opacity 0 is out of view.
+    """Where and how the object of `stay` is seen at `times` [T] (seconds); opacity 0: out of view.
 
     Periods are chosen so that one frame a second, taken in the middle of the second, still tells:
     blinking and shaking alternate from second to second, spinning (a coin's) changes the width.
@@ -209,7 +209,7 @@ def _with_another(split: Split, look: Look, action: str, rng: np.random.Generato
 def _schedule(
     cast: Sequence[tuple[Look, list[str]]], duration: int, rng: np.random.Generator
 ) -> list[Stay]:
-    """Give every stay its seconds: at most three objects at once, the same look never twice at once.
+    """Give every stay its seconds: at most three objects at once, never two of the same look.
 
     A stay that finds no room is left out; the hero's first one always fits.
     """
@@ -262,22 +262,33 @@ def _place(stay: Stay, others: Sequence[Stay], duration: int, rng: np.random.Gen
         diameter = {"grow": 0.165, "shrink": 0.165 * 2.2}[first] * rng.uniform(0.95, 1.05)
     else:
         diameter = DIAMETER[stay.look.size] * rng.uniform(0.93, 1.07)
-    times = np.arange(duration * 2) / 2 + 0.25
+    times = np.arange(duration * 4) / 4
     traces = [trace(other, times, duration) for other in others]
-    at_origin = trace(replace(stay, x=0.0, y=0.0, diameter=float(diameter)), times, duration)
-    radius = at_origin.diameter / 2 + 0.01
-    low_x, high_x = (radius - at_origin.x).max(), (1 - radius - at_origin.x).min()
-    low_y, high_y = (radius - at_origin.y).max(), (1 - radius - at_origin.y).min()
+    stay = replace(stay, diameter=float(diameter))
+    rooms = _rooms(stay, times, duration)
+    while any(low > high for low, high in rooms):
+        shorter = (
+            m if m.action in RESIZING else replace(m, amount=0.9 * m.amount) for m in stay.moments
+        )
+        stay = replace(stay, moments=tuple(shorter))
+        rooms = _rooms(stay, times, duration)
     best, least = stay, np.inf
     for _ in range(30):
-        x, y = rng.uniform(*sorted((low_x, high_x))), rng.uniform(*sorted((low_y, high_y)))
-        placed = replace(stay, x=float(x), y=float(y), diameter=float(diameter))
+        x, y = (float(rng.uniform(low, high)) for low, high in rooms)
+        placed = replace(stay, x=x, y=y)
         covered = _covering(placed, traces, times, duration)
         if covered < least:
             best, least = placed, covered
         if least <= 0:
             break
     return best
+
+
+def _rooms(stay: Stay, times: np.ndarray, duration: int) -> list[tuple[float, float]]:
+    """Lowest and highest starting x, and y, that keep the object inside the frame at all times."""
+    at = trace(replace(stay, x=0.0, y=0.0), times, duration)
+    margin = at.diameter / 2 + 0.01
+    return [((margin - c).max(), (1 - margin - c).min()) for c in (at.x, at.y)]
 
 
 def _covering(stay: Stay, others: Sequence[Trace], times: np.ndarray, duration: int) -> float:

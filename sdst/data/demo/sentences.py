@@ -154,7 +154,7 @@ class Seen:
 
 
 def caption(things: Sequence[Seen], rng: np.random.Generator) -> str:
-    """What a still frame shows: one object and where it is, two and how they lie, or all of them."""
+    """What a still frame shows: one object and where it is, or two and how they lie."""
     if not things:
         return _pick(("an empty scene", "nothing but the background", "no object at all"), rng)
     order = [things[i] for i in rng.permutation(len(things))]
@@ -164,7 +164,7 @@ def caption(things: Sequence[Seen], rng: np.random.Generator) -> str:
     if kind < 0.65:
         first, second = order[:2]
         return f"{_noun_phrase(first, rng)} {_relation(first, second)} {_noun_phrase(second, rng)}"
-    return " and ".join(f"{_noun_phrase(thing, rng)} {_place(thing, rng)}" for thing in order)
+    return " and ".join(f"{_noun_phrase(thing, rng)} {_place(thing, rng)}" for thing in order[:2])
 
 
 def with_article(phrase: str) -> str:

@@ -1,0 +1,91 @@
+"""The rendered demo dataset as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import sdst.data.demo as demo
+from sdst.data.annotations import read_annotations
+from sdst.data.demo import DemoSize, prepare_demo
+
+TINY = DemoSize(train=2, val=1, test=1)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_demo(tmp_path_factory.mktemp("demo") / "demo", TINY, processes=1)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_two_processes_write_the_same_bytes_as_one(rendered: Path, tmp_path: Path) -> None:
+    again = prepare_demo(tmp_path / "demo", TINY, processes=2)
+    assert digests(again) == digests(rendered)
+
+
+def test_every_annotated_video_is_there_and_no_other(rendered: Path) -> None:
+    named = {
+        a.vid for s in ("train", "val", "test") for a in read_annotations(rendered / f"{s}.jsonl")
+    }
+    assert named == {path.stem for path in (rendered / "videos").iterdir()}
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_annotations_are_valid_and_complete(rendered: Path, split: str) -> None:
+    for annotation in read_annotations(rendered / f"{split}.jsonl"):
+        assert annotation.windows
+        assert annotation.clip_ids == tuple(
+            clip for start, end in annotation.windows for clip in range(int(start), int(end))
+        )
+        assert len(annotation.saliency) == len(annotation.clip_ids)
+        assert all(len(marks) == 3 for marks in annotation.saliency)
+
+
+def test_videos_are_h264_of_the_annotated_duration(rendered: Path) -> None:
+    for annotation in read_annotations(rendered / "train.jsonl"):
+        with av.open(rendered / "videos" / f"{annotation.vid}.mp4") as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            assert float(stream.duration * stream.time_base) == annotation.duration
+            decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert len(decoded) == annotation.duration * demo.FPS
+        assert decoded[0].shape == (demo.FRAME_SIZE, demo.FRAME_SIZE, 3)
+        assert np.std(decoded[len(decoded) // 2]) > 5
+
+
+def test_a_finished_folder_is_used_again(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_render", lambda *_: pytest.fail("rendered again"))
+    assert prepare_demo(rendered, TINY) == rendered
+
+
+def test_another_recipe_replaces_the_folder(rendered: Path, tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    root.mkdir()
+    (root / "left_over.txt").write_text("of an earlier version")
+    prepare_demo(root, TINY, processes=1)
+    assert digests(root) == digests(rendered)
+
+
+def test_an_interrupted_render_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(jobs: object, **_: object) -> Iterator[None]:
+        yield None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "tqdm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_demo(tmp_path / "demo", TINY, processes=1)
+    assert list(tmp_path.iterdir()) == []
