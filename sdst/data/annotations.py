@@ -1,0 +1,236 @@
+"""Annotations of the field: JSON lines, one query a line, in the official QVHighlights keys.
+
+    {"qid": 2579, "query": "...", "vid": "...", "duration": 150, "relevant_windows": [[82, 150]],
+     "relevant_clip_ids": [41, ...], "saliency_scores": [[1, 1, 2], ...]}
+
+The last two come with highlight labels only; a query without `relevant_windows` is unlabelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdst.data.jsonl import read_json_lines, write_json_lines
+from sdst.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NUM_RATERS = 3
+MAX_RATING = 4
+# ActivityNet Captions has windows that end a little after the video; these are clamped. What ends
+# later than this (seconds) is taken for a fault of the file.
+END_TOLERANCE = 0.5
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A sentence, its video, and where in the video it holds.
+
+    Args:
+        qid: the query's unique id.
+        query: the sentence.
+        vid: the video's id, its file name without suffix.
+        duration: of the video, in seconds.
+        windows: (start, end) in seconds of every moment; None where unlabelled.
+        clip_ids: the relevant clips, counted from 0; None without highlight labels.
+        saliency: three raters' ratings, 0 (very bad) to 4 (very good), of every relevant clip.
+    """
+
+    qid: int | str
+    query: str
+    vid: str
+    duration: float
+    windows: tuple[Window, ...] | None = None
+    clip_ids: tuple[int, ...] | None = None
+    saliency: tuple[tuple[int, ...], ...] | None = None
+
+    def ratings_per_clip(self, num_clips: int) -> np.ndarray:
+        """Ratings [num_clips, 3] of every clip of the video, 0 where not relevant.
+
+        A relevant clip just behind the last one is left out, as features and rounded durations
+        may be one clip short; one further behind is an `InputError`.
+        """
+        if self.clip_ids is None or self.saliency is None:
+            raise InputError(f"qid {self.qid!r}: has no saliency_scores")
+        ratings = np.zeros((num_clips + 1, NUM_RATERS))
+        if self.clip_ids:
+            if max(self.clip_ids) > num_clips:
+                raise InputError(
+                    f"qid {self.qid!r}: relevant clip {max(self.clip_ids)} of a video that has "
+                    f"{num_clips} clips; check the clip length"
+                )
+            ratings[list(self.clip_ids)] = self.saliency
+        return ratings[:num_clips]
+
+    def saliency_per_clip(self, num_clips: int) -> np.ndarray:
+        """Mean rating [num_clips] over the raters, 0 where not relevant."""
+        return self.ratings_per_clip(num_clips).mean(axis=1)
+
+
+def read_annotations(path: str | Path, repairs: Counter[str] | None = None) -> list[Annotation]:
+    """Read and check an annotation file.
+
+    Known blemishes of public files are repaired: spaces around a query are stripped, a window that
+    ends at most `END_TOLERANCE` after the video is clamped. Their number is logged in one line and
+    added to `repairs`, by kind. Any other fault is an `InputError` that names file and line.
+    """
+    found: Counter[str] = Counter()
+    annotations = []
+    first_use: dict[int | str, str] = {}
+    for where, record in read_json_lines(path):
+        annotation = _parse_annotation(record, where, found)
+        if annotation.qid in first_use:
+            raise InputError(
+                f"{where}: qid {annotation.qid!r} is already used at {first_use[annotation.qid]}; "
+                "every query needs its own"
+            )
+        first_use[annotation.qid] = where
+        annotations.append(annotation)
+    if found:
+        logger.warning("%s: %s", path, ", ".join(f"{n} {kind}" for kind, n in found.items()))
+    if repairs is not None:
+        repairs.update(found)
+    return annotations
+
+
+def write_annotations(path: str | Path, annotations: Iterable[Annotation]) -> None:
+    """Write annotations in the official keys; the file appears complete or not at all."""
+    write_json_lines(path, (_to_record(annotation) for annotation in annotations))
+
+
+def _to_record(annotation: Annotation) -> dict:
+    record = {
+        "qid": annotation.qid,
+        "query": annotation.query,
+        "vid": annotation.vid,
+        "duration": annotation.duration,
+        "relevant_windows": annotation.windows,
+        "relevant_clip_ids": annotation.clip_ids,
+        "saliency_scores": annotation.saliency,
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _parse_annotation(record: dict, where: str, repairs: Counter[str]) -> Annotation:
+    for key in ("qid", "query", "vid", "duration"):
+        if key not in record:
+            raise InputError(f"{where}: key {key!r} is missing")
+    duration = _parse_duration(record["duration"], where)
+    clip_ids, saliency = _parse_saliency(record, where)
+    return Annotation(
+        qid=parse_qid(record["qid"], where),
+        query=_parse_query(record["query"], where, repairs),
+        vid=_parse_vid(record["vid"], where),
+        duration=duration,
+        windows=_parse_windows(record.get("relevant_windows"), duration, where, repairs),
+        clip_ids=clip_ids,
+        saliency=saliency,
+    )
+
+
+def parse_qid(qid: object, where: str) -> int | str:
+    """Return `qid` if it can be one: an integer (QVHighlights) or a string (TACoS)."""
+    if not _is_integer(qid) and not (isinstance(qid, str) and qid):
+        raise InputError(f"{where}: qid is {qid!r}, expected an integer or a string")
+    return qid
+
+
+def _parse_query(query: object, where: str, repairs: Counter[str]) -> str:
+    if not isinstance(query, str):
+        raise InputError(f"{where}: query is {query!r}, expected a sentence")
+    stripped = query.strip()
+    if not stripped:
+        raise InputError(f"{where}: query is empty, expected a sentence")
+    if stripped != query:
+        repairs["queries stripped of spaces"] += 1
+    return stripped
+
+
+def _parse_vid(vid: object, where: str) -> str:
+    if not isinstance(vid, str) or not vid:
+        raise InputError(f"{where}: vid is {vid!r}, expected a video's name")
+    return vid
+
+
+def _parse_duration(duration: object, where: str) -> float:
+    if not _is_number(duration) or duration <= 0:
+        raise InputError(f"{where}: duration is {duration!r}, expected seconds above 0")
+    return float(duration)
+
+
+def _parse_windows(
+    windows: object, duration: float, where: str, repairs: Counter[str]
+) -> tuple[Window, ...] | None:
+    if windows is None:
+        return None
+    if not isinstance(windows, list) or not windows:
+        raise InputError(
+            f"{where}: relevant_windows is {windows!r}, expected [[start, end], ...]; "
+            "leave the key out where the query is unlabelled"
+        )
+    return tuple(_parse_window(window, duration, where, repairs) for window in windows)
+
+
+def _parse_window(window: object, duration: float, where: str, repairs: Counter[str]) -> Window:
+    if not isinstance(window, list) or len(window) != 2 or not all(map(_is_number, window)):
+        raise InputError(f"{where}: window {window!r}, expected [start, end] in seconds")
+    start, end = map(float, window)
+    if end <= start:
+        raise InputError(f"{where}: window {window} does not end after its start")
+    if start < 0 or start >= duration or end > duration + END_TOLERANCE:
+        raise InputError(f"{where}: window {window} is outside the video, [0, {duration:g}] s")
+    if end > duration:
+        repairs["windows clamped to the video's end"] += 1
+    return start, min(end, duration)
+
+
+def _parse_saliency(
+    record: dict, where: str
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] | tuple[None, None]:
+    clip_ids, saliency = record.get("relevant_clip_ids"), record.get("saliency_scores")
+    if clip_ids is None and saliency is None:
+        return None, None
+    if clip_ids is None or saliency is None:
+        raise InputError(f"{where}: relevant_clip_ids and saliency_scores only make sense together")
+    if not isinstance(clip_ids, list) or not all(_is_integer(i) and i >= 0 for i in clip_ids):
+        raise InputError(f"{where}: relevant_clip_ids must be a list of clip numbers from 0")
+    if len(set(clip_ids)) != len(clip_ids):
+        raise InputError(f"{where}: relevant_clip_ids names a clip twice")
+    if not isinstance(saliency, list) or len(saliency) != len(clip_ids):
+        found = len(saliency) if isinstance(saliency, list) else repr(saliency)
+        raise InputError(
+            f"{where}: saliency_scores has length {found}, expected one entry for each of the "
+            f"{len(clip_ids)} relevant_clip_ids"
+        )
+    for ratings in saliency:
+        _check_ratings(ratings, where)
+    return tuple(clip_ids), tuple(tuple(ratings) for ratings in saliency)
+
+
+def _check_ratings(ratings: object, where: str) -> None:
+    if (
+        not isinstance(ratings, list)
+        or len(ratings) != NUM_RATERS
+        or not all(_is_integer(rating) and 0 <= rating <= MAX_RATING for rating in ratings)
+    ):
+        raise InputError(
+            f"{where}: saliency_scores has {ratings!r}, "
+            f"expected {NUM_RATERS} ratings of 0 to {MAX_RATING}"
+        )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)

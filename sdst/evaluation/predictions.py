@@ -1,0 +1,95 @@
+"""Predictions: the official submission, JSON lines, one query a line.
+
+{"qid": 2579, "query": "...", "vid": "...",
+ "pred_relevant_windows": [[start, end, score], ...],   # seconds, best first
+ "pred_saliency_scores": [0.1, ...]}                    # one per clip; optional
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdst.data.annotations import parse_qid
+from sdst.data.jsonl import read_json_lines, write_json_lines
+from sdst.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted for one query.
+
+    Args:
+        windows: [N, 3] of (start s, end s, score), N >= 1, in the order given: rank 1 is row 0.
+        saliency: [L], one score per clip, or None.
+    """
+
+    windows: np.ndarray
+    saliency: np.ndarray | None
+
+
+def read_predictions(path: str | Path) -> list[dict]:
+    """Read and check a submission; a fault is an `InputError` that names file, line and qid."""
+    records = list(read_json_lines(path))
+    parse_predictions(records)
+    return [record for _, record in records]
+
+
+def write_predictions(path: str | Path, predictions: Iterable[dict]) -> None:
+    """Check and write a submission; the file appears complete or not at all."""
+    predictions = list(predictions)
+    parse_predictions((str(path), prediction) for prediction in predictions)
+    write_json_lines(path, predictions)
+
+
+def parse_predictions(records: Iterable[tuple[str, dict]]) -> dict[int | str, Prediction]:
+    """Check (where, record) pairs and return the predictions by qid, in the order given."""
+    predictions: dict[int | str, Prediction] = {}
+    for where, record in records:
+        if "qid" not in record:
+            raise InputError(f"{where}: key 'qid' is missing")
+        qid = parse_qid(record["qid"], where)
+        where = f"{where}: qid {qid!r}"
+        if qid in predictions:
+            raise InputError(f"{where} is predicted a second time; expected once")
+        predictions[qid] = Prediction(_parse_windows(record, where), _parse_saliency(record, where))
+    return predictions
+
+
+def _parse_windows(record: dict, where: str) -> np.ndarray:
+    rows = record.get("pred_relevant_windows")
+    if rows is None or len(rows) == 0:
+        raise InputError(f"{where} has no pred_relevant_windows; expected at least one")
+    windows = _as_numbers(rows, "pred_relevant_windows", where)
+    if windows.ndim != 2 or windows.shape[1] != 3:
+        raise InputError(f"{where}: pred_relevant_windows must be [[start, end, score], ...]")
+    inverted = windows[:, 1] < windows[:, 0]
+    if inverted.any():
+        start, end, _ = windows[inverted.argmax()]
+        raise InputError(f"{where}: window [{start:g}, {end:g}] ends before it starts")
+    return windows
+
+
+def _parse_saliency(record: dict, where: str) -> np.ndarray | None:
+    scores = record.get("pred_saliency_scores")
+    if scores is None:
+        return None
+    saliency = _as_numbers(scores, "pred_saliency_scores", where)
+    if saliency.ndim != 1 or not len(saliency):
+        raise InputError(f"{where}: pred_saliency_scores must be one score per clip")
+    return saliency
+
+
+def _as_numbers(values: object, key: str, where: str) -> np.ndarray:
+    try:
+        numbers = np.asarray(values)
+    except ValueError:  # rows of different length
+        numbers = None
+    if numbers is None or numbers.dtype.kind not in "iuf":
+        raise InputError(f"{where}: {key} must be numbers in rows of one length")
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{where}: {key} has a value that is NaN or infinite")
+    return numbers.astype(np.float64)
