@@ -1,0 +1,11 @@
+// What every library of csrc/ exports: a plain C ABI, loaded with ctypes by kernels/library.py.
+#pragma once
+
+#include <cstdint>
+
+// Raised with every change of an exported signature, together with ABI_VERSION in kernels/library.py.
+#define SDST_ABI_VERSION 1
+
+#define SDST_API extern "C" __attribute__((visibility("default")))
+
+SDST_API int32_t sdst_abi_version();

@@ -1,0 +1,24 @@
+"""The kernels of the Sparse-Dense Side-Tuner: ops on tensors, each with several implementations.
+
+    from sdst.kernels import deformable_attention, use_implementation
+
+One folder per op; `reference.py` in it is the truth, everything else is fast.
+"""
+
+from sdst.kernels.deformable_attention import deformable_attention
+from sdst.kernels.dense_attention import dense_attention
+from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
+from sdst.kernels.gathered_attention import gathered_attention
+from sdst.kernels.linear_assignment import linear_assignment
+from sdst.kernels.select_tokens import select_tokens
+
+__all__ = [
+    "ImplementationError",
+    "deformable_attention",
+    "dense_attention",
+    "gathered_attention",
+    "linear_assignment",
+    "select_tokens",
+    "unsupported_reasons",
+    "use_implementation",
+]

@@ -1,0 +1,87 @@
+"""Which implementation of an op serves a call, and why the others do not.
+
+Every op registers its implementations, the preferred one first, each with a function that takes the
+arguments of the call and returns the reasons why it does not fit. What is wanted is said, in this
+order, by `implementation=` of the call, by `use_implementation(...)`, or by SDST_IMPLEMENTATION in
+the environment at import; otherwise ("auto") the first that fits is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Reasons = Callable[..., list[str]]
+
+_implementations: dict[str, dict[str, Reasons]] = {}
+_wanted = os.environ.get("SDST_IMPLEMENTATION", "auto")
+
+
+class ImplementationError(RuntimeError):
+    """The implementation that was asked for does not fit the call."""
+
+
+def always(*args: object) -> list[str]:
+    """Reasons of an implementation that fits every call."""
+    return []
+
+
+def register(op: str, **implementations: Reasons) -> None:
+    """Declare the implementations of `op`, the preferred one first."""
+    _implementations[op] = implementations
+
+
+def ops() -> tuple[str, ...]:
+    """Names of all ops."""
+    return tuple(_implementations)
+
+
+def implementations(op: str) -> tuple[str, ...]:
+    """Names of the implementations of `op`, the preferred one first."""
+    return tuple(_implementations[op])
+
+
+def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str]:
+    """Why `implementation` cannot serve a call of `op` with these arguments; empty if it can."""
+    if implementation not in _implementations[op]:
+        offered = ", ".join(_implementations[op])
+        return [f"{op} has no implementation {implementation!r}, only {offered}"]
+    return _implementations[op][implementation](*args)
+
+
+def choose(op: str, implementation: str, *args: object) -> str:
+    """The implementation that serves a call of `op`.
+
+    A wish for all ops (context manager or environment) is passed over by an op that has no such
+    implementation, and binds every op that has.
+
+    Raises:
+        ImplementationError: the one asked for does not fit; all reasons are listed.
+    """
+    wanted = implementation
+    if wanted == "auto" and _wanted in _implementations[op]:
+        wanted = _wanted
+    if wanted == "auto":
+        for name, reasons in _implementations[op].items():
+            if not reasons(*args):
+                return name
+    reasons = unsupported_reasons(op, wanted, *args)
+    if reasons:
+        told = "".join(f"\n  - {reason}" for reason in reasons)
+        raise ImplementationError(f"{op}: implementation {wanted!r} does not fit this call:{told}")
+    return wanted
+
+
+@contextmanager
+def use_implementation(name: str) -> Iterator[None]:
+    """Ask every op that has it for implementation `name` ("auto" lifts the wish); process-wide."""
+    global _wanted
+    known = {"auto"}.union(*_implementations.values())
+    if name not in known:
+        raise ImplementationError(f"no op has an implementation {name!r}: {sorted(known)}")
+    before, _wanted = _wanted, name
+    try:
+        yield
+    finally:
+        _wanted = before

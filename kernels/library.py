@@ -1,0 +1,55 @@
+"""The native libraries of csrc/: found beside this file, loaded once, checked before use.
+
+A library that is missing or does not fit is no error until something needs it; then the reason is
+told. Importing `sdst.kernels` always works, and the reference implementations with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+
+ABI_VERSION = 1  # SDST_ABI_VERSION of csrc/include/sdst.h
+FOLDER = Path(__file__).parent
+NAMES = ("cpu", "cuda")
+
+
+class LibraryError(RuntimeError):
+    """A native library cannot be used; the message says why and what to do."""
+
+
+def path(name: str) -> Path:
+    """Where the library `name`, one of NAMES, is expected."""
+    return FOLDER / f"libsdst_{name}.so"
+
+
+@cache
+def load(name: str) -> ctypes.CDLL:
+    """The library `name`, one of NAMES. Raises LibraryError if it cannot be used."""
+    reason = missing_reason(name)
+    if reason is not None:
+        raise LibraryError(reason)
+    return ctypes.CDLL(str(path(name)))
+
+
+@torch.compiler.assume_constant_result
+@cache
+def missing_reason(name: str) -> str | None:
+    """Why the library `name` cannot be used, None if it can."""
+    file = path(name)
+    if not file.exists():
+        where = "no nvcc was found, or SDST_CUDA=0" if name == "cuda" else "it was not installed"
+        return f"{file.name} was not built ({where}); run `pip install -e .`"
+    try:
+        version = ctypes.CDLL(str(file)).sdst_abi_version()
+    except (OSError, AttributeError) as error:
+        return f"{file.name} cannot be loaded: {error}"
+    if version != ABI_VERSION:
+        return (
+            f"{file.name} has ABI version {version}, this Python code expects {ABI_VERSION}; "
+            "run `pip install -e .` again"
+        )
+    return None

@@ -1,0 +1,125 @@
+"""Token selection in plain PyTorch: the truth that every other implementation is held to.
+
+Averaging is linear, so the tokens are read once: the score of an averaged token is the average of
+the scores. Scores become integer keys whose order is "higher score, then lower index" and has no
+ties, so the answer is the same wherever it is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdst.kernels import pyramid
+
+INDEX_BITS = 30
+BY_QUOTA = 1 << 62  # lifts a key above all keys that no quota kept
+NOTHING = -1  # below all keys
+
+
+def select_tokens(
+    tokens: Tensor,
+    u: Tensor,
+    k: int,
+    lengths: Tensor | None,
+    strides: Sequence[int],
+    segments: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `sdst.kernels.select_tokens`."""
+    lengths = pyramid.valid_lengths(tokens, lengths)
+    with torch.no_grad():
+        indices, valid = select(tokens, u, k, lengths, strides, segments)
+    kept = pyramid.gather(tokens, indices, valid, lengths, strides)
+    scores = torch.einsum("bkd,bd->bk", kept, u.to(kept.dtype))
+    return indices, scores, valid
+
+
+def select(
+    tokens: Tensor,
+    u: Tensor,
+    k: int,
+    lengths: Tensor,
+    strides: Sequence[int],
+    segments: int,
+) -> tuple[Tensor, Tensor]:
+    """Indices and validity [B, k] of the kept tokens, best first."""
+    batch, length, per_clip, _ = tokens.shape
+    scores = token_scores(tokens, u, lengths)
+    levels, groups, offset = [], [], 0
+    for stride, quota in zip(strides, split(k, len(strides)), strict=True):
+        keys = level_keys(scores, lengths, stride, offset)
+        levels.append(keys)
+        groups.append(fill_quota(keys, lengths, stride, per_clip, split(quota, segments)))
+        offset += keys.shape[1]
+
+    # One more slot takes what has no place: groups that could not fill their quota.
+    keys = functional.pad(torch.cat(levels, 1), (0, 1), value=NOTHING)
+    chosen = torch.cat(groups, 1)
+    slot = torch.where(chosen == NOTHING, offset, key_index(chosen))
+    keys.scatter_(1, slot, torch.where(chosen == NOTHING, NOTHING, chosen | BY_QUOTA))
+    keys = functional.pad(keys, (0, max(0, k - offset - 1)), value=NOTHING)
+
+    kept = keys.topk(k, dim=1, sorted=False).values
+    kept = torch.where(kept == NOTHING, NOTHING, kept & (BY_QUOTA - 1)).sort(descending=True).values
+    valid = kept != NOTHING
+    return torch.where(valid, key_index(kept), 0), valid
+
+
+def token_scores(tokens: Tensor, u: Tensor, lengths: Tensor) -> Tensor:
+    """<x, u> of every raw token [B, L, P], 0 in the padding; one pass over the tokens."""
+    batch, length, per_clip, width = tokens.shape
+    scores = torch.bmm(tokens.view(batch, -1, width), u[..., None].to(tokens.dtype)).float()
+    inside = torch.arange(length, device=tokens.device) < lengths[:, None]
+    return scores.view(batch, length, per_clip).masked_fill(~inside[..., None], 0)
+
+
+def split(total: int, parts: int) -> list[int]:
+    """Split `total` evenly; the first parts take the remainder."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def level_keys(scores: Tensor, lengths: Tensor, stride: int, offset: int) -> Tensor:
+    """Keys [B, n * P] of one pyramid level; NOTHING where its window has no valid clip."""
+    batch, length, per_clip = scores.shape
+    count = -(-length // stride)
+    padded = functional.pad(scores, (0, 0, 0, count * stride - length))
+    sums = padded.view(batch, count, stride, per_clip).sum(2)
+    start = torch.arange(count, device=scores.device) * stride
+    clips = (lengths[:, None] - start).clamp(max=stride)[..., None]
+    index = offset + torch.arange(count * per_clip, device=scores.device).view(count, per_clip)
+    keys = ordered_bits(sums / clips.clamp(min=1)) << INDEX_BITS | (1 << INDEX_BITS) - 1 - index
+    return keys.masked_fill(clips <= 0, NOTHING).flatten(1)
+
+
+def ordered_bits(scores: Tensor) -> Tensor:
+    """fp32 as int64 in [0, 2**32), in the same order; -0 counts as 0."""
+    bits = (scores + 0.0).view(torch.int32).long()
+    return torch.where(bits < 0, ~bits & 0xFFFFFFFF, bits | 1 << 31)
+
+
+def key_index(keys: Tensor) -> Tensor:
+    """The flat pyramid index that a key was made from."""
+    mask = (1 << INDEX_BITS) - 1
+    return mask - (keys & mask)
+
+
+def fill_quota(
+    keys: Tensor, lengths: Tensor, stride: int, per_clip: int, quotas: list[int]
+) -> Tensor:
+    """The best keys of one level per segment of time, at most the segment's quota of them.
+
+    Returns:
+        [B, segments * largest quota], NOTHING where a segment has no more.
+    """
+    segments, most = len(quotas), min(max(quotas), keys.shape[1])
+    start = torch.arange(keys.shape[1] // per_clip, device=keys.device) * stride
+    segment = start.mul(segments).div(lengths.clamp(min=1)[:, None], rounding_mode="floor")
+    segment = segment.repeat_interleave(per_clip, 1)
+    member = segment[:, None] == torch.arange(segments, device=keys.device)[:, None]
+    best = torch.where(member, keys[:, None], NOTHING).topk(most, dim=2).values
+    quota = torch.tensor(quotas, device=keys.device)
+    beyond = torch.arange(most, device=keys.device) >= quota[:, None]
+    return best.masked_fill(beyond, NOTHING).flatten(1)

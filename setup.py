@@ -1,0 +1,113 @@
+"""Builds the native kernels of `csrc/` beside the Python package.
+
+The libraries have a plain C ABI and are loaded with ctypes, so building them needs a C++ compiler
+and nothing of torch or Python. Everything else about the package stands in pyproject.toml.
+
+Environment:
+    CXX         C++ compiler (default: c++).
+    SDST_CUDA   0 skips the CUDA library even where nvcc is found, 1 demands it.
+    CUDA_HOME, CUDA_PATH   toolkit whose nvcc is used (default: the one nvcc on PATH belongs to).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+CSRC = ROOT / "csrc"
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in (CSRC / "include").glob("*.h"))
+CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+CUDA_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "--cudart=static",
+    "--compiler-options=-fPIC,-fvisibility=hidden",
+    "--generate-code=arch=compute_80,code=sm_80",
+    "--generate-code=arch=compute_90,code=[sm_90,compute_90]",
+]
+
+
+def find_nvcc() -> str | None:
+    """The real nvcc, or None.
+
+    What is called nvcc on PATH may be a link or a script that starts another one, whose headers and
+    libraries lie beside that other one; `--dryrun` tells where it really is.
+    """
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        nvcc = Path(os.environ.get(variable, "")) / "bin" / "nvcc"
+        if os.environ.get(variable) and nvcc.is_file():
+            return str(nvcc.resolve())
+    found = shutil.which("nvcc")
+    if found is None:
+        return None
+    command = [found, "--dryrun", "-x", "cu", os.devnull]
+    trace = subprocess.run(command, capture_output=True, text=True)
+    here = re.search(r"^#\$ _HERE_=(.+)$", trace.stderr, re.MULTILINE)
+    return str(Path(here[1]) / "nvcc") if here else str(Path(found).resolve())
+
+
+def library(name: str, folder: str, pattern: str) -> Extension:
+    sources = sorted(str(path.relative_to(ROOT)) for path in (CSRC / folder).glob(pattern))
+    return Extension(f"sdst.kernels.{name}", sources, depends=HEADERS)
+
+
+def native_libraries() -> list[Extension]:
+    libraries = [library("libsdst_cpu", "cpu", "*.cpp")]
+    wanted, nvcc = os.environ.get("SDST_CUDA", ""), find_nvcc()
+    if wanted == "0":
+        print("sdst: CUDA library skipped, SDST_CUDA=0", file=sys.stderr)
+    elif nvcc:
+        libraries.append(library("libsdst_cuda", "cuda", "*.cu"))
+    elif wanted == "1":
+        raise SystemExit("sdst: SDST_CUDA=1 but no nvcc on PATH, in CUDA_HOME or in CUDA_PATH")
+    else:
+        print("sdst: CUDA library skipped, no nvcc found", file=sys.stderr)
+    return libraries
+
+
+class BuildNative(build_ext):
+    """Compiles every library with one compiler call; a compile error fails the build."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", os.sep) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cuda = ext.sources[0].endswith(".cu")
+        compiler = [find_nvcc(), *CUDA_FLAGS] if cuda else [os.environ.get("CXX", "c++"), *CXX_FLAGS]
+        command = [*compiler, "-shared", f"-I{CSRC / 'include'}", *ext.sources, "-o", str(target)]
+        print(" ".join(command), flush=True)
+        try:
+            subprocess.run(command, check=True, cwd=ROOT)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            raise SystemExit(f"sdst: building {target.name} failed: {error}") from error
+
+
+class NativeWheel(bdist_wheel):
+    """One wheel per platform serves every Python: the libraries do not use its C ABI."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+kernels = find_packages("kernels")
+setup(
+    packages=[
+        "sdst",
+        *(f"sdst.{name}" for name in find_packages("sdst")),
+        "sdst.kernels",
+        *(f"sdst.kernels.{name}" for name in kernels),
+    ],
+    package_dir={"sdst": "sdst", "sdst.kernels": "kernels"},
+    package_data={"sdst": ["configs/*.yaml", "data/demo/backbone/*"]},
+    ext_modules=native_libraries(),
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
+)
