@@ -1,0 +1,85 @@
+"""Frozen vision-language backbones behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DEMO_BACKBONE = Path(__file__).parents[1] / "data" / "demo" / "backbone"
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What a backbone says of T frames, fp32, on the backbone's device.
+
+    Args:
+        tokens: hidden states of the last K blocks, shallow to deep, `[K, T, P, Dv]`; the prefix
+            (CLS) token is first where the backbone has one, then the patches row by row.
+        embedding: unit vectors in the space shared with text, `[T, E]`.
+    """
+
+    tokens: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a backbone says of one sentence, fp32, on the backbone's device.
+
+    Args:
+        tokens: hidden states of the last K blocks, shallow to deep, without padding, `[K, N, Dt]`.
+        embedding: a unit vector in the space shared with frames, `[E]`.
+    """
+
+    tokens: Tensor
+    embedding: Tensor
+
+
+class Backbone(Protocol):
+    """A frozen pair of towers. Symbols as everywhere: K layers, P tokens per frame, E joint width.
+
+    `fingerprint` tells whether stored features came from the same weights, preprocessing and
+    layers, wherever the weights lie. The methods may be called from several threads at once.
+    """
+
+    name: str
+    fingerprint: str
+    device: torch.device
+    image_size: tuple[int, int]
+    layers: int
+    tokens_per_frame: int
+    video_width: int
+    text_width: int
+    embed_width: int
+
+    def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
+        """Encode RGB frames of any size, uint8 `[T, H, W, 3]`."""
+
+    def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences, each trimmed to its own tokens."""
+
+
+def load_backbone(name: str, layers: int, device: str | torch.device | None = None) -> Backbone:
+    """Load a frozen backbone that gives the hidden states of its last `layers` blocks.
+
+    Args:
+        name: `demo` (packaged, no download), an open_clip model as `MODEL` (random weights, for
+            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`.
+        layers: K.
+        device: default: CUDA where present, else the CPU.
+
+    Raises:
+        InputError: an unknown name, weights that are missing or cannot be fetched, a model that
+            does not show its hidden states or has fewer blocks than `layers`.
+    """
+    from sdst.backbones.openclip import OpenClipBackbone
+
+    return OpenClipBackbone(
+        f"local-dir:{DEMO_BACKBONE}" if name == "demo" else name, layers, device, shown_as=name
+    )

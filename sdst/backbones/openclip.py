@@ -1,0 +1,244 @@
+"""Any open_clip model as a frozen backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torchvision.transforms.v2.functional as F
+from open_clip.transform import PreprocessCfg, center_crop_or_pad
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+from sdst.backbones import FrameFeatures, TextFeatures
+from sdst.errors import InputError
+
+LOCAL = "local-dir:"
+FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
+TEXTS_AT_ONCE = 256
+
+
+class OpenClipBackbone:
+    """The towers of an open_clip model, frozen; see `sdst.backbones.Backbone`.
+
+    Args:
+        name: as for `load_backbone`, `demo` resolved.
+        layers: K, the last blocks of either tower whose hidden states are given.
+        device: default: CUDA where present, else the CPU.
+        shown_as: the name to go by, where it is not `name`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: int,
+        device: str | torch.device | None = None,
+        shown_as: str | None = None,
+    ):
+        self.name = shown_as or name
+        self.layers = layers
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = _create_model(name).to(self.device).eval().requires_grad_(False)
+        self._config = open_clip.factory.get_model_config(_split(name)[0])
+        self._tokenizer = _create_tokenizer(name)
+        self._preprocess = Preprocess(PreprocessCfg(**self._model.visual.preprocess_cfg))
+        self._preprocess.to(self.device)
+        self.image_size = self._preprocess.size
+        self._measure()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`openclip-<hash of weights, architecture and preprocessing>-k<layers>`."""
+        digest = hashlib.sha256()
+        activations = sorted({type(module).__name__ for module in self._model.modules()})
+        description = [self._config, activations, asdict(self._preprocess.config)]
+        digest.update(json.dumps(description, sort_keys=True).encode())
+        for key, value in sorted(self._model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return f"openclip-{digest.hexdigest()[:16]}-k{self.layers}"
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
+        """Encode RGB frames of any size, uint8 `[T, H, W, 3]`, a batch at a time."""
+        parts = [
+            self._encode_images(self._preprocess(torch.from_numpy(part).to(self.device)))
+            for part in np.split(frames, range(self._batch, len(frames), self._batch))
+        ]
+        return FrameFeatures(
+            tokens=torch.cat([part.tokens for part in parts], dim=1),
+            embedding=torch.cat([part.embedding for part in parts]),
+        )
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences, each trimmed to its own tokens (with the start and end marks)."""
+        features = []
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            ids = self._tokenizer(list(texts[first : first + TEXTS_AT_ONCE])).to(self.device)
+            with self._autocast():
+                output = self._model.forward_intermediates(text=ids, text_indices=self.layers)
+            tokens = torch.stack(output["text_intermediates"]).float()  # [K, B, N, Dt]
+            embedding = output["text_features"].float()
+            features += [
+                TextFeatures(tokens[:, i, :length], embedding[i])
+                for i, length in enumerate(self._lengths(ids))
+            ]
+        return features
+
+    def _encode_images(self, images: Tensor) -> FrameFeatures:
+        with self._autocast():
+            output = self._model.forward_intermediates(
+                image=images,
+                image_indices=self.layers,
+                image_output_fmt="NLC",
+                image_output_extra_tokens=True,
+            )
+        tokens = torch.stack(output["image_intermediates"])
+        if output.get("image_intermediates_prefix") is not None:
+            tokens = torch.cat([torch.stack(output["image_intermediates_prefix"]), tokens], dim=2)
+        return FrameFeatures(tokens.float(), output["image_features"].float())
+
+    def _lengths(self, ids: Tensor) -> list[int]:
+        """Tokens before the padding: id 0 [P], unless the tokenizer names another."""
+        padding = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", None) or 0
+        places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        # The last token that is no padding: id 0 is also a legal token inside a sentence ("!").
+        return ((ids != padding) * places).amax(dim=1).clamp(min=1).tolist()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+
+    @property
+    def _batch(self) -> int:
+        return FRAMES_AT_ONCE.get(self.device.type, 32)
+
+    def _measure(self) -> None:
+        """Learn the shapes from one blank frame, which also shows whether the model can serve."""
+        try:
+            frame = self.encode_frames(np.zeros((1, *self.image_size, 3), np.uint8))
+            text = self.encode_text([""])[0]
+        except (AttributeError, TypeError, AssertionError, NotImplementedError) as error:
+            raise InputError(
+                f"backbone {self.name}: cannot give the hidden states of its last {self.layers} "
+                f"blocks ({error or type(error).__name__}); take fewer layers or another model"
+            ) from None
+        _, _, self.tokens_per_frame, self.video_width = frame.tokens.shape
+        self.text_width = text.tokens.shape[-1]
+        self.embed_width = text.embedding.shape[-1]
+
+
+class Preprocess(nn.Module):
+    """open_clip's own evaluation transform, on a batch of uint8 frames instead of one PIL image.
+
+    torchvision resizes uint8 tensors in fixed point, as PIL does: the two differ by a grey level
+    here and there. Scaling to [0, 1] and normalising are one multiplication and one addition.
+    """
+
+    def __init__(self, config: PreprocessCfg):
+        super().__init__()
+        self.config = config
+        size = config.size
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[-1])
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """`[T, H, W, 3]` uint8 -> `[T, 3, h, w]` fp32."""
+        frames = self._fit(frames.permute(0, 3, 1, 2))
+        return torch.addcmul(self.shift, frames, self.scale)
+
+    def _fit(self, frames: Tensor) -> Tensor:
+        mode, interpolation = self.config.resize_mode, self.config.interpolation
+        if mode == "squash":
+            return _resize(frames, self.size, interpolation)
+        ratios = [have / want for have, want in zip(frames.shape[-2:], self.size, strict=True)]
+        if mode == "longest":
+            size = [round(have / max(ratios)) for have in frames.shape[-2:]]
+            frames = _resize(frames, size, interpolation)
+            return center_crop_or_pad(frames, list(self.size), fill=self.config.fill_color)
+        if self.size[0] == self.size[1]:
+            frames = _resize(frames, self.size[:1], interpolation)
+        else:
+            # open_clip takes bicubic here whatever the configuration says.
+            size = [round(have / min(ratios)) for have in frames.shape[-2:]]
+            frames = _resize(frames, size, "bicubic")
+        return F.center_crop(frames, list(self.size))
+
+
+def _resize(frames: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+    bilinear = interpolation == "bilinear"
+    mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
+    return F.resize(frames, list(size), mode, antialias=True)
+
+
+def _create_model(name: str) -> nn.Module:
+    model, pretrained = _split(name)
+    if ":" not in name:
+        if name not in open_clip.list_models():
+            raise InputError(
+                f"backbone {name}: no such open_clip model; see open_clip.list_models(), or give "
+                "demo, MODEL:PRETRAINED or local-dir:FOLDER"
+            )
+        warnings.warn(
+            f"backbone {name} has random weights; give {name}:PRETRAINED for trained ones",
+            stacklevel=4,
+        )
+    weights = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    try:
+        with _silent_logging():
+            return open_clip.create_model(
+                model,
+                pretrained=pretrained,
+                # OpenAI's weights were trained with x * sigmoid(1.702 x) [P]; open_clip only warns.
+                force_quick_gelu=weights.get("quick_gelu", False),
+                require_pretrained=":" in name,
+            )
+    except Exception as error:  # open_clip raises whatever its downloads and parsers raise
+        raise InputError(f"backbone {name}: {_one_line(error)}") from None
+
+
+@contextmanager
+def _silent_logging() -> Iterator[None]:
+    """open_clip also logs the faults that it raises, and the hub every attempt at a download."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _create_tokenizer(name: str) -> open_clip.tokenizer.SimpleTokenizer:
+    """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
+    model, _ = _split(name)
+    folder = Path(model.removeprefix(LOCAL))
+    merges = sorted(folder.glob("*.txt.gz")) if model.startswith(LOCAL) else []
+    options = {"bpe_path": str(merges[0])} if merges else {}
+    try:
+        return open_clip.get_tokenizer(model, **options)
+    except Exception as error:
+        raise InputError(f"backbone {name}: its tokenizer: {_one_line(error)}") from None
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """`MODEL:PRETRAINED` -> its parts; a name with a scheme stays whole."""
+    if name.startswith((LOCAL, "hf-hub:")) or ":" not in name:
+        return name, None
+    model, pretrained = name.split(":", 1)
+    return model, pretrained
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,240 @@
+"""`python -m sdst.extract`: encode videos and sentences with a frozen backbone, once for all."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from sdst.backbones import Backbone, load_backbone
+from sdst.data.annotations import read_annotations
+from sdst.data.features import FeatureStore, FeatureWriter
+from sdst.data.video import probe, read_clips
+from sdst.errors import InputError, run
+
+VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
+DECODERS = 2  # videos decoded at the same time, in the background
+QUERIES_AT_ONCE = 256
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def extract_features(
+    videos: Mapping[str, Path],
+    queries: Mapping[int | str, str],
+    backbone: Backbone,
+    out: str | Path,
+    clip_length: float,
+    frames_per_clip: int = 1,
+    progress: bool = True,
+) -> FeatureStore:
+    """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
+
+    Decoding, encoding and writing overlap; memory holds a few batches of frames and the features of
+    one video. The features of a clip are the mean over its frames.
+
+    Args:
+        clip_length: seconds of video per clip.
+        frames_per_clip: frames encoded per clip, evenly spaced.
+        progress: show a bar with videos and frames per second.
+
+    Raises:
+        InputError: a video cannot be read, or `out` exists already; nothing is left at `out`.
+    """
+    meta = {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "clip_length": clip_length,
+        "frames_per_clip": frames_per_clip,
+    }
+
+    def encode(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
+        vid, frames = item
+        return vid, *_clip_features(backbone, frames, frames_per_clip)
+
+    ahead = torch.get_num_threads() + 1
+    with (
+        FeatureWriter(out, meta) as writer,
+        _encoder_threads(backbone.device) as pool,
+        tqdm(total=len(videos), desc="encode", unit="video", disable=not progress) as bar,
+    ):
+        texts = list(queries.values())
+        encoded_texts = _map_ahead(pool, backbone.encode_text, _groups(texts), ahead)
+        for qid, text in zip(queries, chain.from_iterable(encoded_texts), strict=True):
+            writer.add_query(qid, text.tokens.cpu().numpy(), text.embedding.cpu().numpy())
+        clips = 0
+        decoded = _decode_ahead(videos, clip_length, frames_per_clip)
+        encoded = _map_ahead(pool, encode, decoded, ahead)
+        for vid, parts in groupby(encoded, key=itemgetter(0)):
+            _, tokens, embedding = zip(*parts, strict=True)
+            duration = probe(videos[vid]).duration
+            writer.add_video(vid, duration, np.concatenate(tokens, 1), np.concatenate(embedding))
+            clips += sum(map(len, embedding))
+            rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
+            bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
+            bar.update()
+    return FeatureStore(out)
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(texts), QUERIES_AT_ONCE):
+        yield texts[first : first + QUERIES_AT_ONCE]
+
+
+def _clip_features(
+    backbone: Backbone, frames: np.ndarray, frames_per_clip: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over each clip's frames: tokens `[K, L, P, Dv]` and unit embedding `[L, E]`, fp16."""
+    features = backbone.encode_frames(frames)
+    tokens = features.tokens.unflatten(1, (-1, frames_per_clip)).mean(dim=2)
+    embedding = features.embedding.unflatten(0, (-1, frames_per_clip)).mean(dim=1)
+    embedding = F.normalize(embedding, dim=-1)
+    return tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
+
+
+@contextmanager
+def _encoder_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """A pool to encode in: on a CPU as many batches at once as there are threads, one thread each.
+
+    Batches of their own need no barriers, on which threads would wait for a core that is decoding,
+    and the features do not depend on the number of cores.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+) -> Iterator[Result]:
+    """`map(function, items)` by the threads of `pool`, in order, at most `ahead` of the caller."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
+
+
+def _decode_ahead(
+    videos: Mapping[str, Path], clip_length: float, frames_per_clip: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The batches of frames of all videos, each with its vid; videos are decoded ahead."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        started: deque[tuple[str, _Ahead]] = deque()
+        for vid, path in videos.items():
+            started.append((vid, _Ahead(pool, _read(path, clip_length, frames_per_clip))))
+            if len(started) > DECODERS:
+                yield from _with_vid(*started.popleft())
+        for vid, batches in started:
+            yield from _with_vid(vid, batches)
+
+
+def _with_vid(vid: str, batches: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    for batch in batches:
+        yield vid, batch
+
+
+def _read(path: Path, clip_length: float, frames_per_clip: int) -> Iterator[np.ndarray]:
+    # A generator, so that the header is read by the thread that decodes, too.
+    yield from read_clips(path, clip_length, frames_per_clip)
+
+
+class _Ahead(Iterator[np.ndarray]):
+    """An iterator whose next item is already being made by a thread of `pool`."""
+
+    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[np.ndarray]):
+        self._pool, self._items = pool, items
+        self._next = pool.submit(next, items, None)
+
+    def __next__(self) -> np.ndarray:
+        item = self._next.result()
+        if item is None:
+            raise StopIteration
+        self._next = self._pool.submit(next, self._items, None)
+        return item
+
+
+def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
+    """Video files by their id, the file name without its ending; folders are looked into."""
+    videos: dict[str, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in VIDEO_ENDINGS)
+            if not files:
+                raise InputError(f"--videos {path}: no video files in this folder")
+        elif path.is_file():
+            files = [path]
+        else:
+            raise InputError(f"--videos {path}: no such file or folder")
+        for file in files:
+            if file.stem in videos:
+                raise InputError(
+                    f"--videos: {videos[file.stem]} and {file} have the same id {file.stem}; "
+                    "rename one"
+                )
+            videos[file.stem] = file
+    return videos
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(prog="python -m sdst.extract", description=__doc__)
+    add = parser.add_argument
+    add("--videos", type=Path, nargs="+", required=True, metavar="PATH", help="files or folders")
+    add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
+    add("--backbone", default="demo", help="demo, an open_clip MODEL:PRETRAINED, local-dir:FOLDER")
+    add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
+    add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
+    add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add("--output", type=Path, required=True, help="folder of the store, must not exist yet")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; see `python -m sdst.extract --help`."""
+    options = make_parser().parse_args(arguments)
+    videos = find_videos(options.videos)
+    queries = {a.qid: a.query for path in options.annotations for a in read_annotations(path)}
+    if options.output.exists():
+        raise InputError(f"--output {options.output}: exists already; choose another folder")
+    backbone = load_backbone(options.backbone, options.layers)
+    store = extract_features(
+        videos,
+        queries,
+        backbone,
+        options.output,
+        options.clip_length,
+        options.frames_per_clip,
+    )
+    shapes = ", ".join(f"{name} {value}" for name, value in store.shapes.items())
+    print(f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries; {shapes}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
