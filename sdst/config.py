@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -129,11 +130,10 @@ def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Con
     """
     path = config_path(name)
     parser = config_parser()
-    try:
-        # `parse_path` reads and checks the file, `parse_args` lays the command line over it.
-        namespace = parser.parse_args(list(overrides), namespace=parser.parse_path(str(path)))
-    except Exception as error:
-        raise InputError(f"config {path}: {_one_line(error)}") from error
+    with _named(f"config {path}"):
+        from_file = parser.parse_path(str(path))
+    with _named("command line"):
+        namespace = parser.parse_args(list(overrides), namespace=from_file)
     config = _from_namespace(namespace)
     if problems := _problems(config):
         raise InputError(f"config {path}: {'; '.join(problems)}")
@@ -191,5 +191,10 @@ def _plain(value: object) -> object:
     return value
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Tell a parser's complaint in one line that says where the fault is."""
+    try:
+        yield
+    except Exception as error:  # PyYAML and jsonargparse each have several
+        raise InputError(f"{source}: {' '.join(str(error).split())}") from error

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from sdst.data.annotations import Annotation, write_annotations
 from sdst.data.demo.labels import ask, ratings, relevant_clips
-from sdst.data.demo.render import FPS, FRAME_SIZE, write_video
+from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import SPLITS, Scene, Split, plan_scene
 
 DEMO_CLIP_LENGTH = 1.0  # seconds
 BACKBONE = Path(__file__).parent / "backbone"
-_VERSION = 1  # to be raised whenever other pixels or labels come out
 _RECIPE = "recipe.json"
+_GENERATOR = ("__init__.py", "scenes.py", "sentences.py", "labels.py", "render.py")
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -
 
 
 def recipe_of(size: DemoSize) -> dict:
-    """What the rendered folder depends on, and a fingerprint of it."""
-    recipe = {"version": _VERSION, "frame_size": FRAME_SIZE, "fps": FPS, **asdict(size)}
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return {**recipe, "fingerprint": digest[:16]}
+    """What the rendered folder depends on: `size`, and the source text of the generator."""
+    sources = (Path(__file__).with_name(name).read_bytes() for name in _GENERATOR)
+    digest = hashlib.sha256(b"\0".join(sources)).hexdigest()
+    return {**asdict(size), "generator": digest[:16]}
 
 
 def annotate(scene: Scene, count: int, seed: int, first_qid: int) -> list[Annotation]:

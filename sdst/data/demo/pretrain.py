@@ -1,9 +1,10 @@
-"""Pre-train the packaged backbone: a tiny CLIP on still frames with captions.
+"""Pre-train the packaged backbone: a tiny CLIP on still frames with captions and boxes.
 
     python -m sdst.data.demo.pretrain
 
-It was run once; its result lies in `sdst/data/demo/backbone`. It sees single frames only, so what
-happens over time is left to the side-tuner.
+It was run once; its result lies in `sdst/data/demo/backbone`. First the vision tower learns what
+is where (`boxes`), then both towers learn captions as well, with CLIP's contrastive loss. All of it
+sees single frames only, so what happens over time is left to the side-tuner.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,17 @@ import open_clip
 import torch
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdst.data.demo import BACKBONE
+from sdst.data.demo.boxes import BoxReaders
 from sdst.data.demo.stills import Still, captions, make_stills
 from sdst.data.demo.vocabulary import learn_merges, write_vocabulary
 from sdst.errors import run
 
 VOCABULARY = "bpe_vocabulary.txt.gz"
+LAYERS = 4  # last blocks that the side-tuner will read
 CONTEXT = 32  # tokens of a sentence
 _STILLS_SEED = 7_000_000  # of scenes apart from those of any demo split
 _MEAN, _STD = (0.35, 0.35, 0.35), (0.22, 0.22, 0.22)
@@ -63,14 +67,21 @@ def model_config(vocabulary_size: int) -> dict:
 
 def pretrain(
     folder: Path,
-    steps: int = 2000,
-    stills: int = 36_000,
+    steps: tuple[int, int] = (6000, 1000),
+    stills: int = 30_000,
     held_out: int = 1_000,
-    batch_size: int = 128,
-    lr: float = 2e-3,
+    batch_sizes: tuple[int, int] = (64, 128),
     seed: int = 0,
 ) -> float:
     """Train from nothing and write the open_clip folder.
+
+    Args:
+        folder: where it goes; replaced as a whole at the end.
+        steps: optimiser steps of the vision tower alone, then of both towers.
+        stills: pictures trained on, each also in the mirror.
+        held_out: pictures kept for the figure that is returned.
+        batch_sizes: stills a step in the two stages.
+        seed: the result is a function of it.
 
     Returns:
         Retrieval accuracy on held-out stills: how often the right caption of 100 is ranked first.
@@ -86,44 +97,77 @@ def pretrain(
         tokenizer = open_clip.SimpleTokenizer(str(vocabulary), context_length=CONTEXT)
         config = model_config(tokenizer.vocab_size)
         model = open_clip.CLIP(**config)
-        optimizer = torch.optim.AdamW(_groups(model, decay=0.05), lr=lr, betas=(0.9, 0.98))
-        _train(model, optimizer, tokenizer, pool, steps, batch_size, rng)
+        readers = BoxReaders(96, LAYERS, grid=4)
+        with tapped(model.visual, LAYERS) as tokens:
+
+            def boxes_loss(chosen: list[Still]) -> Tensor:
+                tokens.clear()
+                model.encode_image(pixels(chosen))
+                return readers.loss(tokens, chosen)
+
+            def both_losses(chosen: list[Still]) -> Tensor:
+                tokens.clear()
+                texts = tokenizer(captions(chosen, rng))
+                model.logit_scale.data.clamp_(0, math.log(100))
+                return ClipLoss()(*model(pixels(chosen), texts)) + readers.loss(tokens, chosen)
+
+            towers = (nn.ModuleList([model.visual, readers]), nn.ModuleList([model, readers]))
+            stages = zip(("boxes", "captions"), towers, (boxes_loss, both_losses), strict=True)
+            for i, (name, trained, loss_of) in enumerate(stages):
+                batches = _batches(pool, batch_sizes[i], steps[i], rng)
+                _train(name, trained, loss_of, batches, steps[i], lr=(2e-3, 1.5e-3)[i])
         accuracy = retrieval_accuracy(model.eval(), tokenizer, test, rng)
         _write(folder, model, config, vocabulary)
     return accuracy
 
 
+@contextmanager
+def tapped(tower: nn.Module, layers: int) -> Iterator[list[Tensor]]:
+    """A list that every forward pass of a vision `tower` appends its last blocks' tokens to."""
+    tokens: list[Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, output: tokens.append(output))
+        for block in tower.transformer.resblocks[-layers:]
+    ]
+    yield tokens
+    for hook in hooks:
+        hook.remove()
+
+
+def _batches(
+    pool: Sequence[Still], size: int, steps: int, rng: np.random.Generator
+) -> Iterator[list[Still]]:
+    """`steps` random batches; half of the stills are seen in the mirror."""
+    for _ in range(steps):
+        chosen = [pool[i] for i in rng.integers(len(pool), size=size)]
+        yield [still.mirrored() if rng.random() < 0.5 else still for still in chosen]
+
+
 def _train(
-    model: open_clip.CLIP,
-    optimizer: torch.optim.Optimizer,
-    tokenizer: open_clip.SimpleTokenizer,
-    pool: Sequence[Still],
+    name: str,
+    model: nn.Module,
+    loss_of: Callable[[list[Still]], Tensor],
+    batches: Iterator[list[Still]],
     steps: int,
-    batch_size: int,
-    rng: np.random.Generator,
+    lr: float,
 ) -> None:
-    peak = [group["lr"] for group in optimizer.param_groups]
-    contrast = ClipLoss()
-    mean_loss = math.log(batch_size)
-    model.train()
-    bar = tqdm(range(steps), desc="pre-training")
-    for step in bar:
-        warm = min(1.0, (step + 1) / 100)
-        for group, lr in zip(optimizer.param_groups, peak, strict=True):
-            group["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        chosen = [pool[i] for i in rng.integers(len(pool), size=batch_size)]
-        chosen = [still.mirrored() if rng.random() < 0.5 else still for still in chosen]
-        texts = tokenizer(captions(chosen, rng))
-        image, text, scale = model(pixels(chosen), texts)
-        loss = contrast(image, text, scale)
+    """AdamW, 100 steps of warm-up, cosine to zero."""
+    optimizer = torch.optim.AdamW(_groups(model, decay=0.05), lr=lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+    )
+    mean = None
+    bar = tqdm(batches, total=steps, desc=f"learning {name}")
+    for chosen in bar:
+        loss = loss_of(chosen)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        mean_loss += 0.05 * (float(loss) - mean_loss)
-        bar.set_postfix(loss=f"{mean_loss:.3f}", scale=f"{float(scale):.0f}")
+        schedule.step()
+        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
 
 
 @torch.no_grad()
@@ -149,7 +193,7 @@ def pixels(stills: Sequence[Still]) -> Tensor:
     return (scaled - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
 
 
-def _groups(model: open_clip.CLIP, decay: float) -> list[dict]:
+def _groups(model: nn.Module, decay: float) -> list[dict]:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
@@ -178,11 +222,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=BACKBONE, help="folder to write")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--stills", type=int, default=36_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    accuracy = pretrain(args.output, steps=args.steps, stills=args.stills, seed=args.seed)
+    accuracy = pretrain(args.output, seed=args.seed)
     print(f"right caption first of 100, held-out stills: {accuracy:.1%}")
     print(f"written: {args.output}")
 

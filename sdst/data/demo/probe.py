@@ -16,13 +16,12 @@ import open_clip
 import torch
 
 from sdst.data.demo import BACKBONE
-from sdst.data.demo.pretrain import pixels
+from sdst.data.demo.pretrain import LAYERS, pixels, tapped
 from sdst.data.demo.scenes import COLOURS, SHAPES
 from sdst.data.demo.stills import Still, make_stills
 from sdst.errors import run
 
 _SEED = 9_000_000
-_LAYERS = 4
 
 
 def probe(folder: Path, stills: int = 4_000) -> dict[str, float]:
@@ -60,16 +59,11 @@ def hidden_states(folder: Path, stills: Sequence[Still]) -> np.ndarray:
     """Tokens of the last four vision blocks, [stills, 4, tokens, width]."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     out = []
-    for start in range(0, len(stills), 256):
-        kept: list[torch.Tensor] = []
-        hooks = [
-            block.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
-            for block in model.visual.transformer.resblocks[-_LAYERS:]
-        ]
-        model.encode_image(pixels(stills[start : start + 256]))
-        for hook in hooks:
-            hook.remove()
-        out.append(torch.stack(kept, 1).numpy())
+    with tapped(model.visual, LAYERS) as tokens:
+        for start in range(0, len(stills), 256):
+            tokens.clear()
+            model.encode_image(pixels(stills[start : start + 256]))
+            out.append(torch.stack(tokens, 1).numpy())
     return np.concatenate(out)
 
 

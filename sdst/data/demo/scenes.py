@@ -20,7 +20,8 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")
 SIZES = ("small", "large")
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "shake")
 
-DIAMETER = {"small": 0.19, "large": 0.32}
+DIAMETER = {"small": 0.21, "large": 0.35}
+GROWTH = 2.2  # factor between the sizes of an object that grows or shrinks
 RESIZING = ("grow", "shrink")
 _DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _FADE = 0.3  # seconds in which an object appears or disappears
@@ -244,7 +245,7 @@ def _timed(look: Look, actions: Sequence[str], rng: np.random.Generator) -> Stay
 
 def _amount(action: str, rng: np.random.Generator) -> float:
     if action in RESIZING:
-        return 2.2
+        return GROWTH
     if action == "shake":
         return float(rng.uniform(0.09, 0.12))
     return float(rng.uniform(0.4, 0.56))
@@ -259,7 +260,7 @@ def _place(stay: Stay, others: Sequence[Stay], duration: int, rng: np.random.Gen
     """Put a stay where it remains inside the frame and covers the others as little as possible."""
     first = stay.moments[0].action
     if first in RESIZING:
-        diameter = {"grow": 0.165, "shrink": 0.165 * 2.2}[first] * rng.uniform(0.95, 1.05)
+        diameter = 0.18 * (GROWTH if first == "shrink" else 1) * rng.uniform(0.95, 1.05)
     else:
         diameter = DIAMETER[stay.look.size] * rng.uniform(0.93, 1.07)
     times = np.arange(duration * 4) / 4

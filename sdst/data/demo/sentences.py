@@ -159,9 +159,9 @@ def caption(things: Sequence[Seen], rng: np.random.Generator) -> str:
         return _pick(("an empty scene", "nothing but the background", "no object at all"), rng)
     order = [things[i] for i in rng.permutation(len(things))]
     kind = rng.random()
-    if len(order) == 1 or kind < 0.5:
+    if len(order) == 1 or kind < 0.4:
         return f"{_noun_phrase(order[0], rng)} {_place(order[0], rng)}"
-    if kind < 0.65:
+    if kind < 0.5:
         first, second = order[:2]
         return f"{_noun_phrase(first, rng)} {_relation(first, second)} {_noun_phrase(second, rng)}"
     return " and ".join(f"{_noun_phrase(thing, rng)} {_place(thing, rng)}" for thing in order[:2])
@@ -196,30 +196,30 @@ def _noun_phrase(thing: Seen, rng: np.random.Generator) -> str:
         adjectives.insert(0, "faint")
     if thing.stretch < 0.7:
         adjectives.insert(0, "narrow")
-    if rng.random() < 0.7:
+    if rng.random() < 0.8:
         adjectives.insert(0, _pick(_size_words(thing.diameter), rng))
     return with_article(" ".join([*adjectives, noun]))
 
 
 def _size_words(diameter: float) -> tuple[str, ...]:
-    if diameter < 0.22:
+    if diameter < 0.25:
         return _SIZES["small"]
-    return _SIZES["large"] if diameter > 0.28 else ("medium", "middling")
+    return _SIZES["large"] if diameter > 0.31 else ("medium", "middling")
 
 
 def _place(thing: Seen, rng: np.random.Generator) -> str:
     column, row = (_fifth(value) for value in (thing.x, thing.y))
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.15:
         return _COLUMNS[column]
-    if kind < 0.5:
+    if kind < 0.3:
         return _ROWS[row]
     return f"{_COLUMNS[column]}, {_ROWS[row]}"
 
 
 def _fifth(value: float) -> int:
     """Which fifth of the room that centres have in the frame."""
-    return int(np.searchsorted((0.26, 0.42, 0.58, 0.74), value))
+    return int(np.searchsorted((0.27, 0.42, 0.58, 0.73), value))
 
 
 def _relation(first: Seen, second: Seen) -> str:

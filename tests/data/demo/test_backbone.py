@@ -72,7 +72,7 @@ def test_merges_make_every_word_of_the_corpus_one_token(tmp_path: Path) -> None:
 
 def test_a_short_pretraining_writes_a_folder_that_open_clip_loads(tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
-    accuracy = pretrain(folder, steps=2, stills=96, held_out=96, batch_size=16)
+    accuracy = pretrain(folder, steps=(2, 2), stills=96, held_out=96, batch_sizes=(8, 8))
     assert 0 <= accuracy <= 1
     assert open_clip.create_model(f"local-dir:{folder}").visual.image_size == (64, 64)
     assert list(tmp_path.iterdir()) == [folder]
@@ -81,6 +81,6 @@ def test_a_short_pretraining_writes_a_folder_that_open_clip_loads(tmp_path: Path
 def test_pretraining_is_a_function_of_its_seed(tmp_path: Path) -> None:
     weights = []
     for name in ("first", "second"):
-        pretrain(tmp_path / name, steps=2, stills=96, held_out=96, batch_size=16, seed=1)
+        pretrain(tmp_path / name, steps=(2, 2), stills=96, held_out=96, batch_sizes=(8, 8), seed=1)
         weights.append((tmp_path / name / "open_clip_model.safetensors").read_bytes())
     assert weights[0] == weights[1]

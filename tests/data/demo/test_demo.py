@@ -13,6 +13,7 @@ import pytest
 import sdst.data.demo as demo
 from sdst.data.annotations import read_annotations
 from sdst.data.demo import DemoSize, prepare_demo
+from sdst.data.demo.render import FPS, FRAME_SIZE
 
 TINY = DemoSize(train=2, val=1, test=1)
 
@@ -60,8 +61,8 @@ def test_videos_are_h264_of_the_annotated_duration(rendered: Path) -> None:
             assert stream.codec_context.name == "h264"
             assert float(stream.duration * stream.time_base) == annotation.duration
             decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        assert len(decoded) == annotation.duration * demo.FPS
-        assert decoded[0].shape == (demo.FRAME_SIZE, demo.FRAME_SIZE, 3)
+        assert len(decoded) == annotation.duration * FPS
+        assert decoded[0].shape == (FRAME_SIZE, FRAME_SIZE, 3)
         assert np.std(decoded[len(decoded) // 2]) > 5
 
 

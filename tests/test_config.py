@@ -1,0 +1,68 @@
+"""Configs: packaged ones load, overrides apply, every mistake is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdst.config import load_config, packaged_configs, save_config
+from sdst.errors import InputError
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_packaged_config_loads(name: str) -> None:
+    assert load_config(name).model.problems() == []
+
+
+def test_an_override_wins_over_the_file() -> None:
+    assert load_config("demo", ["--model.width", "64"]).model.width == 64
+
+
+def test_a_saved_config_loads_as_it_was(tmp_path: Path) -> None:
+    config = load_config("demo", ["--model.schedule", "[4,2,1,1]", "--train.lr", "0.001"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["--model.widht", "64"], "model.widht"),
+        (["--model.width", "wide"], "model.width"),
+        (["--model.attention", "magic"], "model.attention"),
+        (["--model.width", "100"], "model.heads"),
+        (["--train.epochs", "0"], "train.epochs"),
+        (["--train.batch_size", "10", "--train.accumulation", "3"], "train.accumulation"),
+        (["--data.dataset", "custom"], "data.root"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named: str) -> None:
+    with pytest.raises(InputError, match=named) as error:
+        load_config("demo", overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("model:\n  layerz: 4\n", "layerz"),
+        ("modle:\n  layers: 4\n", "modle"),
+        ("model: [1, 2\n", "config"),
+        ("42\n", "config"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_file_and_key(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=named) as error:
+        load_config(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_lists_the_packaged_ones() -> None:
+    with pytest.raises(InputError, match="qvhighlights_internvideo2"):
+        load_config("qvhighlight")

@@ -1,0 +1,220 @@
+"""Training as a user meets it: what a run leaves, how it is repeated, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdst import SDST
+from sdst.errors import InputError
+from sdst.evaluation import read_predictions
+from sdst.train import main
+
+MODULE = [sys.executable, "-m", "sdst.train"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path, **tolerance: float) -> None:
+    found, expected = weights(a), weights(b)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if tolerance:
+            torch.testing.assert_close(found[name], expected[name], **tolerance)
+        else:
+            assert torch.equal(found[name], expected[name]), name
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+def test_a_run_leaves_what_the_readme_lists(tiny_checkpoint: Path) -> None:
+    left = {path.name for path in tiny_checkpoint.iterdir()}
+    expected = {"config.yaml", "metrics.json", "metrics.jsonl", "predictions.jsonl", "curves.png"}
+    assert expected | {"model", "checkpoints", "tensorboard"} <= left
+    assert not any(name.startswith(".") for name in left)
+
+
+def test_the_model_loads_and_the_predictions_are_valid(tiny_checkpoint: Path) -> None:
+    assert SDST.from_pretrained(str(tiny_checkpoint / "model")).config.width == 32
+    assert read_predictions(tiny_checkpoint / "predictions.jsonl")
+
+
+def test_metrics_hold_the_tuner_and_the_zero_shot_baseline(tiny_checkpoint: Path) -> None:
+    metrics = json.loads((tiny_checkpoint / "metrics.json").read_text())
+    assert metrics["split"] == "test"
+    for report in (metrics["report"], metrics["zero_shot"]):
+        assert 0 <= report["brief"]["MR-full-mAP"] <= 100
+    log = [json.loads(line) for line in (tiny_checkpoint / "metrics.jsonl").open()]
+    assert [record["epoch"] for record in log] == [1, 2, 3]
+
+
+def test_training_lowers_the_loss(tiny_checkpoint: Path) -> None:
+    log = [json.loads(line) for line in (tiny_checkpoint / "metrics.jsonl").open()]
+    assert log[-1]["losses"]["loss"] < log[0]["losses"]["loss"]
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(
+    tiny_checkpoint: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    main(["--output", str(tmp_path / "again"), *tiny_options])
+    assert_same_weights(tmp_path / "again", tiny_checkpoint)
+
+
+def test_another_seed_gives_other_weights(
+    tiny_checkpoint: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    main(["--output", str(tmp_path), *tiny_options, "--train.seed", "1"])
+    assert not torch.equal(weights(tmp_path)["fusion"], weights(tiny_checkpoint)["fusion"])
+
+
+def test_features_are_encoded_once(
+    tiny_checkpoint: Path, tiny_dataset: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (tiny_dataset / "features").rglob("*")}
+    main(["--output", str(tmp_path), *tiny_options, "--train.epochs", "1"])
+    after = {path: path.stat().st_mtime_ns for path in (tiny_dataset / "features").rglob("*")}
+    assert before == after != {}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_weights_of_an_undisturbed_run(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    options = [*tiny_options, "--train.epochs", "6"]
+    process = subprocess.Popen([*MODULE, "--output", str(killed), *options], env=ONE_THREAD)
+    wait_for(lambda: list(killed.glob("checkpoints/epoch-*2")), process)
+    process.kill()
+    process.wait()
+    assert not (killed / "metrics.json").exists()
+    resumed = [*MODULE, "--output", str(killed), "--resume", *options]
+    subprocess.run(resumed, env=ONE_THREAD, check=True)
+    subprocess.run([*MODULE, "--output", str(whole), *options], env=ONE_THREAD, check=True)
+    assert_same_weights(killed, whole)
+    epochs = [json.loads(line)["epoch"] for line in (killed / "metrics.jsonl").open()]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_early_with_a_usable_checkpoint(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_options, "--train.epochs", "2000"]
+    process = subprocess.Popen([*MODULE, "--output", str(tmp_path / "run"), *options])
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["interrupted"]
+    assert SDST.from_pretrained(str(tmp_path / "run" / "model"))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_the_same_batches(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    # Without dropout, whose draws depend on the process, only the order of sums differs.
+    no_dropout = [
+        part
+        for key in ("dropout", "drop_path", "projection_dropout")
+        for part in (f"--model.{key}", "0")
+    ]
+    options = [*tiny_options, *no_dropout]
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([*MODULE, "--output", str(one), *options], env=ONE_THREAD, check=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "sdst.train", "--output", str(two), *options]
+    subprocess.run(command, env={**ONE_THREAD, "ACCELERATE_USE_CPU": "true"}, check=True)
+    assert_same_weights(two, one, rtol=1e-3, atol=1e-5)
+    assert len(read_predictions(two / "predictions.jsonl")) == len(
+        read_predictions(one / "predictions.jsonl")
+    )
+
+
+def test_accumulation_splits_a_step_into_smaller_passes(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    main(["--output", str(tmp_path), *tiny_options, "--train.accumulation", "2"])
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert log[-1]["step"] == 3 * log[0]["step"]
+
+
+def test_an_earlier_run_is_kept_under_another_name(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "run"
+    for epochs in ("1", "2"):
+        main(["--output", str(output), *tiny_options, "--train.epochs", epochs])
+    kept = json.loads((tmp_path / "run.1" / "metrics.json").read_text())
+    assert kept["epochs"] == 1
+    assert "run.1" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny_options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="not a training run"):
+        main(["--output", str(tmp_path), *tiny_options])
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_resuming_under_another_configuration_names_the_difference(
+    tiny_checkpoint: Path, tiny_options: list[str]
+) -> None:
+    with pytest.raises(InputError, match=r"train\.lr was .*, now 0\.1"):
+        main(["--output", str(tiny_checkpoint), "--resume", *tiny_options, "--train.lr", "0.1"])
+
+
+def test_resuming_where_nothing_is_says_so(tiny_options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no training run"):
+        main(["--output", str(tmp_path / "none"), "--resume", *tiny_options])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--train.batch_size", "1000"], "train.batch_size"),
+        (["--train.select_by", "mAP"], "train.select_by"),
+        (["--model.video_width", "768"], "768"),
+        (["--data.root", "nowhere"], "nowhere"),
+        (["--config", "nothing"], "nothing"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(
+    options: list[str], named: str, tiny_options: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=named) as error:
+        main(["--output", str(tmp_path / "run"), *tiny_options, *options])
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([*MODULE, "--config", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config 'nothing'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], tmp_path: Path):
+    for file in tiny_dataset.glob("*.jsonl"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(InputError, match="annotated videos not found"):
+        main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(tmp_path)])
