@@ -151,6 +151,7 @@ def _draw_answer(figure: Figure, top: float, title: str, answer: Grounding) -> N
         color=INK,
         va="top",
         linespacing=1.25,
+        parse_math=False,  # a query may well contain dollars
     )
     top -= lines * TITLE_LINE
     curve = _axes(figure, top - CURVE_HEIGHT, CURVE_HEIGHT)

@@ -1,7 +1,9 @@
 """What the frozen backbone finds without any training: the baseline of every report.
 
 Clips are compared with the sentence in the backbone's joint space; every stretch of time, at many
-scales, is scored by how far its clips rise above all the others; overlapping ones are dropped.
+scales, is scored by how much its clips exceed half the height of the smoothed curve; overlapping
+ones are dropped. A weak baseline would flatter the model: on the demo's validation split this rule
+beat thresholds at the mean and at quantiles, and contrast with what lies outside a window.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 SCALE_STEP = 1.25  # ratio between one window length and the next
+SMOOTHING = 2  # clips averaged on either side
 NMS_IOU = 0.5
 
 
@@ -34,7 +37,7 @@ def zero_shot_moments(
     """
     saliency = _unit(clip_embedding) @ _unit(text_embedding)
     windows = proposals(len(saliency))
-    scores = rise(saliency, windows)
+    scores = excess(smooth(saliency), windows)
     kept = suppress(windows, scores, NMS_IOU, top)
     seconds = np.minimum(windows[kept] * clip_length, duration)
     moments = np.column_stack((seconds, scores[kept])).tolist()
@@ -55,20 +58,20 @@ def proposals(clips: int) -> np.ndarray:
     return np.concatenate(windows)
 
 
-def rise(curve: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """How far `curve` `[L]` rises inside each window `[W, 2]`: the scan statistic.
+def smooth(curve: np.ndarray) -> np.ndarray:
+    """Running mean of `curve` `[L]` over `2 * SMOOTHING + 1` clips; the ends are held."""
+    width = 2 * SMOOTHING + 1
+    return np.convolve(np.pad(curve, SMOOTHING, mode="edge"), np.full(width, 1 / width), "valid")
 
-    (mean inside - mean outside) * sqrt(inside * outside / L): the likelihood-ratio test of one
-    raised stretch in white noise, which weighs long and short windows fairly. A window with nothing
-    outside scores 0.
+
+def excess(curve: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Sum over each window `[W, 2]` of `curve` `[L]` less its half height, (mean + max) / 2.
+
+    The best window ends where the curve falls below half of its peak.
     """
-    total = np.concatenate(([0.0], np.cumsum(curve, dtype=np.float64)))
-    start, end = windows.T
-    inside, outside = end - start, len(curve) - (end - start)
-    sum_inside = total[end] - total[start]
-    mean_inside = sum_inside / inside
-    mean_outside = (total[-1] - sum_inside) / np.maximum(outside, 1)
-    return (mean_inside - mean_outside) * np.sqrt(inside * outside / len(curve))
+    above = curve - (curve.mean() + curve.max()) / 2
+    total = np.concatenate(([0.0], np.cumsum(above, dtype=np.float64)))
+    return total[windows[:, 1]] - total[windows[:, 0]]
 
 
 def suppress(windows: np.ndarray, scores: np.ndarray, limit: float, top: int) -> list[int]:

@@ -1,0 +1,208 @@
+"""The open_clip backbone: hidden states as open_clip has them, and clear words when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+from sdst.backbones import DEMO_BACKBONE, load_backbone
+from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess
+from sdst.errors import InputError
+
+MODEL = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 32,
+        "patch_size": 16,
+        "width": 32,
+        "head_width": 16,
+        "layers": 3,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 40,
+        "heads": 2,
+        "layers": 3,
+    },
+}
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+
+
+def write_model(folder: Path, seed: int = 0) -> Path:
+    """A tiny open_clip model with random weights, as a local folder."""
+    folder.mkdir()
+    torch.manual_seed(seed)
+    weights = open_clip.CLIP(**MODEL).state_dict()
+    save_file({k: v.half() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("openclip") / "model")
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path):
+    return load_backbone(f"local-dir:{folder}", layers=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8)
+
+
+def test_shapes_are_announced(backbone):
+    assert backbone.image_size == (32, 32)
+    assert (backbone.layers, backbone.tokens_per_frame) == (2, 1 + 4)
+    assert (backbone.video_width, backbone.text_width, backbone.embed_width) == (32, 40, 24)
+
+
+def test_frames_give_tokens_of_every_layer_and_a_unit_embedding(backbone, frames):
+    features = backbone.encode_frames(frames)
+    assert features.tokens.shape == (2, 5, 5, 32)
+    assert features.tokens.dtype == torch.float32
+    torch.testing.assert_close(features.embedding.norm(dim=-1), torch.ones(5))
+
+
+def test_embeddings_are_open_clips_own(backbone, folder, frames):
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model.eval()
+    images = torch.stack([transform(Image.fromarray(frame)) for frame in frames])
+    with torch.inference_mode():
+        expected = model.encode_image(images, normalize=True)
+    torch.testing.assert_close(
+        backbone.encode_frames(frames).embedding, expected, atol=2e-3, rtol=0
+    )
+
+
+def test_tokens_are_the_outputs_of_the_last_blocks_with_cls_first(backbone, frames):
+    model = backbone._model
+    outputs = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, output: outputs.append(output))
+        for block in model.visual.transformer.resblocks[-2:]
+    ]
+    features = backbone.encode_frames(frames)
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(features.tokens, torch.stack(outputs))
+
+
+def test_a_batch_gives_what_its_frames_give_alone(backbone, frames, monkeypatch):
+    together = backbone.encode_frames(frames)
+    monkeypatch.setitem(FRAMES_AT_ONCE, "cpu", 2)
+    apart = backbone.encode_frames(frames)
+    torch.testing.assert_close(apart.tokens, together.tokens)
+    torch.testing.assert_close(apart.embedding, together.embedding)
+
+
+def test_sentences_are_trimmed_to_their_own_tokens(backbone):
+    short, long = backbone.encode_text(["cat", "a cat on a mat"])
+    assert short.tokens.shape == (2, 1 + 2, 40)
+    assert long.tokens.shape == (2, 5 + 2, 40)
+
+
+def test_token_zero_inside_a_sentence_is_no_padding(backbone):
+    plain, marked = backbone.encode_text(["cat cat", "cat !cat"])  # "!" before a letter is id 0
+    assert marked.tokens.shape[1] >= plain.tokens.shape[1]
+
+
+def test_a_sentence_does_not_depend_on_its_batch(backbone):
+    [alone] = backbone.encode_text(["a cat"])
+    together = backbone.encode_text(["a cat", "two dogs and a very long walk"])[0]
+    torch.testing.assert_close(alone.tokens, together.tokens)
+
+
+def test_sentence_embeddings_are_open_clips_own(backbone):
+    ids = open_clip.SimpleTokenizer(context_length=16)(["a cat"])
+    with torch.inference_mode():
+        expected = backbone._model.encode_text(ids, normalize=True)[0]
+    torch.testing.assert_close(backbone.encode_text(["a cat"])[0].embedding, expected)
+
+
+def test_no_gradient_is_kept(backbone, frames):
+    assert not backbone.encode_frames(frames).tokens.requires_grad
+    assert not any(parameter.requires_grad for parameter in backbone._model.parameters())
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_weights_lie(backbone, tmp_path):
+    copy = load_backbone(f"local-dir:{write_model(tmp_path / 'copy')}", layers=2, device="cpu")
+    assert copy.fingerprint == backbone.fingerprint
+
+
+def test_the_fingerprint_depends_on_weights_and_layers(backbone, folder, tmp_path):
+    other = load_backbone(f"local-dir:{write_model(tmp_path / 'other', 1)}", 2, device="cpu")
+    deeper = load_backbone(f"local-dir:{folder}", layers=3, device="cpu")
+    assert len({backbone.fingerprint, other.fingerprint, deeper.fingerprint}) == 3
+
+
+def test_the_packaged_backbone_loads_under_its_short_name():
+    if not DEMO_BACKBONE.is_dir():
+        pytest.skip("the packaged backbone has not been made: python -m sdst.data.demo.pretrain")
+    backbone = load_backbone("demo", layers=4, device="cpu")
+    assert backbone.name == "demo"
+    assert backbone.encode_text(["a red circle"])[0].tokens.shape[1] == 3 + 2
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [32, 96, (40, 64)])
+def test_preprocessing_is_open_clips_own(resize_mode, interpolation, size):
+    config = PreprocessCfg(size=size, resize_mode=resize_mode, interpolation=interpolation)
+    gradient = np.mgrid[0:54, 0:96].sum(axis=0)[..., None] * [1, 2, 3] % 256
+    frame = gradient.astype(np.uint8)
+    expected = image_transform_v2(config, is_train=False)(Image.fromarray(frame))
+    got = Preprocess(config)(torch.from_numpy(frame[None]))[0]
+    grey_level = 1 / (255 * min(config.std))
+    assert (got - expected).abs().max() <= 2.01 * grey_level
+    assert (got - expected).abs().mean() <= 0.1 * grey_level
+
+
+def test_openai_weights_get_the_quick_gelu(monkeypatch):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        raise RuntimeError("enough seen")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(InputError, match="enough seen"):
+        load_backbone("ViT-B-32:openai", layers=2)
+    assert asked["force_quick_gelu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nonsense", "no such open_clip model"),
+        ("ViT-B-32:nonsense", "nonsense"),
+        ("local-dir:/nowhere/at/all", "not found"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(name, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        load_backbone(name, layers=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_layers_than_there_are_is_refused(folder):
+    with pytest.raises(InputError, match="last 4 blocks"):
+        load_backbone(f"local-dir:{folder}", layers=4)
+
+
+def test_a_folder_without_weights_is_refused(folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_backbone(f"local-dir:{tmp_path}", layers=2)

@@ -1,0 +1,242 @@
+"""Grounding: a video is encoded once, answers come ranked in seconds, faults come in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdst import ground as module
+from sdst.config import Config, load_config, save_config
+from sdst.data.demo.render import write_video
+from sdst.data.demo.scenes import plan_scene
+from sdst.errors import InputError, run
+from sdst.ground import Grounder, Grounding, format_table, format_time, main
+from sdst.model import SDST
+
+QUERIES = ["the red square spins", "a small blue circle moves to the left"]
+
+
+def write_checkpoint(folder: Path, config: Config) -> Path:
+    """An untrained model, laid out as training leaves one."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_config(config, folder / "config.yaml")
+    SDST(config.model).save_pretrained(folder / "model")
+    return folder
+
+
+def small_config() -> Config:
+    config = load_config("demo")
+    return replace(config, model=replace(config.model, width=32, queries=6))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("ground") / "run", small_config())
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(plan_scene("val", 0, 0), path)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "grounding"
+
+
+@pytest.fixture
+def grounder(checkpoint: Path, cache: Path) -> Grounder:
+    return Grounder(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def extractions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The videos that were decoded and encoded, in order."""
+    calls: list[Path] = []
+    extract = module.extract_features
+
+    def counted(videos, *arguments, **options):
+        calls.extend(videos.values())
+        return extract(videos, *arguments, **options)
+
+    monkeypatch.setattr(module, "extract_features", counted)
+    return calls
+
+
+def test_every_query_gets_an_answer_in_order(grounder, film):
+    answers = grounder.ground(film, QUERIES)
+    assert [answer.query for answer in answers] == QUERIES
+
+
+def test_windows_are_ranked_and_inside_the_video(grounder, film):
+    for answer in grounder.ground(film, QUERIES):
+        windows = np.array(answer.windows)
+        assert (windows[:, :2] >= 0).all() and (windows[:, :2] <= answer.duration).all()
+        assert (windows[:, 0] <= windows[:, 1]).all()
+        assert (np.diff(windows[:, 2]) <= 0).all()
+
+
+def test_saliency_has_one_value_per_clip(grounder, film):
+    [answer] = grounder.ground(film, QUERIES[:1])
+    assert answer.saliency.shape == (round(answer.duration / answer.clip_length),)
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (3, 3), (99, 6)])
+def test_no_more_windows_than_asked_for_or_there_are(grounder, film, top, count):
+    [answer] = grounder.ground(film, QUERIES[:1], top)
+    assert len(answer.windows) == count
+
+
+def test_an_answer_does_not_depend_on_the_other_queries(grounder, film):
+    [alone] = grounder.ground(film, QUERIES[1:])
+    together = grounder.ground(film, QUERIES)[1]
+    np.testing.assert_allclose(alone.windows, together.windows, atol=1e-4)
+
+
+def test_a_video_is_encoded_once_in_a_process(grounder, film, extractions):
+    grounder.ground(film, QUERIES[:1])
+    grounder.ground(film, QUERIES[1:])
+    assert extractions == [film]
+
+
+def test_a_video_is_encoded_once_over_processes(checkpoint, cache, film, extractions):
+    first = Grounder(checkpoint, device="cpu").ground(film, QUERIES)
+    second = Grounder(checkpoint, device="cpu").ground(film, QUERIES)
+    assert extractions == [film]
+    assert [a.windows for a in first] == [a.windows for a in second]
+
+
+def test_a_changed_video_is_encoded_anew(grounder, film, tmp_path, extractions):
+    path = tmp_path / "changing.mp4"
+    path.write_bytes(film.read_bytes())
+    grounder.ground(path, QUERIES[:1])
+    write_video(plan_scene("val", 1, 0), path)
+    grounder.ground(path, QUERIES[:1])
+    assert extractions == [path, path]
+
+
+def test_other_clip_settings_are_encoded_anew(grounder, film, tmp_path, extractions):
+    config = small_config()
+    other = replace(config, data=replace(config.data, clip_length=2.0))
+    grounder.ground(film, QUERIES[:1])
+    Grounder(write_checkpoint(tmp_path / "run", other), "cpu").ground(film, QUERIES[:1])
+    assert extractions == [film, film]
+
+
+def test_a_damaged_cache_is_made_anew(grounder, checkpoint, cache, film, extractions):
+    grounder.ground(film, QUERIES[:1])
+    [store] = cache.iterdir()
+    (store / "video_tokens.bin").write_bytes(b"short")
+    Grounder(checkpoint, device="cpu").ground(film, QUERIES[:1])
+    assert extractions == [film, film]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(grounder, film, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setenv("SDST_CACHE", str(blocked))
+    assert len(grounder.ground(film, QUERIES[:1])) == 1
+
+
+def test_memory_holds_the_videos_used_last(grounder, film, tmp_path):
+    for i in range(module.VIDEOS_IN_MEMORY + 2):
+        path = tmp_path / f"{i}.mp4"
+        path.write_bytes(film.read_bytes())
+        grounder.encode_video(path)
+    assert len(grounder._recent) == module.VIDEOS_IN_MEMORY
+
+
+def test_a_real_video_is_grounded(grounder, shared_data):
+    path = shared_data / "video" / "charades.mp4"
+    [answer] = grounder.ground(path, ["a person drinks from a cup"])
+    assert answer.duration == pytest.approx(30.7, abs=0.1)
+    assert len(answer.windows) == 5
+
+
+@pytest.mark.parametrize("queries", [[], [""], ["a cat", "   "]])
+def test_empty_queries_are_refused(grounder, film, queries):
+    with pytest.raises(InputError, match=r"empty|no query"):
+        grounder.ground(film, queries)
+
+
+def test_a_top_below_one_is_refused(grounder, film):
+    with pytest.raises(InputError, match="top is 0"):
+        grounder.ground(film, QUERIES, top=0)
+
+
+def test_a_backbone_of_other_widths_is_refused(tmp_path, cache):
+    config = small_config()
+    other = replace(config, model=replace(config.model, video_width=128))
+    with pytest.raises(InputError, match="video_width 96, but the checkpoint was trained on 128"):
+        Grounder(write_checkpoint(tmp_path / "run", other))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00.0"), (83.26, "1:23.3"), (59.96, "1:00.0"), (3599.99, "60:00.0")],
+)
+def test_times_are_shown_in_minutes(seconds, text):
+    assert format_time(seconds) == text
+
+
+def test_the_table_is_ranked():
+    answer = Grounding("a cat", [[1.0, 2.5, 0.9], [70.0, 80.0, 0.25]], np.zeros(40), 2.0, 80.0)
+    assert format_table(answer).splitlines() == [
+        "a cat",
+        "  rank     start       end   score",
+        "     1    0:01.0    0:02.5   0.900",
+        "     2    1:10.0    1:20.0   0.250",
+    ]
+
+
+def test_the_command_prints_and_writes_everything(checkpoint, cache, film, tmp_path, capsys):
+    queries = [part for query in QUERIES for part in ("--query", query)]
+    outputs = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")]
+    arguments = ["--checkpoint", str(checkpoint), "--video", str(film), "--top", "2"]
+    assert main([*arguments, *queries, *outputs]) == 0
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert all(query in printed for query in QUERIES)
+    assert [len(answer["pred_relevant_windows"]) for answer in written["answers"]] == [2, 2]
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+FAULTS = {
+    "empty query": ({"--query": " "}, "query 1 is empty"),
+    "top": ({"--top": "0"}, "--top 0: expected at least 1"),
+    "video": ({"--video": "nowhere.mp4"}, "nowhere.mp4: no such video file"),
+    "checkpoint": ({"--checkpoint": "nowhere"}, "checkpoint nowhere: config.yaml not found"),
+    "json folder": ({"--json": "nowhere/out.json"}, "no such folder nowhere"),
+    "plot folder": ({"--plot": "nowhere/out.png"}, "no such folder nowhere"),
+    "plot format": ({"--plot": "out.xyz"}, "no picture format"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_wrong_option_ends_with_one_line_and_code_2(checkpoint, cache, film, case, capsys):
+    changed, reason = FAULTS[case]
+    options = {"--checkpoint": str(checkpoint), "--video": str(film), "--query": "a cat"} | changed
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: main([part for pair in options.items() for part in pair]))
+    message = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert reason in message
+    assert message.startswith("error: ") and message.count("\n") == 1
+
+
+def test_a_broken_video_ends_with_one_line_and_leaves_no_cache(checkpoint, cache, tmp_path):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(os.urandom(2000))
+    with pytest.raises(InputError, match="not a readable video"):
+        main(["--checkpoint", str(checkpoint), "--video", str(path), "--query", "a cat"])
+    assert not cache.exists() or not list(cache.iterdir())

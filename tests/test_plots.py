@@ -1,0 +1,91 @@
+"""Pictures are written whole, in the format that their name asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdst.data.demo.render import write_video
+from sdst.data.demo.scenes import plan_scene
+from sdst.errors import InputError
+from sdst.ground import Grounding
+from sdst.plots import check_picture_name, plot_curves, plot_groundings
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "losses": {"loss": 3.0 / epoch, "iou": 1.0 / epoch},
+        "val": {"MR-full-R1@0.5": 10.0 * epoch, "MR-full-mAP": 5.0 * epoch},
+    }
+    for epoch in (1, 2, 3)
+]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(plan_scene("val", 0, 0), path)
+    return path
+
+
+def answer(query: str = "the red square spins", windows: int = 3) -> Grounding:
+    rows = [[4.0 * i, 4.0 * i + 6.0, 0.9 / (i + 1)] for i in range(windows)]
+    return Grounding(query, rows, np.sin(np.arange(30) / 5), 1.0, 30.0)
+
+
+def test_the_time_line_is_drawn(film, tmp_path):
+    plot_groundings(film, [answer()], tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").width > 1500
+
+
+def test_every_query_adds_a_row(film, tmp_path):
+    plot_groundings(film, [answer()], tmp_path / "one.png")
+    plot_groundings(film, [answer(), answer("a blue circle grows")], tmp_path / "two.png")
+    one, two = (Image.open(tmp_path / name).height for name in ("one.png", "two.png"))
+    assert two > one + 300
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        answer(windows=0),
+        answer("many words " * 40),
+        answer("ball & $price$ <b>, 50%_"),
+        Grounding("the whole video", [[0.0, 30.0, 0.0]], np.zeros(30), 1.0, 30.0),
+        Grounding("one clip", [[0.0, 0.8, 1.0]], np.ones(1), 2.0, 0.8),
+    ],
+    ids=["no window", "long", "markup", "flat", "one clip"],
+)
+def test_odd_answers_are_drawn(film, tmp_path, case):
+    plot_groundings(film, [case], tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_the_ending_names_the_format(film, tmp_path):
+    plot_groundings(film, [answer()], tmp_path / "out.pdf")
+    assert (tmp_path / "out.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_curves_of_a_run_are_drawn(tmp_path):
+    plot_curves(HISTORY, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 1500
+
+
+def test_curves_of_a_single_validation_are_drawn(tmp_path):
+    plot_curves(HISTORY[:1], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_no_temporary_file_stays(tmp_path):
+    plot_curves(HISTORY, tmp_path / "curves.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize("name", ["out", "out.xyz", "out.mp4"])
+def test_names_of_no_picture_are_refused(name):
+    with pytest.raises(InputError, match="no picture format"):
+        check_picture_name(name)
