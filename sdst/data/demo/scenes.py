@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SHAPES = ("ball", "square", "triangle", "star", "ring", "heart", "cross")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")
 SIZES = ("small", "large")
-ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "shake")
+ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink")
 
 DIAMETER = {"small": 0.21, "large": 0.35}
 GROWTH = 2.2  # factor between the sizes of an object that grows or shrinks
@@ -40,7 +40,7 @@ class Look:
 class Moment:
     """One action of one object from `start` to `end` (whole seconds).
 
-    `amount` is the distance moved or shaken (share of the frame) or the factor of growth.
+    `amount` is the distance moved (share of the frame) or the factor of growth.
     """
 
     action: str
@@ -97,7 +97,7 @@ def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
     """Where and how the object of `stay` is seen at `times` [T] (seconds); opacity 0: out of view.
 
     Periods are chosen so that one frame a second, taken in the middle of the second, still tells:
-    blinking and shaking alternate from second to second, spinning (a coin's) changes the width.
+    blinking alternates from second to second, spinning (a coin's) changes the width.
     """
     x, y = np.full_like(times, stay.x), np.full_like(times, stay.y)
     diameter, stretch = np.full_like(times, stay.diameter), np.ones_like(times)
@@ -124,8 +124,6 @@ def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
             case "blink":
                 hidden = (phase < length) & (times >= moment.start) & (phase % 2 < 1)
                 opacity = np.where(hidden, 0.12 * opacity, opacity)
-            case "shake":
-                x = x + moment.amount * np.sin(np.pi * phase)
     return Trace(x, y, diameter, np.maximum(stretch, 0.15), opacity)
 
 
@@ -137,7 +135,7 @@ def plan_scene(split: Split, index: int, seed: int) -> Scene:
     same, at other times or at the same time.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    duration = int(rng.integers(24, 41))
+    duration = int(rng.integers(26, 39))
     stays = _schedule(_cast(split, rng), duration, rng)
     placed: list[Stay] = []
     for stay in stays:
@@ -148,14 +146,11 @@ def plan_scene(split: Split, index: int, seed: int) -> Scene:
 def _cast(split: Split, rng: np.random.Generator) -> list[tuple[Look, list[str]]]:
     """Who does what, most important first."""
     hero, action = _hero(split, rng)
-    cast = [(hero, _with_another(split, hero, action, rng))]
-    cast.append((_twin(split, hero, action, rng), [action]))
-    again = action if rng.random() < 0.4 else _other_action(split, hero, action, rng)
-    cast.append((hero, [again]))
-    twin = _twin(split, hero, action, rng)
-    other = action if rng.random() < 0.5 else _other_action(split, twin, action, rng)
-    cast.append((twin, _with_another(split, twin, other, rng)))
-    return cast
+    cast = [(hero, _sequence(split, hero, action, rng))]
+    for _ in range(2):
+        twin = _twin(split, hero, action, rng)
+        cast.append((twin, _sequence(split, twin, action, rng)))
+    return [*cast, (hero, [action])]
 
 
 def _allowed(split: Split, look: Look, action: str) -> bool:
@@ -182,29 +177,26 @@ def _twin(split: Split, look: Look, action: str, rng: np.random.Generator) -> Lo
             return twin
 
 
-def _other_action(split: Split, look: Look, action: str, rng: np.random.Generator) -> str:
-    choices = [name for name in ACTIONS if name != action and _allowed(split, look, name)]
-    return str(rng.choice(choices))
-
-
-def _with_another(split: Split, look: Look, action: str, rng: np.random.Generator) -> list[str]:
-    """`action`, and half of the time a second one before or after it in the same stay.
+def _sequence(split: Split, look: Look, action: str, rng: np.random.Generator) -> list[str]:
+    """Two or three actions of one stay, `action` among them, sometimes twice; never one in a row.
 
     A stay either resizes its object or leaves its size alone, so "small" and "large" stay true.
     """
-    if rng.random() < 0.5:
-        return [action]
-    choices = [
+    others = [
         name
         for name in ACTIONS
         if name != action
         and (name in RESIZING) == (action in RESIZING)
         and _allowed(split, look, name)
     ]
-    if not choices:
+    if not others:
         return [action]
-    both = [action, str(rng.choice(choices))]
-    return both if rng.random() < 0.5 else both[::-1]
+    first, second = (str(name) for name in rng.choice(others, 2))
+    if action in RESIZING or rng.random() < 0.3:
+        return [[action, first], [first, action], [action, first, action]][int(rng.integers(3))]
+    if first == second or rng.random() < 0.5:
+        return [action, first] if rng.random() < 0.5 else [first, action]
+    return [str(name) for name in rng.permutation([action, first, second])]
 
 
 def _schedule(
@@ -216,7 +208,7 @@ def _schedule(
     """
     stays: list[Stay] = []
     for look, actions in cast:
-        for _ in range(20):
+        for _ in range(50):
             stay = _timed(look, actions, rng)
             if stay.end > duration:
                 continue
@@ -232,22 +224,19 @@ def _schedule(
 
 
 def _timed(look: Look, actions: Sequence[str], rng: np.random.Generator) -> Stay:
-    """A stay from second 0: idle, a moment, idle, perhaps another moment, idle."""
-    clock = int(rng.integers(2, 6))
+    """A stay from second 0: idle, a moment, idle, another moment, idle and so on."""
+    clock = int(rng.integers(2, 7))
     moments = []
     for action in actions:
-        longest = 8 if action in _DIRECTION or action in RESIZING else 10
-        length = int(rng.integers(3, longest + 1))
+        length = int(rng.integers(3, 7 if action in _DIRECTION else 8))
         moments.append(Moment(action, clock, clock + length, _amount(action, rng)))
-        clock += length + int(rng.integers(2, 5))
+        clock += length + int(rng.integers(3, 7))
     return Stay(look, 0, clock, tuple(moments))
 
 
 def _amount(action: str, rng: np.random.Generator) -> float:
     if action in RESIZING:
         return GROWTH
-    if action == "shake":
-        return float(rng.uniform(0.09, 0.12))
     return float(rng.uniform(0.4, 0.56))
 
 

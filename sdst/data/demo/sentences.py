@@ -72,12 +72,6 @@ _VERBS = {
         ("flickers", "flickering", ""),
         ("blinks", "blinking", "on and off"),
     ),
-    "shake": (
-        ("shakes", "shaking", ""),
-        ("wobbles", "wobbling", "from side to side"),
-        ("shakes", "shaking", "back and forth"),
-        ("trembles", "trembling", ""),
-    ),
 }
 _ROLLS = {
     "left": ("rolls", "rolling", "to the left"),

@@ -9,6 +9,8 @@ from sdst.data.demo.labels import ask, matching, ratings, relevant_clips
 from sdst.data.demo.scenes import (
     ACTIONS,
     COLOURS,
+    GROWTH,
+    RESIZING,
     SHAPES,
     SPLITS,
     Look,
@@ -111,7 +113,7 @@ def test_twins_do_the_same_as_the_queried_object_at_other_times() -> None:
 @pytest.mark.parametrize("action", ACTIONS)
 def test_one_frame_a_second_tells_every_action_from_standing_still(action: str) -> None:
     look = Look("small", "red", "ball")
-    amount = {"grow": 2.2, "shrink": 2.2, "shake": 0.1}.get(action, 0.45)
+    amount = GROWTH if action in RESIZING else 0.45
     stay = Stay(look, 0, 14, (Moment(action, 3, 8, amount),))
     at = trace(stay, np.arange(14) + 0.5, 14)
     state = np.stack([at.x, at.y, 3 * np.log(at.diameter), at.stretch, at.opacity])
