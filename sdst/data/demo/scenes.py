@@ -24,6 +24,8 @@ DIAMETER = {"small": 0.21, "large": 0.35}
 GROWTH = 2.2  # factor between the sizes of an object that grows or shrinks
 RESIZING = ("grow", "shrink")
 _DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_AT_ONCE = 2  # objects in view
+_TOGETHER = 0.3  # how often a stay does not evade the others
 _FADE = 0.3  # seconds in which an object appears or disappears
 
 
@@ -178,7 +180,7 @@ def _twin(split: Split, look: Look, action: str, rng: np.random.Generator) -> Lo
 
 
 def _sequence(split: Split, look: Look, action: str, rng: np.random.Generator) -> list[str]:
-    """Two or three actions of one stay, `action` among them, sometimes twice; never one in a row.
+    """What an object does in one stay: `action`, mostly before or after another one.
 
     A stay either resizes its object or leaves its size alone, so "small" and "large" stay true.
     """
@@ -191,35 +193,39 @@ def _sequence(split: Split, look: Look, action: str, rng: np.random.Generator) -
     ]
     if not others:
         return [action]
-    first, second = (str(name) for name in rng.choice(others, 2))
-    if action in RESIZING or rng.random() < 0.3:
-        return [[action, first], [first, action], [action, first, action]][int(rng.integers(3))]
-    if first == second or rng.random() < 0.5:
-        return [action, first] if rng.random() < 0.5 else [first, action]
-    return [str(name) for name in rng.permutation([action, first, second])]
+    other = str(rng.choice(others))
+    sequences = ([action], [action, other], [other, action], [action, other, action])
+    return sequences[rng.choice(4, p=(0.2, 0.35, 0.35, 0.1))]
 
 
 def _schedule(
     cast: Sequence[tuple[Look, list[str]]], duration: int, rng: np.random.Generator
 ) -> list[Stay]:
-    """Give every stay its seconds: at most three objects at once, never two of the same look.
+    """Give every stay its seconds: at most two objects at once, never two of the same look.
 
-    A stay that finds no room is left out; the hero's first one always fits.
+    A stay that finds no room is left out.
     """
     stays: list[Stay] = []
+    busy = np.zeros(duration, dtype=int)
     for look, actions in cast:
-        for _ in range(50):
+        fitting: list[tuple[int, Stay]] = []
+        for _ in range(20):
             stay = _timed(look, actions, rng)
             if stay.end > duration:
                 continue
-            start = int(rng.integers(0, duration - stay.end + 1))
-            stay = _shifted(stay, start)
-            busy = np.zeros(duration, dtype=int)
-            for other in stays:
-                busy[other.start : other.end] += 1 if other.look != look else 9
-            if busy[stay.start : stay.end].max(initial=0) < 3:
-                stays.append(stay)
-                break
+            stay = _shifted(stay, int(rng.integers(0, duration - stay.end + 1)))
+            others = busy[stay.start : stay.end]
+            apart = all(
+                other.look != look or other.end <= stay.start or stay.end <= other.start
+                for other in stays
+            )
+            if apart and others.max() < _AT_ONCE:
+                fitting.append((int(others.sum()), stay))
+        if fitting:
+            # Now and then together, mostly one after the other.
+            stay = fitting[0][1] if rng.random() < _TOGETHER else min(fitting, key=lambda f: f[0])[1]
+            stays.append(stay)
+            busy[stay.start : stay.end] += 1
     return stays
 
 
