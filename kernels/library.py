@@ -36,9 +36,13 @@ def load(name: str) -> ctypes.CDLL:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def missing_reason(name: str) -> str | None:
     """Why the library `name` cannot be used, None if it can."""
+    return _inspect(name)
+
+
+@cache
+def _inspect(name: str) -> str | None:
     file = path(name)
     if not file.exists():
         where = "no nvcc was found, or SDST_CUDA=0" if name == "cuda" else "it was not installed"

@@ -1,0 +1,114 @@
+"""`python -m sdst.info`: what is installed, what was built, and what serves each op here."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import sdst
+from sdst.config import load_config, packaged_configs
+from sdst.errors import run
+from sdst.kernels import dispatch, library
+from sdst.model import SDST, parameter_count
+
+_PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "decord", "av")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see `python -m sdst.info --help`."""
+    parser = argparse.ArgumentParser(prog="python -m sdst.info", description=__doc__)
+    parser.add_argument(
+        "--config",
+        help="show the parameters of this config's model instead: a file, or one of "
+        + ", ".join(packaged_configs()),
+    )
+    config = parser.parse_args(arguments).config
+    if config is not None:
+        show_parameters(config)
+        return
+    show("versions", {"sdst": sdst.__version__, "python": platform.python_version(), **packages()})
+    show("devices", devices())
+    show("native libraries", libraries())
+    for op in dispatch.ops():
+        show(op, op_choice(op))
+
+
+def show(title: str, rows: dict[str, str]) -> None:
+    """Print a titled, aligned table."""
+    width = max(18, *(len(name) for name in rows))
+    print(title)
+    for name, value in rows.items():
+        print(f"  {name:{width}}  {value}")
+
+
+def packages() -> dict[str, str]:
+    """Installed version of everything that decides what runs here."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def devices() -> dict[str, str]:
+    """The processor and every CUDA device."""
+    rows = {"cpu": f"{torch.get_num_threads()} threads, {platform.machine()}"}
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        memory = found.total_memory / 2**30
+        rows[f"cuda:{index}"] = f"{found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB"
+    return rows
+
+
+def libraries() -> dict[str, str]:
+    """Where each native library is and how large, or why there is none."""
+    rows = {}
+    for name in library.NAMES:
+        file, reason = library.path(name), library.missing_reason(name)
+        size = f"{file}, {file.stat().st_size / 1024:.0f} KiB" if file.exists() else ""
+        rows[name] = reason or f"{size}, ABI {library.ABI_VERSION}"
+    return rows
+
+
+def op_choice(op: str) -> dict[str, str]:
+    """For a typical call on the best device here: what serves it, and why the others do not."""
+    call = typical_call(op)
+    chosen = dispatch.choose(op, "auto", *call)
+    rows = {}
+    for name in dispatch.implementations(op):
+        reasons = dispatch.unsupported_reasons(op, name, *call)
+        rows[name] = "taken" if name == chosen else "; ".join(reasons) or "fits, not preferred"
+    return rows
+
+
+def typical_call(op: str) -> tuple:
+    """Arguments that `dispatch.choose` sees when the model calls `op`."""
+    cuda = torch.cuda.is_available()
+    options = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {"dtype": torch.float32}
+    x = torch.zeros(1, 4, 2, 8, **options)
+    lengths = torch.tensor([4], device=x.device)
+    return {
+        "deformable_attention": (x, x, x, lengths),
+        "dense_attention": (x, x, x, lengths, 0.0),
+        "select_tokens": (x, x[:, 0, 0], 2, lengths),
+        "gathered_attention": (x, x, lengths[None], x[:, :1, 0, 0], lengths[None] > 0),
+        "linear_assignment": (x[:, :, :, 0].float(), lengths),
+    }[op]
+
+
+def show_parameters(name: str) -> None:
+    """Trainable parameters of a config's model, by part."""
+    model = SDST(load_config(name).model)
+    counts = parameter_count(model)
+    rows = {part: f"{count:>12,}" for part, count in counts.items()}
+    show(f"trainable parameters of {name}", {**rows, "total": f"{sum(counts.values()):>12,}"})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,95 @@
+"""Token selection against a slow formulation of its definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdst.kernels import select_tokens
+
+
+def by_hand(tokens: Tensor, u: Tensor, k: int, length: int, strides: tuple, segments: int) -> list:
+    """Indices kept for one sample, best first, from the words of the docstring."""
+    clips, per_clip, _ = tokens.shape
+    groups: dict[tuple[int, int], list] = {}
+    offset = 0
+    for level, stride in enumerate(strides):
+        for step in range(-(-clips // stride)):
+            start = step * stride
+            window = tokens[start : min(start + stride, length)]
+            if start >= length:
+                continue
+            segment = start * segments // length
+            for p in range(per_clip):
+                score = (window[:, p].double().mean(0) @ u.double()).item()
+                entry = (-score, offset + step * per_clip + p)
+                groups.setdefault((level, segment), []).append(entry)
+        offset += -(-clips // stride) * per_clip
+    share = [k // len(strides) + (i < k % len(strides)) for i in range(len(strides))]
+    kept, rest = [], []
+    for (level, segment), entries in groups.items():
+        quota = share[level] // segments + (segment < share[level] % segments)
+        entries.sort()
+        kept += entries[:quota]
+        rest += entries[quota:]
+    kept += sorted(rest)[: k - len(kept)]
+    return [index for _, index in sorted(kept)]
+
+
+def make_inputs(clips: int = 11, per_clip: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, clips, per_clip, width, generator=generator)
+    return tokens, torch.randn(3, width, generator=generator)
+
+
+@pytest.mark.parametrize("k", [1, 7, 12, 40])
+def test_it_keeps_what_the_definition_keeps(k: int) -> None:
+    tokens, u = make_inputs()
+    lengths = torch.tensor([11, 6, 1])
+    indices, _, valid = select_tokens(tokens, u, k, lengths, strides=(1, 2, 4), segments=2)
+    for i, length in enumerate(lengths.tolist()):
+        expected = by_hand(tokens[i], u[i], k, length, (1, 2, 4), 2)
+        assert indices[i][valid[i]].tolist() == expected
+
+
+def test_scores_are_products_with_the_averaged_tokens() -> None:
+    tokens, u = make_inputs(clips=4, per_clip=1)
+    _, scores, _ = select_tokens(tokens, u, 7, strides=(1, 2, 4), segments=1)
+    levels = [tokens.view(3, 4 // s, s, 6).mean(2) for s in (1, 2, 4)]
+    every = torch.einsum("bnd,bd->bn", torch.cat(levels, 1), u)
+    torch.testing.assert_close(scores, every.sort(descending=True).values)
+
+
+def test_more_than_there_is_fills_up_with_invalid() -> None:
+    tokens, u = make_inputs(clips=2, per_clip=1)
+    indices, scores, valid = select_tokens(tokens, u, 9, strides=(1, 2), segments=2)
+    assert valid.sum(1).tolist() == [3, 3, 3]
+    assert (indices[~valid] == 0).all()
+    assert (scores[~valid] == 0).all()
+
+
+def test_of_equal_scores_the_lower_index_wins() -> None:
+    tokens, u = torch.zeros(1, 6, 2, 4), torch.ones(1, 4)
+    indices, _, _ = select_tokens(tokens, u, 4, strides=(1,), segments=1)
+    assert indices.tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_gradient_goes_to_u_through_the_kept_scores_only() -> None:
+    tokens, u = make_inputs()
+    tokens.requires_grad_()
+    u.requires_grad_()
+    indices, scores, _ = select_tokens(tokens, u, 4, strides=(1,), segments=1)
+    scores.sum().backward()
+    kept = torch.stack([t.flatten(0, 1)[i].sum(0) for t, i in zip(tokens, indices, strict=True)])
+    torch.testing.assert_close(u.grad, kept)
+    assert tokens.grad is None
+
+
+def test_nan_in_the_padding_changes_nothing() -> None:
+    tokens, u = make_inputs()
+    lengths = torch.tensor([11, 6, 1])
+    clean = select_tokens(tokens, u, 8, lengths)
+    tokens[1, 6:], tokens[2, 1:] = torch.nan, torch.nan
+    for before, after in zip(clean, select_tokens(tokens, u, 8, lengths), strict=True):
+        assert torch.equal(before, after)
