@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdst.data.demo import BACKBONE
-from sdst.data.demo.boxes import BoxReaders
-from sdst.data.demo.stills import Still, captions, make_stills
+from sdst.data.demo.boxes import BoxReaders, PhraseAlignment
+from sdst.data.demo.stills import Still, captions, make_stills, phrases
 from sdst.data.demo.vocabulary import learn_merges, write_vocabulary
 from sdst.errors import run
 
@@ -67,10 +67,10 @@ def model_config(vocabulary_size: int) -> dict:
 
 def pretrain(
     folder: Path,
-    steps: tuple[int, int] = (6000, 1000),
+    steps: tuple[int, int] = (5000, 1200),
     stills: int = 30_000,
     held_out: int = 1_000,
-    batch_sizes: tuple[int, int] = (64, 128),
+    batch_sizes: tuple[int, int] = (64, 96),
     seed: int = 0,
 ) -> float:
     """Train from nothing and write the open_clip folder.
@@ -97,22 +97,33 @@ def pretrain(
         tokenizer = open_clip.SimpleTokenizer(str(vocabulary), context_length=CONTEXT)
         config = model_config(tokenizer.vocab_size)
         model = open_clip.CLIP(**config)
-        readers = BoxReaders(96, LAYERS, grid=4)
-        with tapped(model.visual, LAYERS) as tokens:
+        readers, alignment = BoxReaders(96, LAYERS, grid=4), PhraseAlignment(LAYERS, grid=4)
+        with (
+            tapped(model.visual.transformer, LAYERS) as video,
+            tapped(model.transformer, LAYERS) as text,
+        ):
 
             def boxes_loss(chosen: list[Still]) -> Tensor:
-                tokens.clear()
+                video.clear()
                 model.encode_image(pixels(chosen))
-                return readers.loss(tokens, chosen)
+                return readers.loss(video, chosen)
 
-            def both_losses(chosen: list[Still]) -> Tensor:
-                tokens.clear()
-                texts = tokenizer(captions(chosen, rng))
+            def all_losses(chosen: list[Still]) -> Tensor:
                 model.logit_scale.data.clamp_(0, math.log(100))
-                return ClipLoss()(*model(pixels(chosen), texts)) + readers.loss(tokens, chosen)
+                sentences, named = phrases(chosen, rng)
+                video.clear()
+                contrast = ClipLoss()(*model(pixels(chosen), tokenizer(captions(chosen, rng))))
+                text.clear()
+                ids = tokenizer(sentences)
+                model.encode_text(ids)
+                grounded = alignment.loss(video, text, ids, chosen, named)
+                return contrast + grounded + readers.loss(video, chosen)
 
-            towers = (nn.ModuleList([model.visual, readers]), nn.ModuleList([model, readers]))
-            stages = zip(("boxes", "captions"), towers, (boxes_loss, both_losses), strict=True)
+            towers = (
+                nn.ModuleList([model.visual, readers]),
+                nn.ModuleList([model, readers, alignment]),
+            )
+            stages = zip(("boxes", "captions"), towers, (boxes_loss, all_losses), strict=True)
             for i, (name, trained, loss_of) in enumerate(stages):
                 batches = _batches(pool, batch_sizes[i], steps[i], rng)
                 _train(name, trained, loss_of, batches, steps[i], lr=(2e-3, 1.5e-3)[i])
@@ -122,12 +133,12 @@ def pretrain(
 
 
 @contextmanager
-def tapped(tower: nn.Module, layers: int) -> Iterator[list[Tensor]]:
-    """A list that every forward pass of a vision `tower` appends its last blocks' tokens to."""
+def tapped(transformer: nn.Module, layers: int) -> Iterator[list[Tensor]]:
+    """A list that every forward pass of a `transformer` appends its last blocks' tokens to."""
     tokens: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda _, __, output: tokens.append(output))
-        for block in tower.transformer.resblocks[-layers:]
+        for block in transformer.resblocks[-layers:]
     ]
     yield tokens
     for hook in hooks:

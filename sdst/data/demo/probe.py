@@ -59,7 +59,7 @@ def hidden_states(folder: Path, stills: Sequence[Still]) -> np.ndarray:
     """Tokens of the last four vision blocks, [stills, 4, tokens, width]."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     out = []
-    with tapped(model.visual, LAYERS) as tokens:
+    with tapped(model.visual.transformer, LAYERS) as tokens:
         for start in range(0, len(stills), 256):
             tokens.clear()
             model.encode_image(pixels(stills[start : start + 256]))

@@ -223,7 +223,9 @@ def _schedule(
                 fitting.append((int(others.sum()), stay))
         if fitting:
             # Now and then together, mostly one after the other.
-            stay = fitting[0][1] if rng.random() < _TOGETHER else min(fitting, key=lambda f: f[0])[1]
+            stay = (
+                fitting[0][1] if rng.random() < _TOGETHER else min(fitting, key=lambda f: f[0])[1]
+            )
             stays.append(stay)
             busy[stay.start : stay.end] += 1
     return stays

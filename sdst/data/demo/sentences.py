@@ -9,7 +9,11 @@ import numpy as np
 
 from sdst.data.demo.scenes import RESIZING, Look
 
-_SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+_SIZES = {
+    "small": ("small", "little", "tiny"),
+    "medium": ("medium", "middling"),
+    "large": ("large", "big", "huge"),
+}
 _COLOURS = {"purple": ("purple", "violet")}
 _SHAPES = {
     "ball": ("ball", "circle", "disc"),
@@ -161,6 +165,25 @@ def caption(things: Sequence[Seen], rng: np.random.Generator) -> str:
     return " and ".join(f"{_noun_phrase(thing, rng)} {_place(thing, rng)}" for thing in order[:2])
 
 
+def name(thing: Seen, rng: np.random.Generator) -> Description:
+    """A description of `thing` that leaves out some of what is seen."""
+    size = size_of(thing.diameter) if rng.random() < 0.5 else None
+    look = thing.look
+    levels = (
+        Description(size, look.colour, look.shape),
+        Description(size, None, look.shape),
+        Description(size, look.colour, None),
+    )
+    return levels[rng.choice(3, p=(0.7, 0.15, 0.15))]
+
+
+def size_of(diameter: float) -> str | None:
+    """The size that a still shows, None between small and large."""
+    if diameter < 0.25:
+        return "small"
+    return "large" if diameter > 0.31 else None
+
+
 def with_article(phrase: str) -> str:
     """`phrase` after "a" or "an"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
@@ -191,14 +214,8 @@ def _noun_phrase(thing: Seen, rng: np.random.Generator) -> str:
     if thing.stretch < 0.7:
         adjectives.insert(0, "narrow")
     if rng.random() < 0.8:
-        adjectives.insert(0, _pick(_size_words(thing.diameter), rng))
+        adjectives.insert(0, _pick(_SIZES[size_of(thing.diameter) or "medium"], rng))
     return with_article(" ".join([*adjectives, noun]))
-
-
-def _size_words(diameter: float) -> tuple[str, ...]:
-    if diameter < 0.25:
-        return _SIZES["small"]
-    return _SIZES["large"] if diameter > 0.31 else ("medium", "middling")
 
 
 def _place(thing: Seen, rng: np.random.Generator) -> str:

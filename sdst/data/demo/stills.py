@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from sdst.data.demo.render import encode, frames
-from sdst.data.demo.scenes import Scene, plan_scene, trace
-from sdst.data.demo.sentences import Seen, caption, describe, query
+from sdst.data.demo.scenes import ACTIONS, Scene, plan_scene, trace, unseen
+from sdst.data.demo.sentences import Description, Seen, caption, describe, name, query
 
 _PER_SCENE = 6
 _SCENES_PER_FILE = 16
@@ -117,3 +117,19 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 def captions(stills: Sequence[Still], rng: np.random.Generator) -> list[str]:
     """One caption for each still."""
     return [still.caption(rng) for still in stills]
+
+
+def phrases(
+    stills: Sequence[Still], rng: np.random.Generator
+) -> tuple[list[str], list[Description]]:
+    """For each still with something in view a sentence about an object of it, and what it names.
+
+    The sentence is of the kind the demo asks, with an action at random: a still does not show it.
+    """
+    sentences, named = [], []
+    for still in (still for still in stills if still.seen):
+        thing = still.seen[int(rng.integers(len(still.seen)))]
+        actions = [action for action in ACTIONS if not unseen(thing.look, action)]
+        named.append(name(thing, rng))
+        sentences.append(query(named[-1], str(rng.choice(actions)), rng))
+    return sentences, named

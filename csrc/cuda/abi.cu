@@ -1,0 +1,3 @@
+#include "sdst.h"
+
+int32_t sdst_abi_version() { return SDST_ABI_VERSION; }

@@ -1,0 +1,46 @@
+"""The CUDA implementation in csrc/cuda/linear_assignment.cu: a warp per problem, no host sync."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from sdst.kernels import library
+
+_SHARED_MEMORY = 48 * 1024  # bytes that every architecture grants without asking
+
+
+def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
+    """Why this call cannot be served by CUDA; empty if it can."""
+    reasons = []
+    if missing := library.missing_reason("cuda"):
+        reasons.append(missing)
+    if cost.device.type != "cuda":
+        reasons.append(f"cost is on {cost.device}, expected a CUDA device")
+    if (needed := _workspace(*cost.shape[1:])) > _SHARED_MEMORY:
+        reasons.append(f"a problem needs {needed} bytes of shared memory, more than 48 KiB")
+    return reasons
+
+
+def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
+    """See `sdst.kernels.linear_assignment`; a problem with a non-finite cost gives -1 throughout."""
+    cost, sizes = cost.float().contiguous(), sizes.to(cost.device, torch.int64).contiguous()
+    batch, rows, columns = cost.shape
+    out = sizes.new_empty(batch, columns)
+    function = library.load("cuda").sdst_linear_assignment
+    function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    with torch.cuda.device(cost.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        code = function(
+            cost.data_ptr(), sizes.data_ptr(), out.data_ptr(), batch, rows, columns, stream
+        )
+    if code != 0:
+        raise RuntimeError(f"linear_assignment: the CUDA kernel did not start (error {code})")
+    return out
+
+
+def _workspace(rows: int, columns: int) -> int:
+    """Bytes of shared memory per problem, `workspace_bytes` of the CUDA source."""
+    return (2 * (rows + 1) + columns + 1) * 8 + 3 * (rows + 1) * 4
