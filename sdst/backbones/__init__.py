@@ -19,7 +19,8 @@ class FrameFeatures:
     """What a backbone says of T frames, fp32, on the backbone's device.
 
     Args:
-        tokens: hidden states of the last K blocks, shallow to deep, `[K, T, P, Dv]`; the prefix
+        tokens: layer-normalised hidden states of the last K blocks, shallow to deep,
+            `[K, T, P, Dv]`; the prefix
             (CLS) token is first where the backbone has one, then the patches row by row.
         embedding: unit vectors in the space shared with text, `[T, E]`.
     """
@@ -33,7 +34,8 @@ class TextFeatures:
     """What a backbone says of one sentence, fp32, on the backbone's device.
 
     Args:
-        tokens: hidden states of the last K blocks, shallow to deep, without padding, `[K, N, Dt]`.
+        tokens: layer-normalised hidden states of the last K blocks, shallow to deep, without
+            padding, `[K, N, Dt]`.
         embedding: a unit vector in the space shared with frames, `[E]`.
     """
 

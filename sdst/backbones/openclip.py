@@ -18,6 +18,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from open_clip.transform import PreprocessCfg, center_crop_or_pad
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
@@ -88,7 +89,7 @@ class OpenClipBackbone:
             ids = self._tokenizer(list(texts[first : first + TEXTS_AT_ONCE])).to(self.device)
             with self._autocast():
                 output = self._model.forward_intermediates(text=ids, text_indices=self.layers)
-            tokens = torch.stack(output["text_intermediates"]).float()  # [K, B, N, Dt]
+            tokens = normalized(torch.stack(output["text_intermediates"]))  # [K, B, N, Dt]
             embedding = output["text_features"].float()
             features += [
                 TextFeatures(tokens[:, i, :length], embedding[i])
@@ -107,7 +108,7 @@ class OpenClipBackbone:
         tokens = torch.stack(output["image_intermediates"])
         if output.get("image_intermediates_prefix") is not None:
             tokens = torch.cat([torch.stack(output["image_intermediates_prefix"]), tokens], dim=2)
-        return FrameFeatures(tokens.float(), output["image_features"].float())
+        return FrameFeatures(normalized(tokens), output["image_features"].float())
 
     def _lengths(self, ids: Tensor) -> list[int]:
         """Tokens before the padding: id 0 [P], unless the tokenizer names another."""
@@ -136,6 +137,16 @@ class OpenClipBackbone:
         _, _, self.tokens_per_frame, self.video_width = frame.tokens.shape
         self.text_width = text.tokens.shape[-1]
         self.embed_width = text.embedding.shape[-1]
+
+
+def normalized(tokens: Tensor) -> Tensor:
+    """Hidden states [..., D] at unit scale: LayerNorm without weights, fp32.
+
+    The residual stream of a deep tower has a few huge channels; normalised it fits fp16, and
+    scores against it start at unit scale. The tuner's projections begin with a LayerNorm, which
+    sees no difference.
+    """
+    return functional.layer_norm(tokens.float(), tokens.shape[-1:])
 
 
 class Preprocess(nn.Module):

@@ -1,10 +1,11 @@
-"""Grounded supervision for the demo's backbone: what lies over a patch, and which patch a phrase means.
+"""Grounded supervision for the demo's backbone: what lies over a patch, which patch a phrase means.
 
-Captions of a whole frame teach a tiny model from nothing too slowly where things are, what shape they
-have and which word names which. So in pre-training (a) a linear reader on the patch tokens of each
-tapped block predicts the object over the patch: what it reads stays linear in the tokens, places in
-coordinates of the whole frame, so a move is a straight line there; (b) at each tapped depth the mean
-token of a sentence is drawn to the patches of the objects it names. Readers are thrown away later.
+Captions of a whole frame teach a tiny model from nothing too slowly where things are, what shape
+they have and which word names which. So in pre-training (a) a linear reader on the patch tokens of
+each tapped block predicts the object over the patch: what it reads stays linear in the tokens,
+places in coordinates of the whole frame, so that a move is a straight line there; (b) at each
+tapped depth the mean token of a sentence is drawn to the patches of the objects it names. What is
+needed for this besides the two towers is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class BoxReaders(nn.Module):
 
 
 class PhraseAlignment(nn.Module):
-    """Contrast between sentences and patches, in the hidden spaces of both towers, block by block."""
+    """Contrast of sentences with patches in the hidden spaces of both towers, block by block."""
 
     def __init__(self, layers: int, grid: int) -> None:
         super().__init__()
