@@ -82,7 +82,9 @@ class BuildNative(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         cuda = ext.sources[0].endswith(".cu")
-        compiler = [find_nvcc(), *CUDA_FLAGS] if cuda else [os.environ.get("CXX", "c++"), *CXX_FLAGS]
+        compiler = (
+            [find_nvcc(), *CUDA_FLAGS] if cuda else [os.environ.get("CXX", "c++"), *CXX_FLAGS]
+        )
         command = [*compiler, "-shared", f"-I{CSRC / 'include'}", *ext.sources, "-o", str(target)]
         print(" ".join(command), flush=True)
         try:

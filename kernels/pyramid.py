@@ -40,9 +40,7 @@ def valid_lengths(tokens: Tensor, lengths: Tensor | None) -> Tensor:
     return lengths
 
 
-def entries(
-    tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[int]
-) -> Entries:
+def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[int]) -> Entries:
     """Locate the raw tokens behind flat pyramid `indices` [B, k] of tokens [B, L, P, D]."""
     batch, length, per_clip, _ = tokens.shape
     device = tokens.device

@@ -161,16 +161,17 @@ SDST_MULTIVERSION void backward_pairs(const Backward& x, int64_t begin, int64_t 
                     scatter(n.channels, a * t.left_weight, a * t.right_weight, g, x.value + left,
                             x.value + right, x.grad_value + left, x.grad_value + right);
                 x.grad_weights[s] = t.left_weight * dot.left + t.right_weight * dot.right;
-                x.grad_points[s] =
-                    static_cast<float>(length) * a *
-                    ((t.right_inside ? dot.right : 0) - (t.left_inside ? dot.left : 0));
+                x.grad_points[s] = static_cast<float>(length) * a *
+                                   ((t.right_inside ? dot.right : 0) - (t.left_inside ? dot.left : 0));
             }
         }
     }
 }
 
 // Tasks that make a range worth a thread of its own: about 20 microseconds of multiply-adds.
-int64_t grain(int64_t channels_per_task) { return 1 + (1 << 17) / (channels_per_task + 1); }
+int64_t grain(int64_t channels_per_task) {
+    return 1 + (1 << 17) / (channels_per_task + 1);
+}
 
 }  // namespace
 }  // namespace sdst
@@ -180,12 +181,8 @@ SDST_API void sdst_deformable_attention_forward(const float* value, const float*
                                                 int64_t batch, int64_t length, int64_t queries,
                                                 int64_t heads, int64_t channels, int64_t samples,
                                                 int32_t threads) {
-    const sdst::Forward x{{batch, length, queries, heads, channels, samples},
-                          value,
-                          points,
-                          weights,
-                          lengths,
-                          out};
+    const sdst::Forward x{
+        {batch, length, queries, heads, channels, samples}, value, points, weights, lengths, out};
     sdst::parallel_for(batch * queries, sdst::grain(heads * samples * channels), threads,
                        [&](int64_t begin, int64_t end) { sdst::forward_rows(x, begin, end); });
 }

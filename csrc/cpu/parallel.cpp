@@ -29,7 +29,7 @@ struct Job {
 
 // Threads start when first wanted and then sleep between jobs. One job runs at a time.
 class Pool {
-   public:
+ public:
     // False if another job has the pool.
     bool run(Job& job, int threads) {
         std::unique_lock<std::mutex> owner(busy_, std::try_to_lock);
@@ -48,7 +48,7 @@ class Pool {
         return true;
     }
 
-   private:
+ private:
     void grow(int wanted) {
         try {
             for (; started_ < wanted; ++started_) std::thread([this] { serve(); }).detach();

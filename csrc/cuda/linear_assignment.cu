@@ -79,11 +79,11 @@ __device__ bool augment(const Workspace& w, const float* cost, int rows, int col
     if (threadIdx.x == 0) w.column_of_row[0] = column;
     __syncwarp();
     int row = 0;
-    do {
+    for (bool taken = true; taken;) {
         if (threadIdx.x == 0) w.visited[row] = 1;
         __syncwarp();
         const Nearest nearest = scan(w, cost, rows, columns, row);
-        if (nearest.row > rows || !isfinite(nearest.distance)) return false;
+        if (nearest.row > rows || !(fabs(nearest.distance) < INFINITY)) return false;
         __syncwarp();
         for (int r = threadIdx.x; r <= rows; r += kWarp) {
             if (w.visited[r]) {
@@ -95,8 +95,10 @@ __device__ bool augment(const Workspace& w, const float* cost, int rows, int col
             }
         }
         row = nearest.row;
+        // Read by all before the first lane rewrites the path below.
+        taken = w.column_of_row[row] != 0;
         __syncwarp();
-    } while (w.column_of_row[row] != 0);
+    }
     if (threadIdx.x == 0) {
         while (row != 0) {
             const int before = w.previous[row];

@@ -17,7 +17,11 @@ namespace sdst {
 // Unaligned, and allowed to lie over an array of floats.
 typedef float Lanes __attribute__((vector_size(32), aligned(4), may_alias));
 
-SDST_INLINE const Lanes& lanes(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
-SDST_INLINE Lanes& lanes(float* p) { return *reinterpret_cast<Lanes*>(p); }
+SDST_INLINE const Lanes& lanes(const float* p) {
+    return *reinterpret_cast<const Lanes*>(p);
+}
+SDST_INLINE Lanes& lanes(float* p) {
+    return *reinterpret_cast<Lanes*>(p);
+}
 
 }  // namespace sdst

@@ -101,7 +101,9 @@ def _(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) ->
 def _(
     grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, points, weights))
+    return tuple(
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, points, weights)
+    )
 
 
 def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:

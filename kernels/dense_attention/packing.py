@@ -36,7 +36,7 @@ def cuda_reasons(q: Tensor, dtypes: tuple[torch.dtype, ...]) -> list[str]:
 
 
 def pack(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Valid rows of [B, L, H, C] one after the other, [sum of lengths, H, C], and where they lay."""
+    """Valid rows of [B, L, H, C] in one sequence, [sum of lengths, H, C], and where they lay."""
     valid = torch.arange(q.shape[1], device=q.device) < lengths[:, None]
     rows = valid.flatten().nonzero().squeeze(1)
     return [x.flatten(0, 1)[rows] for x in (q, k, v)], rows

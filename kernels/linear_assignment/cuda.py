@@ -25,7 +25,7 @@ def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
 
 
 def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
-    """See `sdst.kernels.linear_assignment`; a problem with a non-finite cost gives -1 throughout."""
+    """See `sdst.kernels.linear_assignment`; a problem with a non-finite cost gives -1."""
     cost, sizes = cost.float().contiguous(), sizes.to(cost.device, torch.int64).contiguous()
     batch, rows, columns = cost.shape
     out = sizes.new_empty(batch, columns)

@@ -46,7 +46,7 @@ def select(
     segments: int,
 ) -> tuple[Tensor, Tensor]:
     """Indices and validity [B, k] of the kept tokens, best first."""
-    batch, length, per_clip, _ = tokens.shape
+    per_clip = tokens.shape[2]
     scores = token_scores(tokens, u, lengths)
     levels, groups, offset = [], [], 0
     for stride, quota in zip(strides, split(k, len(strides)), strict=True):

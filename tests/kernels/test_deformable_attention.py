@@ -21,7 +21,9 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> l
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(batch, length, heads, channels, generator=generator, dtype=dtype)
     # Some points lie outside of the video, where the taps are 0.
-    points = torch.rand(batch, queries, heads, samples, generator=generator, dtype=dtype) * 1.4 - 0.2
+    points = (
+        torch.rand(batch, queries, heads, samples, generator=generator, dtype=dtype) * 1.4 - 0.2
+    )
     weights = torch.rand(batch, queries, heads, samples, generator=generator, dtype=dtype)
     return [value, points, weights]
 

@@ -32,7 +32,9 @@ def small_config(**changes: object) -> ModelConfig:
 
 def random_inputs(config: ModelConfig, tokens: int = TOKENS) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    video = torch.randn(BATCH, config.layers, CLIPS, tokens, config.video_width, generator=generator)
+    video = torch.randn(
+        BATCH, config.layers, CLIPS, tokens, config.video_width, generator=generator
+    )
     text = torch.randn(BATCH, config.layers, WORDS, config.text_width, generator=generator)
     return video, text, torch.tensor([11, 7, 1]), torch.tensor([6, 2, 1])
 
