@@ -23,7 +23,17 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 CSRC = ROOT / "csrc"
 HEADERS = sorted(str(path.relative_to(ROOT)) for path in (CSRC / "include").glob("*.h"))
-CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-pthread",
+]
 CUDA_FLAGS = [
     "-std=c++17",
     "-O3",

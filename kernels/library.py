@@ -11,10 +11,21 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 ABI_VERSION = 1  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
+
+# The exported functions: p a pointer, n an int64, i an int32.
+KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32}
+SIGNATURES = {
+    "cpu": {
+        "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
+        "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+    },
+    "cuda": {},
+}
 
 
 class LibraryError(RuntimeError):
@@ -32,7 +43,16 @@ def load(name: str) -> ctypes.CDLL:
     reason = missing_reason(name)
     if reason is not None:
         raise LibraryError(reason)
-    return ctypes.CDLL(str(path(name)))
+    native = ctypes.CDLL(str(path(name)))
+    for function, signature in SIGNATURES[name].items():
+        getattr(native, function).argtypes = [KINDS[kind] for kind in signature]
+        getattr(native, function).restype = None
+    return native
+
+
+def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
+    """Where the tensors' data lie; they must be kept alive until the call returns."""
+    return tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
 
 
 @torch.compiler.assume_constant_result

@@ -19,8 +19,8 @@ struct Shape {
     int64_t batch, length, queries, heads, channels, samples;
 };
 
-// The two taps of one sample. Outside of the video a tap points at some valid clip with weight 0, so
-// reading needs no branch. A point that is NaN makes both weights NaN.
+// The two taps of one sample. Outside of the video a tap points at some valid clip with weight 0,
+// so reading needs no branch. A point that is NaN makes both weights NaN.
 struct Taps {
     int64_t left, right;
     float left_weight, right_weight;
@@ -54,11 +54,11 @@ SDST_INLINE void gather(const Shape& n, int64_t length, const float* value, cons
     for (int64_t s = 0; s < n.samples; ++s) {
         const Taps t = taps(points[s], length);
         const float a = weights[s] * t.left_weight, b = weights[s] * t.right_weight;
-        const T* left = reinterpret_cast<const T*>(value + t.left * row);
-        const T* right = reinterpret_cast<const T*>(value + t.right * row);
-        for (int j = 0; j < N; ++j) sum[j] += a * left[j] + b * right[j];
+        const float *left = value + t.left * row, *right = value + t.right * row;
+        for (int j = 0; j < N; ++j)
+            sum[j] += a * load<T>(left + j * step) + b * load<T>(right + j * step);
     }
-    for (int j = 0; j < N; ++j) reinterpret_cast<T*>(out + j * step)[0] = sum[j];
+    for (int j = 0; j < N; ++j) store<T>(out + j * step, sum[j]);
 }
 
 struct Forward {
@@ -105,12 +105,12 @@ SDST_INLINE Products scatter(int64_t channels, float a, float b, const float* g,
     Lanes left_sum = {}, right_sum = {};
     int64_t c = 0;
     for (; c + 8 <= channels; c += 8) {
-        const Lanes gradient = lanes(g + c);
-        left_sum += lanes(left + c) * gradient;
-        right_sum += lanes(right + c) * gradient;
+        const Lanes gradient = load<Lanes>(g + c);
+        left_sum += load<Lanes>(left + c) * gradient;
+        right_sum += load<Lanes>(right + c) * gradient;
         // One after the other: at the ends of the video both taps may be the same row.
-        lanes(grad_left + c) += a * gradient;
-        lanes(grad_right + c) += b * gradient;
+        add<Lanes>(grad_left + c, a * gradient);
+        add<Lanes>(grad_right + c, b * gradient);
     }
     Products sum = {0, 0};
     for (; c < channels; ++c) {
@@ -133,8 +133,8 @@ struct Backward {
     float *grad_value, *grad_points, *grad_weights;
 };
 
-// A task is a (batch, head) pair and owns its slice of every gradient: no atomics, and the same bits
-// whatever the number of threads.
+// A task is a (batch, head) pair and owns its slice of every gradient: no atomics, and the same
+// bits whatever the number of threads.
 //
 //     dv_i += A (1 - f) g    dv_{i+1} += A f g    dA = <y, g>    dp = L A <v_{i+1} - v_i, g>
 SDST_MULTIVERSION void backward_pairs(const Backward& x, int64_t begin, int64_t end) {
@@ -161,26 +161,25 @@ SDST_MULTIVERSION void backward_pairs(const Backward& x, int64_t begin, int64_t 
                     scatter(n.channels, a * t.left_weight, a * t.right_weight, g, x.value + left,
                             x.value + right, x.grad_value + left, x.grad_value + right);
                 x.grad_weights[s] = t.left_weight * dot.left + t.right_weight * dot.right;
-                x.grad_points[s] = static_cast<float>(length) * a *
-                                   ((t.right_inside ? dot.right : 0) - (t.left_inside ? dot.left : 0));
+                x.grad_points[s] =
+                    static_cast<float>(length) * a *
+                    ((t.right_inside ? dot.right : 0) - (t.left_inside ? dot.left : 0));
             }
         }
     }
 }
 
 // Tasks that make a range worth a thread of its own: about 20 microseconds of multiply-adds.
-int64_t grain(int64_t channels_per_task) {
-    return 1 + (1 << 17) / (channels_per_task + 1);
-}
+int64_t grain(int64_t channels_per_task) { return 1 + (1 << 17) / (channels_per_task + 1); }
 
 }  // namespace
 }  // namespace sdst
 
 SDST_API void sdst_deformable_attention_forward(const float* value, const float* points,
-                                                const float* weights, const int64_t* lengths, float* out,
-                                                int64_t batch, int64_t length, int64_t queries,
-                                                int64_t heads, int64_t channels, int64_t samples,
-                                                int32_t threads) {
+                                                const float* weights, const int64_t* lengths,
+                                                float* out, int64_t batch, int64_t length,
+                                                int64_t queries, int64_t heads, int64_t channels,
+                                                int64_t samples, int32_t threads) {
     const sdst::Forward x{
         {batch, length, queries, heads, channels, samples}, value, points, weights, lengths, out};
     sdst::parallel_for(batch * queries, sdst::grain(heads * samples * channels), threads,
@@ -190,9 +189,10 @@ SDST_API void sdst_deformable_attention_forward(const float* value, const float*
 SDST_API void sdst_deformable_attention_backward(const float* grad, const float* value,
                                                  const float* points, const float* weights,
                                                  const int64_t* lengths, float* grad_value,
-                                                 float* grad_points, float* grad_weights, int64_t batch,
-                                                 int64_t length, int64_t queries, int64_t heads,
-                                                 int64_t channels, int64_t samples, int32_t threads) {
+                                                 float* grad_points, float* grad_weights,
+                                                 int64_t batch, int64_t length, int64_t queries,
+                                                 int64_t heads, int64_t channels, int64_t samples,
+                                                 int32_t threads) {
     const sdst::Backward x{{batch, length, queries, heads, channels, samples},
                            grad,
                            value,

@@ -79,8 +79,8 @@ class Pool {
     int started_ = 0;  // threads of the pool
 };
 
-// Never destroyed: at exit its threads may still sleep in it. A forked child has none of its parent's
-// threads and starts with a pool of its own.
+// Never destroyed: at exit its threads may still sleep in it. A forked child has none of its
+// parent's threads and starts with a pool of its own.
 std::atomic<Pool*> current{nullptr};
 
 Pool& pool() {
@@ -98,7 +98,8 @@ Pool& pool() {
 }  // namespace
 
 void parallel_for(int64_t count, int64_t grain, int threads,
-                  void (*body)(const void* context, int64_t begin, int64_t end), const void* context) {
+                  void (*body)(const void* context, int64_t begin, int64_t end),
+                  const void* context) {
     if (count <= 0) return;
     constexpr int64_t ranges_per_thread = 4;  // evens out threads that start late
     const int64_t even = count / (ranges_per_thread * std::max(threads, 1));

@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-// Raised with every change of an exported signature, together with ABI_VERSION in kernels/library.py.
+// Raised with every change of an exported signature, together with ABI_VERSION in
+// kernels/library.py.
 #define SDST_ABI_VERSION 1
 
 #define SDST_API extern "C" __attribute__((visibility("default")))

@@ -1,13 +1,4 @@
-"""Deformable attention over time: linear sampling at S points per head and query, weighted sum.
-
-    x = p L - 0.5,  i = floor(x),  f = x - i
-    y(p) = (1 - f) v_i + f v_{i+1}           taps outside of [0, L) are 0
-    out  = sum_s A_s y(p_s)
-
-and backward, with g the gradient of out,
-
-    dv_i += A (1 - f) g,  dv_{i+1} += A f g,  dA = <y, g>,  dp = L A <v_{i+1} - v_i, g>
-"""
+"""Deformable attention over time: linear sampling at S points per head and query, weighted sum."""
 
 from __future__ import annotations
 
@@ -17,8 +8,49 @@ from torch import Tensor
 from sdst.kernels import dispatch
 from sdst.kernels.deformable_attention import native, reference
 
-OP = "deformable_attention"
-dispatch.register(OP, native=native.unsupported_reasons, reference=dispatch.always)
+library = torch.library.Library("sdst", "FRAGMENT")
+library.define(
+    "deformable_attention_forward("
+    "Tensor value, Tensor points, Tensor weights, Tensor? lengths) -> Tensor"
+)
+library.define(
+    "deformable_attention_backward("
+    "Tensor grad, Tensor value, Tensor points, Tensor weights, Tensor? lengths"
+    ") -> (Tensor, Tensor, Tensor)"
+)
+library.impl("deformable_attention_forward", native.forward, "CPU")
+library.impl("deformable_attention_backward", native.backward, "CPU")
+
+
+@torch.library.register_fake("sdst::deformable_attention_forward")
+def _fake_forward(
+    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
+) -> Tensor:
+    return value.new_empty(points.shape[:3] + value.shape[3:])
+
+
+@torch.library.register_fake("sdst::deformable_attention_backward")
+def _fake_backward(
+    grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape) for x in (value, points, weights))
+
+
+def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *torch.ops.sdst.deformable_attention_backward(grad, *ctx.saved_tensors), None
+
+
+torch.library.register_autograd(
+    "sdst::deformable_attention_forward", _differentiate, setup_context=_save
+)
+
+dispatch.register(
+    "deformable_attention", native=native.unsupported_reasons, reference=dispatch.always
+)
 
 
 def deformable_attention(
@@ -29,98 +61,74 @@ def deformable_attention(
     *,
     implementation: str = "auto",
 ) -> Tensor:
-    """Sample `value` over time and sum the samples by weight. Source: method.md of SDST, RDSA.
+    """Sample values over time at given points and sum them up with given weights.
+
+        x_s = p_s L - 0.5,   i = floor(x_s),   f = x_s - i
+        out = sum_s A_s ((1 - f) v_i + f v_{i+1})        taps outside of [0, L) are 0
+
+    which is `grid_sample` on an image of height 1 (align_corners=False, zeros). [P], 1-D form of
+    Deformable-DETR's.
 
     Args:
-        value: [B, L, H, C].
-        points: [B, M, H, S], in units of the valid length: 0 is its start, 1 its end.
-        weights: [B, M, H, S].
-        lengths: [B] int64, valid part of L; None where all of it is. What lies beyond is not read.
-        implementation: `auto`, `native` or `reference`.
+        value: [B, L, H, C], what is sampled.
+        points: [B, M, H, S] where, in units of the valid length: 0 is its start, 1 its end. Points
+            outside are allowed.
+        weights: [B, M, H, S], A.
+        lengths: [B] int64 in [0, L], valid clips of each video; all of L if None. What lies beyond
+            is never read and gets gradient 0; a video of length 0 gives 0.
+        implementation: see `sdst.kernels.dispatch`.
 
     Returns:
-        [B, M, H, C].
+        [B, M, H, C] in the dtype of value, accumulated in fp32; differentiable with respect to
+        value, points and weights, deterministically.
 
     Raises:
         ValueError: shapes that do not belong together.
-        ImplementationError: the implementation asked for does not fit the call.
     """
     _check(value, points, weights, lengths)
-    chosen = dispatch.choose(OP, implementation, value, points, weights, lengths)
-    if chosen == "native":
-        return _forward_op(value, points, weights, lengths)
-    return reference.deformable_attention(value, points, weights, lengths)
+    chosen = dispatch.choose(
+        "deformable_attention", implementation, value, points, weights, lengths
+    )
+    if chosen == "reference":
+        return reference.deformable_attention(value, points, weights, lengths)
+    return torch.ops.sdst.deformable_attention_forward(value, points, weights, lengths)
 
 
 def flops(batch: int, queries: int, heads: int, channels: int, samples: int) -> int:
-    """Multiply-adds of the forward pass, counted as two: both taps of every sample."""
-    return 4 * batch * queries * heads * samples * channels
+    """Floating point operations of the forward pass; the backward takes twice as many.
+
+    A multiply-add for each of the two taps of every sample and channel.
+    """
+    return 4 * batch * queries * heads * channels * samples
 
 
-def bytes(
-    batch: int, length: int, queries: int, heads: int, channels: int, samples: int, size: int = 4
+def bytes(  # noqa: A001
+    batch: int,
+    length: int,
+    queries: int,
+    heads: int,
+    channels: int,
+    samples: int,
+    element: int = 4,
 ) -> int:
-    """Least traffic of the forward pass: every input once, the output once."""
-    per_query = heads * (2 * samples + channels)
-    return size * batch * (length * heads * channels + queries * per_query)
+    """Bytes that the forward pass must move at least: everything read or written once."""
+    rows = min(length, 2 * queries * samples) + queries
+    return batch * heads * element * (rows * channels + 2 * queries * samples)
 
 
 def _check(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> None:
-    if (
-        value.ndim != 4
-        or points.ndim != 4
-        or points.shape != weights.shape
-        or (points.shape[0], points.shape[2]) != (value.shape[0], value.shape[2])
-    ):
+    batch, _, heads, _ = value.shape
+    if points.dim() != 4 or (points.shape[0], points.shape[2]) != (batch, heads):
         raise ValueError(
-            f"value {tuple(value.shape)}, points {tuple(points.shape)}, weights "
-            f"{tuple(weights.shape)}: expected [B, L, H, C], [B, M, H, S], [B, M, H, S]"
+            f"deformable_attention: points must be [B, M, H, S] with B={batch} and H={heads} of "
+            f"value {list(value.shape)}, found {list(points.shape)}"
         )
-    if lengths is not None and lengths.shape != value.shape[:1]:
-        raise ValueError(f"lengths {tuple(lengths.shape)}: expected [{value.shape[0]}]")
-
-
-@torch.library.custom_op("sdst::deformable_attention_forward", mutates_args=(), device_types="cpu")
-def _forward_op(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
-    return native.forward(*_prepared(value, points, weights, lengths))
-
-
-@torch.library.custom_op("sdst::deformable_attention_backward", mutates_args=(), device_types="cpu")
-def _backward_op(
-    grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return native.backward(grad.contiguous(), *_prepared(value, points, weights, lengths))
-
-
-@_forward_op.register_fake
-def _(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
-    return value.new_empty(*points.shape[:3], value.shape[3])
-
-
-@_backward_op.register_fake
-def _(
-    grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(
-        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, points, weights)
-    )
-
-
-def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward_op(grad, *ctx.saved_tensors), None
-
-
-_forward_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _prepared(
-    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Contiguous, with int64 lengths inside [0, L]: native code reads nothing else."""
-    if lengths is not None:
-        lengths = lengths.to(torch.int64).clamp(0, value.shape[1]).contiguous()
-    return value.contiguous(), points.contiguous(), weights.contiguous(), lengths
+    if weights.shape != points.shape:
+        raise ValueError(
+            f"deformable_attention: weights {list(weights.shape)} must have the shape of points "
+            f"{list(points.shape)}"
+        )
+    if lengths is not None and lengths.shape != (batch,):
+        raise ValueError(
+            f"deformable_attention: lengths must be [{batch}], found {list(lengths.shape)}"
+        )

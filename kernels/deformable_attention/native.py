@@ -1,66 +1,70 @@
-"""The C++ implementation in csrc/cpu/deformable_attention.cpp, called through ctypes."""
+"""Deformable attention in C++ (csrc/cpu/deformable_attention.cpp), by ctypes.
+
+Inputs of 16 bits are computed in fp32 and the result is cast back; strided ones are made contiguous.
+"""
 
 from __future__ import annotations
-
-import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from sdst.kernels import library
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def unsupported_reasons(
-    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
+    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None = None
 ) -> list[str]:
-    """Why this call cannot be served natively; empty if it can."""
+    """Why the C++ kernels cannot serve this call; empty if they can."""
     reasons = []
-    if missing := library.missing_reason("cpu"):
-        reasons.append(missing)
     if value.device.type != "cpu":
-        reasons.append(f"value is on {value.device}, expected the CPU")
-    if not value.dtype == points.dtype == weights.dtype == torch.float32:
-        found = ", ".join(str(t.dtype) for t in (value, points, weights))
-        reasons.append(f"value, points, weights are {found}, expected torch.float32")
+        reasons.append(f"value is on {value.device.type}, only cpu is offered")
+    for name, tensor in (("value", value), ("points", points), ("weights", weights)):
+        if tensor.dtype not in DTYPES:
+            reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
+    missing = library.missing_reason("cpu")
+    if missing is not None:
+        reasons.append(missing)
     return reasons
 
 
 def forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
-    """Contiguous fp32 tensors on the CPU -> [B, M, H, C]."""
-    out = value.new_empty(*points.shape[:3], value.shape[3])
-    _call(
-        "sdst_deformable_attention_forward",
-        (value, points, weights, lengths, out),
-        (value, points),
+    """out [B, M, H, C] of the op, in the dtype of value [B, L, H, C]."""
+    sizes = _sizes(value, points)
+    # The prepared inputs must have names: what only a pointer refers to may be freed under it.
+    values, where, scores = _prepare(value), _prepare(points), _prepare(weights)
+    out = values.new_empty(points.shape[:3] + value.shape[3:])
+    valid = _prepare_lengths(lengths)
+    library.load("cpu").sdst_deformable_attention_forward(
+        *library.pointers(values, where, scores, valid, out), *sizes, torch.get_num_threads()
     )
-    return out
+    return out.to(value.dtype)
 
 
 def backward(
     grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, points and weights."""
-    grads = torch.empty_like(value), torch.empty_like(points), torch.empty_like(weights)
-    _call(
-        "sdst_deformable_attention_backward",
-        (grad, value, points, weights, lengths, *grads),
-        (value, points),
+    """Gradients of value, points and weights, each in its dtype; grad is that of out."""
+    sizes = _sizes(value, points)
+    inputs = tuple(_prepare(x) for x in (grad, value, points, weights))
+    gradients = tuple(torch.empty_like(x) for x in inputs[1:])
+    valid = _prepare_lengths(lengths)
+    library.load("cpu").sdst_deformable_attention_backward(
+        *library.pointers(*inputs, valid, *gradients), *sizes, torch.get_num_threads()
     )
-    return grads
+    given = (value, points, weights)
+    return tuple(x.to(like.dtype) for x, like in zip(gradients, given, strict=True))
 
 
-def _call(name: str, pointers: tuple[Tensor | None, ...], shapes: tuple[Tensor, Tensor]) -> None:
-    value, points = shapes
-    batch, length, heads, channels = value.shape
-    addresses = (None if t is None else t.data_ptr() for t in pointers)
-    sizes = (batch, length, points.shape[1], heads, channels, points.shape[3])
-    _function(name, len(pointers))(*addresses, *sizes, torch.get_num_threads())
+def _sizes(value: Tensor, points: Tensor) -> tuple[int, ...]:
+    (batch, length, heads, channels), (queries, samples) = value.shape, points.shape[1::2]
+    return batch, length, queries, heads, channels, samples
 
 
-@cache
-def _function(name: str, pointers: int) -> ctypes._CFuncPtr:
-    function = getattr(library.load("cpu"), name)
-    function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 6 + [ctypes.c_int32]
-    function.restype = None
-    return function
+def _prepare(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32).contiguous()
+
+
+def _prepare_lengths(lengths: Tensor | None) -> Tensor | None:
+    return None if lengths is None else lengths.to(torch.int64).contiguous()

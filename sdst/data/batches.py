@@ -134,28 +134,24 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Pad samples with zeros to the longest of each kind."""
-    videos = [torch.from_numpy(np.asarray(s.video)) for s in samples]
-    texts = [torch.from_numpy(np.asarray(s.text)) for s in samples]
-    spans = [torch.from_numpy(s.spans) for s in samples]
-    saliency = [torch.from_numpy(s.saliency) for s in samples]
+    """Pad samples with zeros to the longest of each kind, in fp32."""
     return Batch(
-        video=_pad(videos, dim=1).float(),
-        text=_pad(texts, dim=1).float(),
-        video_lengths=torch.tensor([v.shape[1] for v in videos]),
-        text_lengths=torch.tensor([t.shape[1] for t in texts]),
-        spans=_pad(spans, dim=0, least=1),
-        span_counts=torch.tensor([len(s) for s in spans]),
-        saliency=_pad(saliency, dim=0),
+        video=_pad([s.video for s in samples], axis=1),
+        text=_pad([s.text for s in samples], axis=1),
+        video_lengths=torch.tensor([s.video.shape[1] for s in samples]),
+        text_lengths=torch.tensor([s.text.shape[1] for s in samples]),
+        spans=_pad([s.spans for s in samples], axis=0, least=1),
+        span_counts=torch.tensor([len(s.spans) for s in samples]),
+        saliency=_pad([s.saliency for s in samples], axis=0),
         positive_clip=torch.tensor([s.positive_clip for s in samples]),
     )
 
 
-def _pad(tensors: list[Tensor], dim: int, least: int = 0) -> Tensor:
-    """Stack tensors that differ in size along `dim` alone, zeros after the shorter ones."""
-    shape = list(tensors[0].shape)
-    shape[dim] = max(least, *(t.shape[dim] for t in tensors))
-    out = tensors[0].new_zeros(len(tensors), *shape)
-    for row, tensor in zip(out, tensors, strict=True):
-        row.narrow(dim, 0, tensor.shape[dim]).copy_(tensor)
-    return out
+def _pad(arrays: list[np.ndarray], axis: int, least: int = 0) -> Tensor:
+    """Stack arrays that differ in size along `axis` alone, zeros after the shorter ones."""
+    shape = list(arrays[0].shape)
+    shape[axis] = max(least, *(a.shape[axis] for a in arrays))
+    out = np.zeros((len(arrays), *shape), np.float32)
+    for row, array in zip(out, arrays, strict=True):
+        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    return torch.from_numpy(out)
