@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,10 +46,12 @@ class RunFolder:
 
     def begin(self, config: Config) -> None:
         """Make the folder for a new run; an earlier run found there is kept under another name."""
-        if self._config_file.is_file():
+        if self._config_file.is_file() and self.checkpoints.is_dir():
             kept = self._free_name()
             self.path.rename(kept)
             print(f"{self.path} held an earlier run; it is now {kept}")
+        elif self._config_file.is_file():
+            shutil.rmtree(self.path)  # a run that ended before it had anything to keep
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"--output {self.path}: holds something that is not a training run; "
@@ -153,7 +156,8 @@ def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
             )
     config = load_config(folder / "config.yaml")
     try:
-        model = SDST.from_pretrained(str(folder / "model"), strict=True)
+        with redirect_stdout(None):  # the hub mixin prints a line of its own
+            model = SDST.from_pretrained(str(folder / "model"), strict=True)
     except Exception as error:  # safetensors, torch and the hub each have their own
         reason = " ".join(str(error).split())
         raise InputError(f"checkpoint {folder / 'model'}: cannot be loaded: {reason}") from error

@@ -23,9 +23,7 @@ library.impl("deformable_attention_backward", native.backward, "CPU")
 
 
 @torch.library.register_fake("sdst::deformable_attention_forward")
-def _fake_forward(
-    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> Tensor:
+def _fake_forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
     return value.new_empty(points.shape[:3] + value.shape[3:])
 
 
@@ -102,7 +100,7 @@ def flops(batch: int, queries: int, heads: int, channels: int, samples: int) -> 
     return 4 * batch * queries * heads * channels * samples
 
 
-def bytes(  # noqa: A001
+def bytes(
     batch: int,
     length: int,
     queries: int,

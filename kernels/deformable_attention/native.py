@@ -1,6 +1,6 @@
 """Deformable attention in C++ (csrc/cpu/deformable_attention.cpp), by ctypes.
 
-Inputs of 16 bits are computed in fp32 and the result is cast back; strided ones are made contiguous.
+16-bit inputs are computed in fp32 and the result is cast back; strided ones are made contiguous.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _GENERATOR = ("__init__.py", "scenes.py", "sentences.py", "labels.py", "render.p
 class DemoSize:
     """How much is rendered: videos per split, most queries per video, and the seed of it all."""
 
-    train: int = 500
+    train: int = 400
     val: int = 40
     test: int = 80
     train_queries: int = 8

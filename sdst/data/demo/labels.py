@@ -78,7 +78,7 @@ def ratings(scene: Scene, question: Question, seed: int) -> list[list[int]]:
         middle = (clips + 0.5 - moment.start) / (moment.end - moment.start)
         inside = (middle > 0) & (middle < 1)
         seen = trace(stay, clips + 0.5, scene.duration)
-        value = 2.2 + 1.6 * np.clip(1 - np.abs(2 * middle - 1), 0, 1) ** 0.7
+        value = 2.8 + 1.4 * np.clip(1 - np.abs(2 * middle - 1), 0, 1) ** 0.5
         value += 1.5 * (seen.diameter - 0.25) - 0.4 * (seen.opacity < 0.5)
         worth = np.maximum(worth, np.where(inside, value, 0))
     worth += max(0.0, 3.8 - worth.max())

@@ -15,17 +15,17 @@ import numpy as np
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-SHAPES = ("ball", "square", "triangle", "star", "ring", "heart", "cross")
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")
+SHAPES = ("ball", "square", "star", "ring")
+COLOURS = ("red", "yellow", "green", "blue", "white")
 SIZES = ("small", "large")
-ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink")
+ACTIONS = ("left", "right", "grow", "shrink", "spin", "blink")
 
 DIAMETER = {"small": 0.21, "large": 0.35}
 GROWTH = 2.2  # factor between the sizes of an object that grows or shrinks
 RESIZING = ("grow", "shrink")
-_DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_DIRECTION = {"left": -1, "right": 1}
 _AT_ONCE = 2  # objects in view
-_TOGETHER = 0.3  # how often a stay does not evade the others
+_TOGETHER = 0.15  # how often a stay does not evade the others
 _FADE = 0.3  # seconds in which an object appears or disappears
 
 
@@ -112,10 +112,8 @@ def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
         length = moment.end - moment.start
         phase = np.clip(times - moment.start, 0, length)
         match moment.action:
-            case "left" | "right" | "up" | "down":
-                dx, dy = _DIRECTION[moment.action]
-                x = x + dx * moment.amount * phase / length
-                y = y + dy * moment.amount * phase / length
+            case "left" | "right":
+                x = x + _DIRECTION[moment.action] * moment.amount * phase / length
             case "grow":
                 diameter = diameter * moment.amount ** (phase / length)
             case "shrink":
@@ -137,7 +135,7 @@ def plan_scene(split: Split, index: int, seed: int) -> Scene:
     same, at other times or at the same time.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    duration = int(rng.integers(26, 39))
+    duration = int(rng.integers(32, 45))
     stays = _schedule(_cast(split, rng), duration, rng)
     placed: list[Stay] = []
     for stay in stays:
@@ -233,10 +231,10 @@ def _schedule(
 
 def _timed(look: Look, actions: Sequence[str], rng: np.random.Generator) -> Stay:
     """A stay from second 0: idle, a moment, idle, another moment, idle and so on."""
-    clock = int(rng.integers(2, 7))
+    clock = int(rng.integers(3, 7))
     moments = []
     for action in actions:
-        length = int(rng.integers(3, 7 if action in _DIRECTION else 8))
+        length = int(rng.integers(4, 10))
         moments.append(Moment(action, clock, clock + length, _amount(action, rng)))
         clock += length + int(rng.integers(3, 7))
     return Stay(look, 0, clock, tuple(moments))

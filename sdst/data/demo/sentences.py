@@ -40,18 +40,6 @@ _VERBS = {
         ("goes", "going", "right"),
         ("travels", "travelling", "from left to right"),
     ),
-    "up": (
-        ("moves", "moving", "up"),
-        ("rises", "rising", ""),
-        ("floats", "floating", "upwards"),
-        ("climbs", "climbing", "towards the top"),
-    ),
-    "down": (
-        ("moves", "moving", "down"),
-        ("sinks", "sinking", ""),
-        ("falls", "falling", ""),
-        ("drops", "dropping", "downwards"),
-    ),
     "grow": (
         ("grows", "growing", ""),
         ("gets", "getting", "bigger"),

@@ -49,6 +49,6 @@ def test_a_caption_names_the_side_an_object_is_on() -> None:
 def test_no_two_attributes_share_a_word() -> None:
     rng = np.random.default_rng(0)
     for colour in COLOURS:
-        words = set(query(Description(None, colour, "star"), "up", rng).lower().split())
+        words = set(query(Description(None, colour, "star"), "left", rng).lower().split())
         others = set(COLOURS) - {colour}
         assert not words & others
