@@ -1,5 +1,3 @@
 #include "sdst.h"
 
-int32_t sdst_abi_version() {
-    return SDST_ABI_VERSION;
-}
+int32_t sdst_abi_version() { return SDST_ABI_VERSION; }

@@ -1,9 +1,10 @@
-// Batched linear assignment on the device that the costs live on, so that a training step never waits
-// for the host: shortest augmenting paths with potentials (Jonker and Volgenant, 1987), one warp per
-// problem, the lanes sharing the scan over rows.
+// Batched linear assignment on the device that the costs live on, so that a training step never
+// waits for the host: shortest augmenting paths with potentials (Jonker and Volgenant, 1987), one
+// warp per problem, the lanes sharing the scan over rows.
 //
-// cost [B, M, G] fp32, M >= G; sizes [B] valid columns; out [B, G] the row of every column, -1 beyond
-// sizes. A problem with a cost that is not finite gets -1 throughout: raising would mean waiting.
+// cost [B, M, G] fp32, M >= G; sizes [B] valid columns; out [B, G] the row of every column, -1
+// beyond sizes. A problem with a cost that is not finite gets -1 throughout: raising would mean
+// waiting.
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -133,7 +134,8 @@ __global__ void __launch_bounds__(kWarp)
 
 // 0, or the CUDA error code. `stream` is the caller's current stream.
 SDST_API int32_t sdst_linear_assignment(const float* cost, const int64_t* sizes, int64_t* out,
-                                        int64_t batch, int64_t rows, int64_t columns, void* stream) {
+                                        int64_t batch, int64_t rows, int64_t columns,
+                                        void* stream) {
     if (batch == 0 || columns == 0) return 0;
     const int m = static_cast<int>(rows), g = static_cast<int>(columns);
     sdst::assign<<<static_cast<unsigned>(batch), sdst::kWarp, sdst::workspace_bytes(m, g),

@@ -1,6 +1,6 @@
 // Runs a CUDA kernel of one warp per block on the CPU: a lane is a fiber that runs until the warp
-// synchronises or shuffles, then the next one does. Enough for csrc/cuda/linear_assignment.cu, whose
-// very source is compiled over it.
+// synchronises or shuffles, then the next one does. Enough for csrc/cuda/linear_assignment.cu,
+// whose very source is compiled over it.
 #pragma once
 
 #include <ucontext.h>
@@ -34,9 +34,7 @@ inline void run_lane() {
     swapcontext(&fibers[threadIdx.x], &scheduler);
 }
 
-inline void yield() {
-    swapcontext(&fibers[threadIdx.x], &scheduler);
-}
+inline void yield() { swapcontext(&fibers[threadIdx.x], &scheduler); }
 
 inline void run_warp() {
     static std::vector<std::vector<char>> stacks(lanes, std::vector<char>(64 * 1024));
@@ -70,9 +68,7 @@ void launch(Kernel kernel, unsigned blocks, size_t shared_bytes, Args... args) {
 
 }  // namespace shim
 
-inline void __syncwarp() {
-    shim::yield();
-}
+inline void __syncwarp() { shim::yield(); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int step) {
