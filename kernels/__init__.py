@@ -10,6 +10,7 @@ from sdst.kernels.dense_attention import dense_attention
 from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
 from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import linear_assignment
+from sdst.kernels.pool_tokens import pool_tokens
 from sdst.kernels.select_tokens import select_tokens
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "dense_attention",
     "gathered_attention",
     "linear_assignment",
+    "pool_tokens",
     "select_tokens",
     "unsupported_reasons",
     "use_implementation",

@@ -17,12 +17,19 @@ ABI_VERSION = 1  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
+# Number types, as csrc/include/tokens.h numbers them.
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
 # The exported functions: p a pointer, n an int64, i an int32.
 KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32}
 SIGNATURES = {
     "cpu": {
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+        "sdst_pool_tokens_forward": "ppppp" + "nnnnn" + "ii",
+        "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
+        "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",
+        "sdst_select_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
     },
     "cuda": {},
 }
@@ -53,6 +60,23 @@ def load(name: str) -> ctypes.CDLL:
 def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
     """Where the tensors' data lie; they must be kept alive until the call returns."""
     return tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+
+def prepare_lengths(lengths: Tensor | None) -> Tensor | None:
+    """Lengths as the kernels read them."""
+    return None if lengths is None else lengths.to(torch.int64).contiguous()
+
+
+def unsupported_reasons(**tensors: Tensor) -> list[str]:
+    """Why the C++ kernels cannot serve these tensors, named as the caller knows them."""
+    reasons = []
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            reasons.append(f"{name} is on {tensor.device.type}, only cpu is offered")
+        if tensor.dtype not in TYPES:
+            reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
+    missing = missing_reason("cpu")
+    return reasons if missing is None else [*reasons, missing]
 
 
 @torch.compiler.assume_constant_result

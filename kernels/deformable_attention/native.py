@@ -10,23 +10,12 @@ from torch import Tensor
 
 from sdst.kernels import library
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 def unsupported_reasons(
     value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None = None
 ) -> list[str]:
     """Why the C++ kernels cannot serve this call; empty if they can."""
-    reasons = []
-    if value.device.type != "cpu":
-        reasons.append(f"value is on {value.device.type}, only cpu is offered")
-    for name, tensor in (("value", value), ("points", points), ("weights", weights)):
-        if tensor.dtype not in DTYPES:
-            reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
-    missing = library.missing_reason("cpu")
-    if missing is not None:
-        reasons.append(missing)
-    return reasons
+    return library.unsupported_reasons(value=value, points=points, weights=weights)
 
 
 def forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
@@ -35,7 +24,7 @@ def forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | No
     # The prepared inputs must have names: what only a pointer refers to may be freed under it.
     values, where, scores = _prepare(value), _prepare(points), _prepare(weights)
     out = values.new_empty(points.shape[:3] + value.shape[3:])
-    valid = _prepare_lengths(lengths)
+    valid = library.prepare_lengths(lengths)
     library.load("cpu").sdst_deformable_attention_forward(
         *library.pointers(values, where, scores, valid, out), *sizes, torch.get_num_threads()
     )
@@ -49,7 +38,7 @@ def backward(
     sizes = _sizes(value, points)
     inputs = tuple(_prepare(x) for x in (grad, value, points, weights))
     gradients = tuple(torch.empty_like(x) for x in inputs[1:])
-    valid = _prepare_lengths(lengths)
+    valid = library.prepare_lengths(lengths)
     library.load("cpu").sdst_deformable_attention_backward(
         *library.pointers(*inputs, valid, *gradients), *sizes, torch.get_num_threads()
     )
@@ -64,7 +53,3 @@ def _sizes(value: Tensor, points: Tensor) -> tuple[int, ...]:
 
 def _prepare(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32).contiguous()
-
-
-def _prepare_lengths(lengths: Tensor | None) -> Tensor | None:
-    return None if lengths is None else lengths.to(torch.int64).contiguous()

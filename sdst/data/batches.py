@@ -134,9 +134,14 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Pad samples with zeros to the longest of each kind, in fp32."""
+    """Pad samples with zeros to the longest of each kind.
+
+    The video keeps the store's number type and lies in memory layer by layer, as the model reads
+    it; all else is fp32.
+    """
+    videos = [s.video for s in samples]
     return Batch(
-        video=_pad([s.video for s in samples], axis=1),
+        video=_pad(videos, axis=1, dtype=videos[0].dtype, batch_axis=1).transpose(0, 1),
         text=_pad([s.text for s in samples], axis=1),
         video_lengths=torch.tensor([s.video.shape[1] for s in samples]),
         text_lengths=torch.tensor([s.text.shape[1] for s in samples]),
@@ -147,11 +152,18 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def _pad(arrays: list[np.ndarray], axis: int, least: int = 0) -> Tensor:
+def _pad(
+    arrays: list[np.ndarray],
+    axis: int,
+    least: int = 0,
+    dtype: np.dtype | type = np.float32,
+    batch_axis: int = 0,
+) -> Tensor:
     """Stack arrays that differ in size along `axis` alone, zeros after the shorter ones."""
     shape = list(arrays[0].shape)
     shape[axis] = max(least, *(a.shape[axis] for a in arrays))
-    out = np.zeros((len(arrays), *shape), np.float32)
-    for row, array in zip(out, arrays, strict=True):
+    shape.insert(batch_axis, len(arrays))
+    out = np.zeros(shape, dtype)
+    for row, array in zip(np.moveaxis(out, batch_axis, 0), arrays, strict=True):
         row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
     return torch.from_numpy(out)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.kernels import gathered_attention, select_tokens
+from sdst.kernels import gathered_attention, pool_tokens, select_tokens
 from sdst.model.config import ModelConfig
 
 
@@ -56,34 +56,46 @@ class TokenSelection(nn.Module):
         """Pooled sentences [..., F] -> u [..., Dv], what tokens are scored against."""
         return self.key(self.query(sentence))
 
-    def select(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> SelectedTokens:
-        """Keep the k best of the pyramid over tokens [B, L, P, Dv] for u [B, Dv]."""
-        config = self.config
-        indices, scores, valid = select_tokens(
-            tokens,
-            u,
+    def select(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> list[SelectedTokens]:
+        """Keep the k best of every step's pyramid, all steps in one call.
+
+        Args:
+            tokens: [K, B, L, P, Dv].
+            u: [K, B, Dv].
+            lengths: [B], valid part of L.
+        """
+        config, steps = self.config, tokens.shape[0]
+        picked = select_tokens(
+            tokens.flatten(0, 1),
+            u.flatten(0, 1),
             config.context_tokens,
-            lengths,
+            lengths.repeat(steps),
             strides=config.context_strides,
             segments=config.context_segments,
         )
-        return SelectedTokens(tokens, indices, functional.logsigmoid(scores), valid, lengths)
+        indices, scores, valid = (x.unflatten(0, (steps, -1)) for x in picked)
+        bias = functional.logsigmoid(scores)
+        return [
+            SelectedTokens(tokens[step], indices[step], bias[step], valid[step], lengths)
+            for step in range(steps)
+        ]
 
-    def pool_clips(self, tokens: Tensor, u: Tensor) -> Tensor:
+    def pool_clips(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> Tensor:
         """A clip's dense input: attention over its best tokens under the sentence [S].
 
         Args:
-            tokens: [..., L, P, Dv].
-            u: [..., Dv].
+            tokens: [K, B, L, P, Dv].
+            u: [K, B, Dv].
+            lengths: [B], valid part of L.
 
         Returns:
-            [..., L, Dv].
+            [K, B, L, Dv], 0 beyond the lengths.
         """
-        scores = torch.einsum("...lpd,...d->...lp", tokens, u)
-        kept = min(self.config.pooled_tokens, tokens.shape[-2])
-        threshold = scores.topk(kept, dim=-1).values[..., -1:]
-        weights = scores.masked_fill(scores < threshold, -torch.inf).softmax(-1)
-        return torch.einsum("...lp,...lpd->...ld", weights, tokens)
+        steps = tokens.shape[0]
+        pooled = pool_tokens(
+            tokens.flatten(0, 1), u.flatten(0, 1), self.config.pooled_tokens, lengths.repeat(steps)
+        )
+        return pooled.unflatten(0, (steps, -1))
 
 
 class TokenAttention(nn.Module):

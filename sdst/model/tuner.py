@@ -99,21 +99,22 @@ class SDST(
         self._check(video, text)
         config = self.config
         batch, _, clips = video.shape[:3]
+        tokens = video.transpose(0, 1).contiguous()  # [K, B, ...]: a step's tokens lie together
         text_mask = length_mask(text_lengths, text.shape[2])
         real_text = text.masked_fill(~text_mask[:, None, :, None], 0.0)
         projected_text = self.text_projection(real_text)  # [B, K, N, F], all steps in one product
         sentence = self.text_pooling(projected_text, text_mask[:, None])  # [B, K, F]
-        clip_features, contexts = self._read_video(video, sentence, video_lengths)
-        visual = self.visual_projection(clip_features)  # [B, K, L, F], all steps in one product
+        clip_features, contexts = self._read_video(tokens, sentence, video_lengths)
+        visual = self.visual_projection(clip_features)  # [K, B, L, F], all steps in one product
         dense_text = self._keys_values(self.dense_block, projected_text)
         sparse_text = self._keys_values(self.sparse_block, projected_text)
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
-        dense, lengths, previous = visual[:, 0], video_lengths, 1  # D^0 = V^1 [P]
+        dense, lengths, previous = visual[0], video_lengths, 1  # D^0 = V^1 [P]
         steps = []
         for step, stride in enumerate(config.strides):
-            source, source_lengths = average_stride(visual[:, step], video_lengths, stride)
+            source, source_lengths = average_stride(visual[step], video_lengths, stride)
             if step == 0:
                 dense = source
             else:
@@ -131,32 +132,29 @@ class SDST(
             steps.append((spans, class_logits, actionness, saliency, full))
         return Outputs(
             *(torch.stack(outputs) for outputs in zip(*steps, strict=True)),
-            visual=visual.transpose(0, 1),
+            visual=visual,
             sentence=sentence.transpose(0, 1),
             scale=self.log_scale.clamp(0.0, math.log(100.0)).exp(),
         )
 
     def _read_video(
-        self, video: Tensor, sentence: Tensor, lengths: Tensor
+        self, tokens: Tensor, sentence: Tensor, lengths: Tensor
     ) -> tuple[Tensor, list[SelectedTokens | None]]:
-        """Clip features [B, K, L, Dv] for the dense stream, and each step's context (or None)."""
+        """Clip features [K, B, L, Dv] for the dense stream, and each step's context (or None)."""
         config = self.config
         contexts: list[SelectedTokens | None] = [None] * config.layers
-        several = video.shape[3] > 1
+        several = tokens.shape[3] > 1
         if self.selection is not None:
-            u = self.selection.direction(sentence)
-            contexts = [
-                self.selection.select(video[:, step], u[:, step], lengths)
-                for step in range(config.layers)
-            ]
+            u = self.selection.direction(sentence.transpose(0, 1))
+            contexts = self.selection.select(tokens, u, lengths)
         if several and self.selection is not None:
-            clips = self.selection.pool_clips(video.to(sentence.dtype), u)
+            clips = self.selection.pool_clips(tokens, u, lengths).to(sentence.dtype)
         elif several and config.pooling == "mean":
-            clips = video.mean(3, dtype=sentence.dtype)
+            clips = tokens.mean(3, dtype=sentence.dtype)
         else:
-            clips = video[:, :, :, 0].to(sentence.dtype)
-        padding = ~length_mask(lengths, video.shape[2])
-        return clips.masked_fill(padding[:, None, :, None], 0.0), contexts
+            clips = tokens[:, :, :, 0].to(sentence.dtype)
+        padding = ~length_mask(lengths, tokens.shape[2])
+        return clips.masked_fill(padding[..., None], 0.0), contexts
 
     def _keys_values(
         self, block: DenseBlock | SparseBlock, text: Tensor

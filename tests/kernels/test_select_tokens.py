@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
-from sdst.kernels import select_tokens
+from sdst.kernels import library, select_tokens, use_implementation
+
+
+@pytest.fixture(params=["native", "reference"], autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "native" and library.missing_reason("cpu") is not None:
+        pytest.skip(str(library.missing_reason("cpu")))
+    with use_implementation(request.param):
+        yield request.param
 
 
 def by_hand(tokens: Tensor, u: Tensor, k: int, length: int, strides: tuple, segments: int) -> list:
@@ -93,3 +103,50 @@ def test_nan_in_the_padding_changes_nothing() -> None:
     tokens[1, 6:], tokens[2, 1:] = torch.nan, torch.nan
     for before, after in zip(clean, select_tokens(tokens, u, 8, lengths), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(12))
+def test_native_keeps_what_the_reference_keeps(seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    clips, per_clip, k = (int(integers(1, high, 1)) for high in (20, 6, 60))
+    # Small integers have exact sums and many ties: the order of equal scores is checked, too.
+    tokens = integers(-3, 4, 5, clips, per_clip, 19).to(dtype)
+    u = integers(-2, 3, 5, 19).float().requires_grad_()
+    lengths = integers(0, clips + 1, 5)
+    options = {"strides": (1, 2, 4, 8), "segments": int(integers(1, 6, 1))}
+    answers = [
+        select_tokens(tokens, u, k, lengths, **options, implementation=name)
+        for name in ("native", "reference")
+    ]
+    for native, reference in zip(*answers, strict=True):
+        torch.testing.assert_close(native, reference, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(5, k, generator=generator)
+    gradients = [torch.autograd.grad(scores, u, upstream)[0] for _, scores, _ in answers]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-5)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    tokens, u = torch.randn(40, 30, 9, 33), torch.randn(40, 33)
+    threads = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(select_tokens(tokens, u, 16, implementation="native"))
+    finally:
+        torch.set_num_threads(threads)
+    for answer in answers[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(answer, answers[0], strict=True))
+
+
+def test_the_op_is_well_registered(implementation: str) -> None:
+    if implementation == "reference":
+        pytest.skip("plain PyTorch")
+    tokens, u = make_inputs()
+    arguments = (tokens, u.requires_grad_(), 7, torch.tensor([11, 6, 1]), [1, 2, 4], 2)
+    torch.library.opcheck(torch.ops.sdst.select_tokens_forward.default, arguments)

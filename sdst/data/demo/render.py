@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from sdst.data.demo.scenes import Scene, Trace, trace
 
 FRAME_SIZE = 112
-FPS = 6
+FPS = 4
 
 _RGB = {
     "red": (214, 40, 40),

@@ -21,7 +21,7 @@ SIZES = ("small", "large")
 ACTIONS = ("left", "right", "grow", "shrink", "spin", "blink")
 
 DIAMETER = {"small": 0.21, "large": 0.35}
-GROWTH = 2.2  # factor between the sizes of an object that grows or shrinks
+GROWTH = 2.5  # factor between the sizes of an object that grows or shrinks
 RESIZING = ("grow", "shrink")
 _DIRECTION = {"left": -1, "right": 1}
 _AT_ONCE = 2  # objects in view
@@ -135,7 +135,7 @@ def plan_scene(split: Split, index: int, seed: int) -> Scene:
     same, at other times or at the same time.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    duration = int(rng.integers(32, 45))
+    duration = int(rng.integers(28, 41))
     stays = _schedule(_cast(split, rng), duration, rng)
     placed: list[Stay] = []
     for stay in stays:
@@ -143,14 +143,12 @@ def plan_scene(split: Split, index: int, seed: int) -> Scene:
     return Scene(f"{split}_{index:04d}", split, duration, tuple(placed), int(rng.integers(2**31)))
 
 
-def _cast(split: Split, rng: np.random.Generator) -> list[tuple[Look, list[str]]]:
-    """Who does what, most important first."""
+def _cast(split: Split, rng: np.random.Generator) -> list[tuple[Look, list[list[str]]]]:
+    """Who does what, most important first: sequences of actions, of which the first that fits."""
     hero, action = _hero(split, rng)
-    cast = [(hero, _sequence(split, hero, action, rng))]
-    for _ in range(2):
-        twin = _twin(split, hero, action, rng)
-        cast.append((twin, _sequence(split, twin, action, rng)))
-    return [*cast, (hero, [action])]
+    looks = (hero, *(_twin(split, hero, action, rng) for _ in range(2)))
+    cast = [(look, [_sequence(split, look, action, rng), [action]]) for look in looks]
+    return [*cast, (hero, [[action]])]
 
 
 def _allowed(split: Split, look: Look, action: str) -> bool:
@@ -193,11 +191,11 @@ def _sequence(split: Split, look: Look, action: str, rng: np.random.Generator) -
         return [action]
     other = str(rng.choice(others))
     sequences = ([action], [action, other], [other, action], [action, other, action])
-    return sequences[rng.choice(4, p=(0.2, 0.35, 0.35, 0.1))]
+    return sequences[rng.choice(4, p=(0.1, 0.35, 0.35, 0.2))]
 
 
 def _schedule(
-    cast: Sequence[tuple[Look, list[str]]], duration: int, rng: np.random.Generator
+    cast: Sequence[tuple[Look, list[list[str]]]], duration: int, rng: np.random.Generator
 ) -> list[Stay]:
     """Give every stay its seconds: at most two objects at once, never two of the same look.
 
@@ -205,45 +203,58 @@ def _schedule(
     """
     stays: list[Stay] = []
     busy = np.zeros(duration, dtype=int)
-    for look, actions in cast:
-        fitting: list[tuple[int, Stay]] = []
-        for _ in range(20):
-            stay = _timed(look, actions, rng)
-            if stay.end > duration:
+    for look, sequences in cast:
+        for actions in sequences:
+            fitting = _fitting(look, actions, stays, busy, rng)
+            if not fitting:
                 continue
-            stay = _shifted(stay, int(rng.integers(0, duration - stay.end + 1)))
-            others = busy[stay.start : stay.end]
-            apart = all(
-                other.look != look or other.end <= stay.start or stay.end <= other.start
-                for other in stays
-            )
-            if apart and others.max() < _AT_ONCE:
-                fitting.append((int(others.sum()), stay))
-        if fitting:
             # Now and then together, mostly one after the other.
-            stay = (
-                fitting[0][1] if rng.random() < _TOGETHER else min(fitting, key=lambda f: f[0])[1]
-            )
-            stays.append(stay)
-            busy[stay.start : stay.end] += 1
+            if rng.random() >= _TOGETHER:
+                fitting.sort(key=lambda stay: busy[stay.start : stay.end].sum())
+            stays.append(fitting[0])
+            busy[fitting[0].start : fitting[0].end] += 1
+            break
     return stays
+
+
+def _fitting(
+    look: Look,
+    actions: Sequence[str],
+    stays: Sequence[Stay],
+    busy: np.ndarray,
+    rng: np.random.Generator,
+) -> list[Stay]:
+    """Stays of `look` that fit beside `stays`, out of 20 tries; `busy` counts objects a second."""
+    fitting: list[Stay] = []
+    for _ in range(20):
+        stay = _timed(look, actions, rng)
+        if stay.end > len(busy):
+            continue
+        stay = _shifted(stay, int(rng.integers(0, len(busy) - stay.end + 1)))
+        apart = all(
+            other.look != look or other.end <= stay.start or stay.end <= other.start
+            for other in stays
+        )
+        if apart and busy[stay.start : stay.end].max() < _AT_ONCE:
+            fitting.append(stay)
+    return fitting
 
 
 def _timed(look: Look, actions: Sequence[str], rng: np.random.Generator) -> Stay:
     """A stay from second 0: idle, a moment, idle, another moment, idle and so on."""
-    clock = int(rng.integers(3, 7))
+    clock = int(rng.integers(4, 8))
     moments = []
     for action in actions:
-        length = int(rng.integers(4, 10))
+        length = int(rng.integers(5, 11))
         moments.append(Moment(action, clock, clock + length, _amount(action, rng)))
-        clock += length + int(rng.integers(3, 7))
+        clock += length + int(rng.integers(4, 8))
     return Stay(look, 0, clock, tuple(moments))
 
 
 def _amount(action: str, rng: np.random.Generator) -> float:
     if action in RESIZING:
         return GROWTH
-    return float(rng.uniform(0.4, 0.56))
+    return float(rng.uniform(0.42, 0.6))
 
 
 def _shifted(stay: Stay, by: int) -> Stay:

@@ -13,7 +13,7 @@ from sdst.data.demo import BACKBONE
 from sdst.data.demo.labels import ask
 from sdst.data.demo.pretrain import VOCABULARY, pixels, pretrain
 from sdst.data.demo.probe import probe
-from sdst.data.demo.scenes import SPLITS, plan_scene
+from sdst.data.demo.scenes import COLOURS, SPLITS, plan_scene
 from sdst.data.demo.stills import make_stills
 from sdst.data.demo.vocabulary import learn_merges, write_vocabulary
 
@@ -38,7 +38,7 @@ def test_every_word_of_a_query_is_one_token(tokenizer: open_clip.SimpleTokenizer
 def test_open_clip_tells_a_still_by_its_caption(tokenizer: open_clip.SimpleTokenizer) -> None:
     model = open_clip.create_model(f"local-dir:{BACKBONE}").eval()
     stills = [s for s in make_stills(192, 64, seed=123_456, processes=1) if len(s.seen) == 1]
-    colours = ("red", "orange", "yellow", "green", "blue", "purple", "white")
+    colours = COLOURS
     with torch.no_grad():
         image = model.encode_image(pixels(stills), normalize=True)
         text = model.encode_text(tokenizer([f"a {c} object" for c in colours]), normalize=True)
@@ -48,7 +48,7 @@ def test_open_clip_tells_a_still_by_its_caption(tokenizer: open_clip.SimpleToken
 
 @pytest.mark.slow
 def test_frozen_tokens_carry_place_size_and_identity() -> None:
-    report = probe(BACKBONE, stills=1_500)
+    report = probe(BACKBONE, stills=4_000)
     assert report["x"] > 0.9
     assert report["y"] > 0.9
     assert report["diameter"] > 0.7

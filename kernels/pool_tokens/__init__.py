@@ -1,0 +1,97 @@
+"""One feature per clip out of its tokens: attention over the best of them under a sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdst.kernels import dispatch
+from sdst.kernels.pool_tokens import native, reference
+
+library = torch.library.Library("sdst", "FRAGMENT")
+library.define("pool_tokens_forward(Tensor tokens, Tensor u, int kept, Tensor? lengths) -> Tensor")
+library.define(
+    "pool_tokens_backward(Tensor grad, Tensor tokens, Tensor u, int kept, Tensor? lengths)"
+    " -> Tensor"
+)
+library.impl("pool_tokens_forward", native.forward, "CPU")
+library.impl("pool_tokens_backward", native.backward, "CPU")
+
+
+@torch.library.register_fake("sdst::pool_tokens_forward")
+def _fake_forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+    batch, length, _, width = tokens.shape
+    return u.new_empty(batch, length, width, dtype=torch.float32)
+
+
+@torch.library.register_fake("sdst::pool_tokens_backward")
+def _fake_backward(
+    grad: Tensor, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None
+) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+def _save(ctx, inputs: tuple[Tensor, Tensor, int, Tensor | None], output: Tensor) -> None:
+    tokens, u, ctx.kept, lengths = inputs
+    ctx.save_for_backward(tokens, u, lengths)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tokens, u, lengths = ctx.saved_tensors
+    return None, torch.ops.sdst.pool_tokens_backward(grad, tokens, u, ctx.kept, lengths), None, None
+
+
+torch.library.register_autograd("sdst::pool_tokens_forward", _differentiate, setup_context=_save)
+
+dispatch.register("pool_tokens", native=native.unsupported_reasons, reference=dispatch.always)
+
+
+def pool_tokens(
+    tokens: Tensor,
+    u: Tensor,
+    kept: int,
+    lengths: Tensor | None = None,
+    *,
+    implementation: str = "auto",
+) -> Tensor:
+    """Pool every clip over its best tokens under a direction.
+
+        s_p = <x_p, u>,   w = softmax of s over the `kept` largest (equal ones included)
+        out = sum_p w_p x_p
+
+    The kernels read a clip's tokens once, as they lie in the store: no copy in another number type,
+    no scores and weights in memory, which the eager formulation writes and reads several times.
+
+    Args:
+        tokens: [B, L, P, D] fp32, fp16 or bf16, frozen; gets no gradient.
+        u: [B, D].
+        kept: tokens of a clip that take part, all of them if there are fewer.
+        lengths: [B] int64, valid clips of each video; all of L if None. What lies beyond is not
+            read and gives 0.
+        implementation: see `sdst.kernels.dispatch`.
+
+    Returns:
+        [B, L, D] in fp32 or wider, differentiable with respect to u, deterministically.
+
+    Raises:
+        ValueError: shapes that do not belong together, or kept < 1.
+    """
+    if u.shape != (tokens.shape[0], tokens.shape[3]) or kept < 1:
+        raise ValueError(
+            f"pool_tokens: expected u [B, D] of tokens [B, L, P, D] and kept >= 1, found u "
+            f"{list(u.shape)}, tokens {list(tokens.shape)}, kept {kept}"
+        )
+    chosen = dispatch.choose("pool_tokens", implementation, tokens, u)
+    if chosen == "reference":
+        return reference.pool_tokens(tokens, u, kept, lengths)
+    return torch.ops.sdst.pool_tokens_forward(tokens, u, kept, lengths)
+
+
+def flops(batch: int, length: int, per_clip: int, width: int) -> int:
+    """Floating point operations of the forward pass; the backward takes one and a half as many."""
+    return 4 * batch * length * per_clip * width
+
+
+def bytes(batch: int, length: int, per_clip: int, width: int, element: int = 4) -> int:
+    """Bytes that the forward pass must move at least; `element` is a stored number's."""
+    return batch * width * (length * per_clip * element + 4 * length + 4)

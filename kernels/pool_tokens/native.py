@@ -1,0 +1,45 @@
+"""Token pooling in C++ (csrc/cpu/pool_tokens.cpp), by ctypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdst.kernels import library
+
+
+def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
+    """Why the C++ kernels cannot serve this call; empty if they can."""
+    return library.unsupported_reasons(tokens=tokens, u=u)
+
+
+def forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+    """[B, L, D] fp32, see the op."""
+    batch, length, per_clip, width = tokens.shape
+    store, direction = tokens.contiguous(), u.float().contiguous()
+    valid = library.prepare_lengths(lengths)
+    out = direction.new_empty(batch, length, width)
+    workspace = direction.new_empty(batch, 3, per_clip)
+    library.load("cpu").sdst_pool_tokens_forward(
+        *library.pointers(store, direction, valid, out, workspace),
+        *(batch, length, per_clip, width, min(kept, per_clip)),
+        library.TYPES[store.dtype],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def backward(grad: Tensor, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+    """The gradient of u, in its dtype; grad is that of the output."""
+    batch, length, per_clip, width = tokens.shape
+    upstream, store = grad.float().contiguous(), tokens.contiguous()
+    direction, valid = u.float().contiguous(), library.prepare_lengths(lengths)
+    grad_u = torch.empty_like(direction)
+    workspace = direction.new_empty(batch, 3, per_clip)
+    library.load("cpu").sdst_pool_tokens_backward(
+        *library.pointers(upstream, store, direction, valid, grad_u, workspace),
+        *(batch, length, per_clip, width, min(kept, per_clip)),
+        library.TYPES[store.dtype],
+        torch.get_num_threads(),
+    )
+    return grad_u.to(u.dtype)

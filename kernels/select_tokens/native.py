@@ -1,0 +1,58 @@
+"""Token selection in C++ (csrc/cpu/select_tokens.cpp), by ctypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdst.kernels import library, pyramid
+
+
+def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
+    """Why the C++ kernels cannot serve this call; empty if they can."""
+    return library.unsupported_reasons(tokens=tokens, u=u)
+
+
+def forward(
+    tokens: Tensor, u: Tensor, k: int, lengths: Tensor | None, strides: list[int], segments: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, indices and validity [B, k], see the op."""
+    batch, length, per_clip, width = tokens.shape
+    store, direction = tokens.contiguous(), u.float().contiguous()
+    valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
+    indices = tokens.new_empty(batch, k, dtype=torch.int64)
+    scores = direction.new_empty(batch, k)
+    valid = tokens.new_empty(batch, k, dtype=torch.bool)
+    entries = sum(pyramid.steps(length, strides)) * per_clip
+    token_scores = direction.new_empty(batch, length, per_clip)
+    keys = indices.new_empty(batch, entries)
+    library.load("cpu").sdst_select_tokens_forward(
+        *library.pointers(store, direction, valid_lengths, levels),
+        *library.pointers(indices, scores, valid, token_scores, keys),
+        *(batch, length, per_clip, width, k, len(strides), segments, entries),
+        library.TYPES[store.dtype],
+        torch.get_num_threads(),
+    )
+    return scores, indices, valid
+
+
+def backward(
+    grad: Tensor,
+    tokens: Tensor,
+    indices: Tensor,
+    valid: Tensor,
+    lengths: Tensor | None,
+    strides: list[int],
+) -> Tensor:
+    """The gradient of u [B, D] fp32; grad [B, k] is that of the scores."""
+    batch, length, per_clip, width = tokens.shape
+    upstream, store = grad.float().contiguous(), tokens.contiguous()
+    valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
+    grad_u = upstream.new_empty(batch, width)
+    library.load("cpu").sdst_select_tokens_backward(
+        *library.pointers(upstream, store, indices, valid_lengths, levels, valid, grad_u),
+        *(batch, length, per_clip, width, indices.shape[1], len(strides)),
+        library.TYPES[store.dtype],
+        torch.get_num_threads(),
+    )
+    return grad_u
