@@ -23,6 +23,7 @@ SIGNATURES = {
     "cpu": {
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+        "sdst_linear_assignment": "ppp" + "nnn" + "i",
     },
     "cuda": {},
 }

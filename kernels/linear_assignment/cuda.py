@@ -42,5 +42,5 @@ def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _workspace(rows: int, columns: int) -> int:
-    """Bytes of shared memory per problem, `workspace_bytes` of the CUDA source."""
+    """Bytes of shared memory per problem, `workspace_bytes` of csrc/include/assignment.h."""
     return (2 * (rows + 1) + columns + 1) * 8 + 3 * (rows + 1) * 4
