@@ -11,6 +11,7 @@ from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_
 from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import linear_assignment
 from sdst.kernels.select_tokens import select_tokens
+from sdst.kernels.temporal_nms import temporal_nms
 
 __all__ = [
     "ImplementationError",
@@ -19,6 +20,7 @@ __all__ = [
     "gathered_attention",
     "linear_assignment",
     "select_tokens",
+    "temporal_nms",
     "unsupported_reasons",
     "use_implementation",
 ]

@@ -13,11 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define SDST_DEVICE __device__
-#else
-#define SDST_DEVICE
-#endif
+#include "sdst.h"
 
 namespace sdst {
 

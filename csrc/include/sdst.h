@@ -9,4 +9,11 @@
 
 #define SDST_API extern "C" __attribute__((visibility("default")))
 
+// Marks what kernels of CUDA and of C++ share.
+#ifdef __CUDACC__
+#define SDST_DEVICE __device__
+#else
+#define SDST_DEVICE
+#endif
+
 SDST_API int32_t sdst_abi_version();

@@ -26,10 +26,9 @@ def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
 def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     """See `sdst.kernels.linear_assignment`."""
     cost, sizes = cost.float().contiguous(), sizes.to(cost.device, torch.int64).contiguous()
-    batch, rows, columns = cost.shape
-    out = sizes.new_empty(batch, columns)
+    out = sizes.new_empty(cost.shape[0], cost.shape[2])
     library.load("cpu").sdst_linear_assignment(
-        *library.pointers(cost, sizes, out), batch, rows, columns, torch.get_num_threads()
+        *library.pointers(cost, sizes, out), *cost.shape, torch.get_num_threads()
     )
     failed = (out[:, :1] < 0).any(1) & (sizes > 0)
     if failed.any():
