@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdst.kernels import dense_attention, unsupported_reasons
+from sdst.kernels.dense_attention import windowed
 from sdst.kernels.dispatch import implementations
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
@@ -88,6 +89,14 @@ def test_a_window_is_the_explicit_mask(window: int, global_clips: int, padded: b
     )
     for mine, theirs in gradients:
         torch.testing.assert_close(mine, theirs)
+
+
+def test_long_videos_are_served_in_stretches(monkeypatch) -> None:
+    q, k, v = (torch.randn(2, 400, 2, 4) for _ in range(3))
+    call = {"lengths": torch.tensor([400, 250]), "window": 40, "global_clips": 2}
+    at_once = dense_attention(q, k, v, **call)
+    monkeypatch.setattr(windowed, "_CLIPS_AT_ONCE", 80)
+    torch.testing.assert_close(dense_attention(q, k, v, **call), at_once)
 
 
 def test_nan_in_the_padding_stays_there_under_a_window() -> None:
