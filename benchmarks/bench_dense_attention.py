@@ -32,7 +32,7 @@ def everything(inputs: list[Tensor]) -> Tensor:
         return dense_attention(*inputs, torch.tensor([inputs[0].shape[1]]))
 
 
-def bench_windowed_growth(benchmark) -> None:
+def bench_dense_attention_growth(benchmark) -> None:
     """Ten times the length at about ten times the time and memory."""
     short, long = make_inputs(SHORT), make_inputs(LONG)
     calls = {"short": lambda: windowed(short), "long": lambda: windowed(long)}
@@ -61,7 +61,7 @@ def bench_windowed_growth(benchmark) -> None:
     assert growth["memory"] < 1.5 * LONG / SHORT
 
 
-def bench_windowed_against_everything(benchmark) -> None:
+def bench_dense_attention_window(benchmark) -> None:
     inputs = make_inputs(SHORT)
     cut = [x[:, : WINDOW + 1] for x in inputs]  # fits into the window: both are the same there
     torch.testing.assert_close(windowed(cut), everything(cut))
