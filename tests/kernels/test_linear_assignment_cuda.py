@@ -64,3 +64,13 @@ def test_a_problem_with_a_cost_that_is_not_finite_gets_minus_one(assign, value: 
     cost[0, 2, 1] = value
     assert assign(cost, torch.tensor([2, 2]))[0].tolist() == [-1, -1]
     assert (assign(cost, torch.tensor([1, 2])) >= 0)[:, 0].all()  # beyond the size it is not read
+
+
+@needs_native
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_it_gives_the_answer_of_the_cpu() -> None:
+    cost = torch.randn(640, 10, 5, generator=torch.Generator().manual_seed(0)).round()
+    sizes = torch.arange(640) % 6
+    found = linear_assignment(cost.cuda(), sizes.cuda(), implementation="cuda")
+    assert torch.equal(found.cpu(), linear_assignment(cost, sizes, implementation="native"))

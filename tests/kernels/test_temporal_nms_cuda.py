@@ -77,3 +77,17 @@ def test_a_span_without_a_score_is_dropped(suppress) -> None:
     order, kept = suppress(torch.zeros(1, 4, 2), scores, None, "gaussian")
     assert order[0].tolist() == [3, 0, -1, -1]
     assert kept[0].tolist() == pytest.approx([0.7, 0.5, 0.0, 0.0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_gpu_it_agrees_with_the_reference(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spans = torch.rand(64, 200, 2, generator=generator).sort(-1).values
+    scores, counts = torch.rand(64, 200, generator=generator), torch.arange(64) * 3
+    expected = temporal_nms(spans, scores, counts, method=method, implementation="reference")
+    given = (x.cuda() for x in (spans, scores, counts))
+    order, kept = temporal_nms(*given, method=method, implementation="cuda")
+    assert torch.equal(order.cpu(), expected[0])
+    torch.testing.assert_close(kept.cpu(), expected[1], rtol=1e-5, atol=1e-7)
