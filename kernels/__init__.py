@@ -12,6 +12,7 @@ from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import linear_assignment
 from sdst.kernels.pool_tokens import pool_tokens
 from sdst.kernels.select_tokens import select_tokens
+from sdst.kernels.temporal_nms import temporal_nms
 
 __all__ = [
     "ImplementationError",
@@ -21,6 +22,7 @@ __all__ = [
     "linear_assignment",
     "pool_tokens",
     "select_tokens",
+    "temporal_nms",
     "unsupported_reasons",
     "use_implementation",
 ]

@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 2  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
 # Number types, as csrc/include/tokens.h numbers them.
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
-# The exported functions: p a pointer, n an int64, i an int32.
-KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32}
+# The exported functions: p a pointer, n an int64, i an int32, f a float. Those of CUDA end with the
+# stream and return an error code.
+KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float}
 SIGNATURES = {
     "cpu": {
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
@@ -30,9 +31,15 @@ SIGNATURES = {
         "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
         "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",
         "sdst_select_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
+        "sdst_linear_assignment": "ppp" + "nnn" + "i",
+        "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
     },
-    "cuda": {},
+    "cuda": {
+        "sdst_linear_assignment": "ppp" + "nnn" + "p",
+        "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
+    },
 }
+RESULTS = {"cpu": None, "cuda": ctypes.c_int32}
 
 
 class LibraryError(RuntimeError):
@@ -53,8 +60,17 @@ def load(name: str) -> ctypes.CDLL:
     native = ctypes.CDLL(str(path(name)))
     for function, signature in SIGNATURES[name].items():
         getattr(native, function).argtypes = [KINDS[kind] for kind in signature]
-        getattr(native, function).restype = None
+        getattr(native, function).restype = RESULTS[name]
     return native
+
+
+def launch(function: str, device: torch.device, *arguments: int | float | None) -> None:
+    """Start `function` of the CUDA library on the current stream of `device`, without waiting."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream().cuda_stream
+        code = getattr(load("cuda"), function)(*arguments, stream)
+    if code != 0:
+        raise RuntimeError(f"{function}: the CUDA kernel did not start (error {code})")
 
 
 def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:

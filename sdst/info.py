@@ -96,9 +96,11 @@ def typical_call(op: str) -> tuple:
     return {
         "deformable_attention": (x, x, x, lengths),
         "dense_attention": (x, x, x, lengths, 0.0),
-        "select_tokens": (x, x[:, 0, 0], 2, lengths),
+        "select_tokens": (x, x[:, 0, 0]),
+        "pool_tokens": (x, x[:, 0, 0]),
         "gathered_attention": (x, x, lengths[None], x[:, :1, 0, 0], lengths[None] > 0),
         "linear_assignment": (x[:, :, :, 0].float(), lengths),
+        "temporal_nms": (x[:, :, 0, :2], x[:, :, 0, 0], lengths),
     }[op]
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from sdst.kernels.dense_attention.windowed import attend, windowed_attention
 
 
 def dense_attention(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, dropout_p: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    dropout_p: float,
+    window: int | None,
+    global_clips: int,
 ) -> Tensor:
     """See `sdst.kernels.dense_attention`."""
-    if lengths is None:
-        return _attend(q, k, v, None, dropout_p)
+    if lengths is None and window is None:
+        return attend(q, k, v, None, dropout_p)
     clips = torch.arange(q.shape[1], device=q.device)
+    if lengths is None:
+        lengths = torch.full(q.shape[:1], q.shape[1], device=q.device)
     padding = (clips >= lengths[:, None])[..., None, None]
     q, k, v = (x.masked_fill(padding, 0) for x in (q, k, v))
-    # An empty video attends to its zeroed first clip, as a softmax over nothing is NaN.
-    mask = (clips < lengths.clamp(min=1)[:, None])[:, None, None]
-    return _attend(q, k, v, mask, dropout_p).masked_fill(padding, 0)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    attended = functional.scaled_dot_product_attention(
-        *heads_first, attn_mask=mask, dropout_p=dropout_p
-    )
-    return attended.transpose(1, 2)
+    if window is not None:
+        out = windowed_attention(q, k, v, lengths, dropout_p, window, global_clips)
+    else:
+        # An empty video attends to its zeroed first clip, as a softmax over nothing is NaN.
+        mask = (clips < lengths.clamp(min=1)[:, None])[:, None, None]
+        out = attend(q, k, v, mask, dropout_p)
+    return out.masked_fill(padding, 0)

@@ -6,23 +6,30 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
-from sdst.kernels.linear_assignment import cuda, reference
+from sdst.kernels.linear_assignment import cuda, native, reference
 
-dispatch.register("linear_assignment", cuda=cuda.unsupported_reasons, reference=dispatch.always)
+dispatch.register(
+    "linear_assignment",
+    cuda=cuda.unsupported_reasons,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
+)
 
 library = torch.library.Library("sdst", "FRAGMENT")
-library.define("linear_assignment_reference(Tensor cost, Tensor sizes) -> Tensor")
-library.define("linear_assignment_cuda(Tensor cost, Tensor sizes) -> Tensor")
+for _name in dispatch.implementations("linear_assignment"):
+    library.define(f"linear_assignment_{_name}(Tensor cost, Tensor sizes) -> Tensor")
+library.impl("linear_assignment_cuda", cuda.linear_assignment, "CUDA")
+library.impl("linear_assignment_native", native.linear_assignment, "CPU")
 library.impl(
     "linear_assignment_reference", reference.linear_assignment, "CompositeExplicitAutograd"
 )
-library.impl("linear_assignment_cuda", cuda.linear_assignment, "CUDA")
 
 
-@torch.library.register_fake("sdst::linear_assignment_reference")
 @torch.library.register_fake("sdst::linear_assignment_cuda")
+@torch.library.register_fake("sdst::linear_assignment_native")
+@torch.library.register_fake("sdst::linear_assignment_reference")
 def _fake(cost: Tensor, sizes: Tensor) -> Tensor:
-    return sizes.new_empty((cost.shape[0], cost.shape[2]))
+    return cost.new_empty((cost.shape[0], cost.shape[2]), dtype=torch.int64)
 
 
 def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "auto") -> Tensor:
@@ -34,7 +41,9 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
-        [B, G] int64: the row of each column, all different; -1 beyond `sizes`. No gradient.
+        [B, G] int64: the row of each column, all different; -1 beyond `sizes`. No gradient. Among
+        assignments of equal cost, `native` and `cuda` give the same one: the columns are served in
+        order, and of equally near rows the lower is taken.
 
     Raises:
         ValueError: M < G, or a valid cost is not finite (the CUDA kernel, which must not wait for
@@ -46,6 +55,15 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
             f"found {cost.shape[1]}"
         )
     chosen = dispatch.choose("linear_assignment", implementation, cost, sizes)
-    if chosen == "cuda":
-        return torch.ops.sdst.linear_assignment_cuda(cost.detach(), sizes)
-    return torch.ops.sdst.linear_assignment_reference(cost.detach(), sizes)
+    op = getattr(torch.ops.sdst, f"linear_assignment_{chosen}")
+    return op(cost.detach(), sizes)
+
+
+def flops(batch: int, rows: int, columns: int) -> int:
+    """Least floating point operations: every column scans the rows once, two to a pair."""
+    return 2 * batch * rows * columns
+
+
+def bytes(batch: int, rows: int, columns: int) -> int:
+    """Least traffic: costs in fp32 and sizes read once, the answer written once."""
+    return batch * (4 * rows * columns + 8 + 8 * columns)

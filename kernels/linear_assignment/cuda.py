@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
@@ -27,20 +25,13 @@ def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
 def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     """See `sdst.kernels.linear_assignment`; a problem with a non-finite cost gives -1."""
     cost, sizes = cost.float().contiguous(), sizes.to(cost.device, torch.int64).contiguous()
-    batch, rows, columns = cost.shape
-    out = sizes.new_empty(batch, columns)
-    function = library.load("cuda").sdst_linear_assignment
-    function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
-    with torch.cuda.device(cost.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        code = function(
-            cost.data_ptr(), sizes.data_ptr(), out.data_ptr(), batch, rows, columns, stream
-        )
-    if code != 0:
-        raise RuntimeError(f"linear_assignment: the CUDA kernel did not start (error {code})")
+    out = sizes.new_empty(cost.shape[0], cost.shape[2])
+    library.launch(
+        "sdst_linear_assignment", cost.device, *library.pointers(cost, sizes, out), *cost.shape
+    )
     return out
 
 
 def _workspace(rows: int, columns: int) -> int:
-    """Bytes of shared memory per problem, `workspace_bytes` of the CUDA source."""
+    """Bytes of shared memory per problem, `workspace_bytes` of csrc/include/assignment.h."""
     return (2 * (rows + 1) + columns + 1) * 8 + 3 * (rows + 1) * 4

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdst.kernels import dense_attention, unsupported_reasons
+from sdst.kernels.dense_attention import windowed
 from sdst.kernels.dispatch import implementations
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
@@ -48,14 +49,99 @@ def test_the_cuda_libraries_say_why_they_do_not_serve_the_cpu(qkv) -> None:
             assert unsupported_reasons("dense_attention", name, *qkv, None, 0.0)
 
 
+def by_mask(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, window: int, global_clips: int
+) -> torch.Tensor:
+    """The valid part [length, H, C] of one video [L, H, C], under the explicit mask."""
+    clip = torch.arange(length)
+    seen = (clip[:, None] - clip).abs() <= window
+    seen[:, :global_clips] = True
+    seen[:global_clips] = True
+    q, k, v = (x[:length].transpose(0, 1) for x in (q, k, v))
+    logits = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+    return (logits.softmax(-1) @ v).transpose(0, 1)
+
+
+@pytest.mark.parametrize("global_clips", [0, 3, 50])
+@pytest.mark.parametrize("window", [1, 5, 40, 98])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_window_is_the_explicit_mask(window: int, global_clips: int, padded: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = (4, 100, 2, 5)
+    inputs = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(3)]
+    inputs = [x.requires_grad_() for x in inputs]
+    lengths = torch.tensor([100, 64, 2, 1]) if padded else None
+    found = dense_attention(*inputs, lengths, window=window, global_clips=global_clips)
+    counts = lengths.tolist() if padded else [100] * 4
+    videos = [
+        by_mask(*(x[i] for x in inputs), count, window, global_clips)
+        for i, count in enumerate(counts)
+    ]
+    for i, expected in enumerate(videos):
+        torch.testing.assert_close(found[i, : counts[i]], expected)
+        assert (found[i, counts[i] :] == 0).all()
+    upstream = torch.randn(size, generator=generator, dtype=torch.float64)
+    sums = sum((x * upstream[i, : counts[i]]).sum() for i, x in enumerate(videos))
+    gradients = zip(
+        torch.autograd.grad((found * upstream).sum(), inputs),
+        torch.autograd.grad(sums, inputs),
+        strict=True,
+    )
+    for mine, theirs in gradients:
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_long_videos_are_served_in_stretches(monkeypatch) -> None:
+    q, k, v = (torch.randn(2, 400, 2, 4) for _ in range(3))
+    call = {"lengths": torch.tensor([400, 250]), "window": 40, "global_clips": 2}
+    at_once = dense_attention(q, k, v, **call)
+    monkeypatch.setattr(windowed, "_CLIPS_AT_ONCE", 80)
+    torch.testing.assert_close(dense_attention(q, k, v, **call), at_once)
+
+
+def test_nan_in_the_padding_stays_there_under_a_window() -> None:
+    q, k, v = (torch.randn(2, 50, 2, 4) for _ in range(3))
+    for x in (q, k, v):
+        x[0, 40:], x[1] = torch.nan, torch.nan
+        x.requires_grad_()
+    out = dense_attention(q, k, v, torch.tensor([40, 0]), window=3, global_clips=2)
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert (out[1] == 0).all()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+def test_a_window_that_covers_the_video_changes_nothing(qkv) -> None:
+    lengths = torch.tensor([6, 4, 1])
+    found = dense_attention(*qkv, lengths, window=5, global_clips=1)
+    assert torch.equal(found, dense_attention(*qkv, lengths))
+
+
+@pytest.mark.parametrize("options", [{"window": 0}, {"window": 3, "global_clips": -1}])
+def test_a_window_that_makes_no_sense_is_named(qkv, options: dict) -> None:
+    with pytest.raises(ValueError, match="window >= 1"):
+        dense_attention(*qkv, **options)
+
+
+def test_the_libraries_say_what_they_lack_for_a_window(qkv) -> None:
+    call = (*qkv, torch.tensor([6, 4, 1]), 0.0, 2, 1)
+    assert "global" in unsupported_reasons("dense_attention", "flash", *call)[-1]
+    assert "several lengths" in unsupported_reasons("dense_attention", "xformers", *call)[-2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("name", ["flash", "xformers"])
-def test_every_library_gives_the_answer_of_sdpa(name: str, qkv) -> None:
+def test_every_library_gives_the_answer_of_sdpa(
+    name: str, padded: bool, window: int | None, qkv
+) -> None:
     q, k, v = (x.cuda().bfloat16() for x in qkv)
-    lengths = torch.tensor([6, 4, 1]).cuda()
-    if reasons := unsupported_reasons("dense_attention", name, q, k, v, lengths, 0.0):
+    lengths = torch.tensor([6, 4, 1]).cuda() if padded else None
+    call = (q, k, v, lengths, 0.0, window, 0)
+    if reasons := unsupported_reasons("dense_attention", name, *call):
         pytest.skip("; ".join(reasons))
-    found = dense_attention(q, k, v, lengths, implementation=name)
-    expected = dense_attention(q, k, v, lengths, implementation="sdpa")
+    found = dense_attention(q, k, v, lengths, window=window, implementation=name)
+    expected = dense_attention(q, k, v, lengths, window=window, implementation="sdpa")
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)

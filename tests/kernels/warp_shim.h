@@ -1,6 +1,6 @@
 // Runs a CUDA kernel of one warp per block on the CPU: a lane is a fiber that runs until the warp
-// synchronises or shuffles, then the next one does. Enough for csrc/cuda/linear_assignment.cu,
-// whose very source is compiled over it.
+// synchronises or shuffles, then the next one does. Enough for the sources of csrc/cuda that give a
+// warp to every problem.
 #pragma once
 
 #include <ucontext.h>
@@ -61,7 +61,9 @@ void launch(Kernel kernel, unsigned blocks, size_t shared_bytes, Args... args) {
     body = [=] { kernel(args...); };
     for (unsigned block = 0; block < blocks; ++block) {
         blockIdx.x = block;
-        shared.assign(shared_bytes / sizeof(double) + 1, -7e77);  // nothing may rely on zeroes
+        // Of the exact size, so that the address sanitizer sees the end; nothing may rely on
+        // zeroes.
+        shared = std::vector<double>((shared_bytes + sizeof(double) - 1) / sizeof(double), -7e77);
         run_warp();
     }
 }
@@ -77,4 +79,13 @@ T __shfl_xor_sync(unsigned, T value, int step) {
     const T other = static_cast<T>(shim::exchanged[threadIdx.x ^ step]);
     shim::yield();
     return other;
+}
+
+inline bool __all_sync(unsigned, bool holds) {
+    shim::exchanged[threadIdx.x] = holds;
+    shim::yield();
+    bool all = true;
+    for (double one : shim::exchanged) all &= one != 0;
+    shim::yield();
+    return all;
 }

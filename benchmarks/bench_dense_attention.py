@@ -1,0 +1,81 @@
+"""`dense_attention` over long videos: with a window, time and memory grow linearly with length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.interleave import interleave, ratio
+from benchmarks.memory import peak_memory
+from sdst.kernels import dense_attention
+from sdst.kernels.dense_attention import bytes, flops
+
+HEADS, CHANNELS = 8, 32
+WINDOW, GLOBAL = 64, 4
+SHORT, LONG = 4_800, 48_000
+ROUNDS = 3
+
+
+def make_inputs(length: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, length, HEADS, CHANNELS, generator=generator) for _ in range(3)]
+
+
+def windowed(inputs: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        lengths = torch.tensor([inputs[0].shape[1]])
+        return dense_attention(*inputs, lengths, window=WINDOW, global_clips=GLOBAL)
+
+
+def everything(inputs: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return dense_attention(*inputs, torch.tensor([inputs[0].shape[1]]))
+
+
+def bench_dense_attention_growth(benchmark) -> None:
+    """Ten times the length at about ten times the time and memory."""
+    short, long = make_inputs(SHORT), make_inputs(LONG)
+    calls = {"short": lambda: windowed(short), "long": lambda: windowed(long)}
+    seconds = interleave(calls, ROUNDS)
+    peak = {name: peak_memory(call) for name, call in calls.items()}
+    growth = {
+        "time": min(seconds["long"]) / min(seconds["short"]),
+        "memory": peak["long"] / peak["short"],
+    }
+    benchmark.group = "dense_attention forward, long video"
+    benchmark.extra_info |= {
+        "growth from 4,800 to 48,000 clips": growth,
+        "peak bytes": peak,
+        "flops": flops(1, LONG, HEADS, CHANNELS, WINDOW, GLOBAL),
+        "bytes": bytes(1, LONG, HEADS, CHANNELS),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(windowed, args=(long,), rounds=ROUNDS)
+    print(
+        f"\n{LONG // SHORT}x the length: {growth['time']:.1f}x the time, "
+        f"{growth['memory']:.1f}x the memory ({peak['short'] / 2**20:.0f} to "
+        f"{peak['long'] / 2**20:.0f} MiB)"
+    )
+    assert growth["memory"] < 1.5 * LONG / SHORT
+
+
+def bench_dense_attention_window(benchmark) -> None:
+    inputs = make_inputs(SHORT)
+    cut = [x[:, : WINDOW + 1] for x in inputs]  # fits into the window: both are the same there
+    torch.testing.assert_close(windowed(cut), everything(cut))
+    calls = {"windowed": lambda: windowed(inputs), "everything": lambda: everything(inputs)}
+    seconds = interleave(calls, ROUNDS)
+    found = ratio(seconds["everything"], seconds["windowed"])
+    benchmark.group = "dense_attention forward, long video"
+    benchmark.extra_info |= {
+        "against attention to everything": found,
+        "flops": flops(1, SHORT, HEADS, CHANNELS, WINDOW, GLOBAL),
+        "bytes": bytes(1, SHORT, HEADS, CHANNELS),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(windowed, args=(inputs,), rounds=ROUNDS)
+    print(f"\n{found['median']:.1f}x attention to everything at {SHORT} clips")
