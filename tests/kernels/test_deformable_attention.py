@@ -45,7 +45,7 @@ def run(implementation: str, inputs: list[Tensor], lengths: Tensor | None = None
     """The output and the gradient of every input under a fixed upstream gradient."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     out = deformable_attention(*leaves, lengths, implementation=implementation)
-    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 

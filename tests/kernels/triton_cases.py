@@ -1,0 +1,177 @@
+"""The Triton kernels against the references: in Triton's interpreter, or on a GPU.
+
+`test_triton_interpreter.py` runs this file in processes of its own, as the interpreter must be
+asked for (TRITON_INTERPRET=1) before Triton is imported. There the ops' CPU kernels are replaced by
+the Triton ones, so that a call goes the whole way: public function, dispatch, autograd, launch.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import numpy as np
+import pytest
+import test_deformable_attention as deformable
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sdst.kernels import gpu
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+OPS = ("deformable_attention",)
+
+if INTERPRETED:
+    # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
+    torch.use_deterministic_algorithms(True)
+    kernels = torch.library.Library("sdst", "IMPL")
+    for op in OPS:
+        module = import_module(f"sdst.kernels.{op}.triton")
+        for direction in ("forward", "backward"):
+            function = getattr(module, direction)
+            kernels.impl(f"{op}_{direction}", function, "CPU", allow_override=True)
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton serve CPU tensors, and fail at any access outside of the kernel's arguments."""
+    if not INTERPRETED:
+        return
+    from triton.runtime import interpreter
+
+    monkeypatch.setattr(gpu, "unsupported_reasons", lambda **tensors: [])
+    spans: list[tuple[int, int]] = []
+    start = interpreter.GridExecutor._init_args_hst
+
+    def remember(executor, args, options):
+        arguments = start(executor, args, options)
+        spans[:] = [span(x) for x in arguments[0] if isinstance(x, Tensor)]
+        return arguments
+
+    def checked(access):
+        def call(builder, pointers, *rest):
+            mask = rest[0] if access.__name__ == "create_masked_load" else rest[1]
+            first = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].astype(np.int64)
+            last = first + pointers.get_element_ty().primitive_bitwidth // 8
+            inside = [(begin <= first) & (last <= end) for begin, end in spans]
+            if not np.logical_or.reduce(inside).all():
+                raise IndexError(f"{access.__name__} outside of the kernel's arguments")
+            return access(builder, pointers, *rest)
+
+        return call
+
+    def no_atomics(*args):
+        raise RuntimeError("an atomic: the order of its sums is left to chance")
+
+    builder = interpreter.InterpreterBuilder
+    monkeypatch.setattr(interpreter.GridExecutor, "_init_args_hst", remember)
+    monkeypatch.setattr(builder, "create_masked_load", checked(builder.create_masked_load))
+    monkeypatch.setattr(builder, "create_masked_store", checked(builder.create_masked_store))
+    monkeypatch.setattr(builder, "create_atomic_rmw", no_atomics)
+
+
+def span(x: Tensor) -> tuple[int, int]:
+    """First address of a tensor's elements and the one behind its last."""
+    if x.numel() == 0:
+        return 0, 0
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + reach * x.element_size()
+
+
+def on_device(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(DEVICE) for x in tensors]
+
+
+@triton.jit
+def doubling_kernel(
+    p_x, p_out, n, BLOCK: tl.constexpr, MASK_LOAD: tl.constexpr, MASK: tl.constexpr
+):
+    offset = tl.arange(0, BLOCK)
+    x = tl.load(p_x + offset, mask=(offset < n) | (not MASK_LOAD))
+    tl.store(p_out + offset, 2 * x, mask=(offset < n) | (not MASK))
+
+
+@triton.jit
+def atomic_kernel(p_x):
+    tl.atomic_add(p_x, 1.0)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not tell")
+@pytest.mark.parametrize(("load", "store"), [(True, True), (False, True), (True, False)])
+def test_an_access_without_its_mask_is_caught(load: bool, store: bool) -> None:
+    x, out = torch.ones(5), torch.zeros(5)
+    if load and store:
+        doubling_kernel[(1,)](x, out, 5, 8, load, store)
+        assert out.tolist() == [2] * 5
+        return
+    with pytest.raises(interpreter_error(), match="outside of the kernel's arguments"):
+        doubling_kernel[(1,)](x, out, 5, 8, load, store)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not tell")
+def test_an_atomic_is_caught() -> None:
+    with pytest.raises(interpreter_error(), match="an atomic"):
+        atomic_kernel[(1,)](torch.zeros(1))
+
+
+def interpreter_error() -> type[Exception]:
+    from triton.runtime.errors import InterpreterError
+
+    return InterpreterError
+
+
+class TestDeformableAttention:
+    """Shapes are B, L, M, H, C, S."""
+
+    @pytest.mark.parametrize(
+        "shape",
+        [(2, 9, 5, 2, 8, 4), (1, 1, 1, 1, 1, 1), (1, 70, 18, 3, 5, 2), (1, 7, 3, 1, 130, 1)],
+    )
+    def test_forward_and_backward(self, shape: tuple[int, ...]) -> None:
+        inputs = on_device(*deformable.make_inputs(shape))
+        deformable.assert_as_exact_as_the_reference(inputs, deformable.run("triton", inputs))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, dtype: torch.dtype) -> None:
+        inputs = on_device(*(x.to(dtype) for x in deformable.make_inputs((2, 9, 5, 2, 8, 4))))
+        deformable.assert_as_exact_as_the_reference(inputs, deformable.run("triton", inputs))
+
+    def test_lengths(self) -> None:
+        inputs = on_device(*deformable.make_inputs((4, 9, 3, 2, 8, 4)))
+        (lengths,) = on_device(torch.tensor([9, 4, 1, 0]))
+        found = deformable.run("triton", inputs, lengths)
+        deformable.assert_as_exact_as_the_reference(inputs, found, lengths)
+
+    def test_nan_in_the_padding(self) -> None:
+        inputs = on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
+        (lengths,) = on_device(torch.tensor([5, 9]))
+        clean = deformable.run("triton", inputs, lengths)
+        inputs[0][0, 5:] = torch.nan
+        for before, after in zip(clean, deformable.run("triton", inputs, lengths), strict=True):
+            assert torch.equal(before, after)
+
+    def test_points_far_outside_and_not_a_number(self) -> None:
+        value, points, weights = on_device(*deformable.make_inputs((1, 9, 4, 1, 8, 1)))
+        points[0, :, 0, 0] = torch.tensor([torch.inf, -torch.inf, 1e30, torch.nan])
+        out, *gradients = deformable.run("triton", [value, points, weights])
+        assert (out[0, :3] == 0).all()
+        assert out[0, 3].isnan().all()
+        assert all((x[0, :3] == 0).all() for x in gradients[1:])
+
+    @pytest.mark.parametrize("shape", [(0, 9, 5, 2, 8, 4), (2, 9, 0, 2, 8, 4)])
+    def test_empty_batches(self, shape: tuple[int, ...]) -> None:
+        inputs = on_device(*deformable.make_inputs(shape))
+        found, expected = deformable.run("triton", inputs), deformable.run("reference", inputs)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
+
+    def test_views_and_expanded_inputs(self) -> None:
+        value, points, weights = on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
+        strided = torch.stack((value, value), dim=-1)[..., 0]
+        expanded = weights[:, :, :, :1].expand_as(weights)
+        found = deformable.run("triton", [strided, points, expanded])
+        inputs = [value, points, expanded.contiguous()]
+        deformable.assert_as_exact_as_the_reference(inputs, found)
