@@ -1,4 +1,4 @@
-"""Runs the cases of triton_cases.py: in Triton's interpreter here, and on a GPU where there is one."""
+"""Runs the cases of triton_cases.py in Triton's interpreter, and on a GPU where there is one."""
 
 from __future__ import annotations
 

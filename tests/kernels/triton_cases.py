@@ -13,16 +13,17 @@ from importlib import import_module
 import numpy as np
 import pytest
 import test_deformable_attention as deformable
+import test_gathered_attention as gathered
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu
+from sdst.kernels import gathered_attention, gpu
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-OPS = ("deformable_attention",)
+OPS = ("deformable_attention", "gathered_attention")
 
 if INTERPRETED:
     # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
@@ -66,7 +67,16 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_atomics(*args):
         raise RuntimeError("an atomic: the order of its sums is left to chance")
 
+    def convert(data, source, target, mode):
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return truncate(data, source, target, mode)
+        # The interpreter truncates to bf16, where a GPU rounds to nearest.
+        rounded = torch.from_numpy(np.ascontiguousarray(data)).bfloat16()
+        return rounded.view(torch.int16).numpy().view(np.uint16)
+
+    truncate = interpreter._convert_float
     builder = interpreter.InterpreterBuilder
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
     monkeypatch.setattr(interpreter.GridExecutor, "_init_args_hst", remember)
     monkeypatch.setattr(builder, "create_masked_load", checked(builder.create_masked_load))
     monkeypatch.setattr(builder, "create_masked_store", checked(builder.create_masked_store))
@@ -175,3 +185,81 @@ class TestDeformableAttention:
         found = deformable.run("triton", [strided, points, expanded])
         inputs = [value, points, expanded.contiguous()]
         deformable.assert_as_exact_as_the_reference(inputs, found)
+
+
+class TestGatheredAttention:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("lengths", [None, [4, 7], [7, 0]])
+    def test_forward_and_backward(self, dtype: torch.dtype, lengths: list[int] | None) -> None:
+        self.check(gathered.make_inputs(dtype), lengths)
+
+    def test_more_rows_keys_and_channels_than_one_block(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = {
+            "query": torch.randn(1, 5, 4, 130, generator=generator),
+            "tokens": torch.randn(1, 7, 2, 130, generator=generator),
+            "indices": torch.randint(26, (1, 40), generator=generator),
+            "bias": torch.randn(1, 40, generator=generator),
+            "valid": torch.rand(1, 40, generator=generator) < 0.8,
+        }
+        self.check(x)
+
+    def test_a_store_of_another_dtype_than_the_query(self) -> None:
+        x = gathered.make_inputs(torch.float32)
+        self.check({**x, "tokens": x["tokens"].bfloat16()})
+
+    def test_a_layer_of_a_stack_is_read_in_place(self) -> None:
+        x = gathered.make_inputs(torch.float32)
+        stack = torch.full((2, 3, *x["tokens"].shape[1:]), torch.nan)
+        stack[:, 1] = x["tokens"]
+        self.check({**x, "tokens": stack[:, 1]})
+
+    def test_a_sample_with_nothing_valid_gives_zero(self) -> None:
+        x = gathered.make_inputs(torch.float32)
+        x["valid"][1] = False
+        out, grad_query, grad_bias = self.run("triton", x)
+        assert all((result[1] == 0).all() for result in (out, grad_query, grad_bias))
+        assert all((result[0] != 0).any() for result in (out, grad_query, grad_bias))
+
+    def test_nan_in_the_padding_and_at_what_is_not_valid(self) -> None:
+        x = gathered.make_inputs(torch.float32)
+        x["indices"][0] = torch.tensor([0, 3, 7, 14, 17, 22])
+        clean = self.run("triton", x, [4, 7])
+        x["tokens"][0, 4:] = torch.nan
+        x["bias"][~x["valid"]] = torch.nan
+        for before, after in zip(clean, self.run("triton", x, [4, 7]), strict=True):
+            assert torch.equal(before, after)
+
+    def test_an_empty_batch(self) -> None:
+        x = {name: tensor[:0] for name, tensor in gathered.make_inputs(torch.float32).items()}
+        found, expected = self.run("triton", x), self.run("reference", x)
+        assert [mine.shape for mine in found] == [reference.shape for reference in expected]
+
+    def test_nothing_kept(self) -> None:
+        x = gathered.make_inputs(torch.float32)
+        x |= {name: x[name][:, :0] for name in ("indices", "bias", "valid")}
+        assert all((result == 0).all() for result in self.run("triton", x))
+
+    def check(self, x: dict[str, Tensor], lengths: list[int] | None = None) -> None:
+        """The rule of the reference: at most twice its own error, plus 1e-5 of the scale."""
+        wide = {k: v.double() if v.is_floating_point() else v for k, v in x.items()}
+        exact, plain = self.run("reference", wide, lengths), self.run("reference", x, lengths)
+        found = self.run("triton", x, lengths)
+        for truth, reference, mine in zip(exact, plain, found, strict=True):
+            allowed = 2 * (reference - truth).abs().max() + 1e-5 * truth.abs().max().clamp(min=1)
+            assert (mine - truth).abs().max() <= allowed
+            assert (mine - truth).square().mean().sqrt() <= 0.005 * truth.square().mean().sqrt()
+
+    def run(
+        self, implementation: str, x: dict[str, Tensor], lengths: list[int] | None = None
+    ) -> list[Tensor]:
+        """The output and the gradients of query and bias under a fixed upstream gradient."""
+        x = {k: v.to(DEVICE) for k, v in x.items()}
+        leaves = [x[k].detach().requires_grad_() for k in ("query", "bias")]
+        x |= zip(("query", "bias"), leaves, strict=True)
+        lengths = None if lengths is None else torch.tensor(lengths, device=DEVICE)
+        out = gathered_attention(
+            **x, lengths=lengths, strides=gathered.STRIDES, scale=0.4, implementation=implementation
+        )
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+        return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
