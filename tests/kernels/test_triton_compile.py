@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from sdst.kernels import gpu  # noqa: E402
 from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
 from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
+from sdst.kernels.select_tokens import triton as selection  # noqa: E402
 
 BUDGETS = Path(__file__).with_name("triton_budgets.json")
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program may take
@@ -58,10 +59,20 @@ def attend(dtype: torch.dtype) -> None:
     gathered.backward(gathered.forward(*keys), *keys)
 
 
+def select(dtype: torch.dtype) -> None:
+    """The kernels of token selection at the patch-token shape."""
+    tokens, u = empty(8, 75, 50, 768, dtype=dtype), empty(8, 768, dtype=dtype)
+    indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
+    lengths, grad = empty(8, dtype=torch.int64), empty(8, 64, dtype=torch.float32)
+    selection.token_scores(tokens, u, lengths)
+    selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8))
+
+
 CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
     "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
     "gathered_attention": attend,
+    "select_tokens": select,
 }
 
 

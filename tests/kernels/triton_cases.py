@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import test_deformable_attention as deformable
 import test_gathered_attention as gathered
+import test_select_tokens as selection
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gathered_attention, gpu
+from sdst.kernels import gathered_attention, gpu, select_tokens
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-OPS = ("deformable_attention", "gathered_attention")
+OPS = ("deformable_attention", "gathered_attention", "select_tokens")
 
 if INTERPRETED:
     # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
@@ -178,6 +179,13 @@ class TestDeformableAttention:
         for mine, reference in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, reference)
 
+    def test_the_registered_op_is_sound(self) -> None:
+        leaves = [
+            x.requires_grad_() for x in on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
+        ]
+        op = torch.ops.sdst.deformable_attention_forward.default
+        torch.library.opcheck(op, (*leaves, *on_device(torch.tensor([9, 4]))))
+
     def test_views_and_expanded_inputs(self) -> None:
         value, points, weights = on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
         strided = torch.stack((value, value), dim=-1)[..., 0]
@@ -240,6 +248,13 @@ class TestGatheredAttention:
         x |= {name: x[name][:, :0] for name in ("indices", "bias", "valid")}
         assert all((result == 0).all() for result in self.run("triton", x))
 
+    def test_the_registered_op_is_sound(self) -> None:
+        x = {k: v.to(DEVICE) for k, v in gathered.make_inputs(torch.float32).items()}
+        x["query"].requires_grad_()
+        x["bias"].requires_grad_()
+        op = torch.ops.sdst.gathered_attention_forward.default
+        torch.library.opcheck(op, (*x.values(), None, gathered.STRIDES, 0.4))
+
     def check(self, x: dict[str, Tensor], lengths: list[int] | None = None) -> None:
         """The rule of the reference: at most twice its own error, plus 1e-5 of the scale."""
         wide = {k: v.double() if v.is_floating_point() else v for k, v in x.items()}
@@ -263,3 +278,64 @@ class TestGatheredAttention:
         )
         upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
         return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+class TestSelectTokens:
+    @pytest.mark.parametrize("k", [1, 12, 60])
+    @pytest.mark.parametrize("lengths", [None, [11, 6, 1], [11, 0, 3]])
+    def test_it_keeps_what_the_reference_keeps(self, k: int, lengths: list[int] | None) -> None:
+        self.check(*selection.make_inputs(), k, lengths)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_a_half_precision_store_is_accumulated_in_fp32(self, dtype: torch.dtype) -> None:
+        tokens, u = (x.to(dtype) for x in selection.make_inputs())
+        found = self.run("triton", tokens, u, 12)
+        expected = self.run("triton", tokens.float(), u.float(), 12)
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
+        torch.testing.assert_close(found[3].float(), expected[3], rtol=1e-2, atol=1e-2)
+
+    def test_more_channels_than_one_block(self) -> None:
+        self.check(*selection.make_inputs(clips=5, per_clip=2, width=150), 12)
+
+    def test_a_layer_of_a_stack_is_read_in_place(self) -> None:
+        tokens, u = selection.make_inputs()
+        stack = torch.full((3, 2, *tokens.shape[1:]), torch.nan)
+        stack[:, 1] = tokens
+        self.check(stack[:, 1], u, 12)
+
+    def test_nan_in_the_padding(self) -> None:
+        tokens, u = selection.make_inputs()
+        clean = self.run("triton", tokens, u, 12, [11, 6, 1])
+        tokens[1, 6:], tokens[2, 1:] = torch.nan, torch.nan
+        for before, after in zip(clean, self.run("triton", tokens, u, 12, [11, 6, 1]), strict=True):
+            assert torch.equal(before, after)
+
+    def test_the_registered_op_is_sound(self) -> None:
+        tokens, u = on_device(*selection.make_inputs())
+        op = torch.ops.sdst.select_tokens_forward.default
+        torch.library.opcheck(op, (tokens, u.requires_grad_(), 12, None, (1, 2), 2))
+
+    def check(self, tokens: Tensor, u: Tensor, k: int, lengths: list[int] | None = None) -> None:
+        found = self.run("triton", tokens, u, k, lengths)
+        expected = self.run("reference", tokens.contiguous(), u, k, lengths)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
+
+    def run(
+        self,
+        implementation: str,
+        tokens: Tensor,
+        u: Tensor,
+        k: int,
+        lengths: list[int] | None = None,
+    ) -> list[Tensor]:
+        """indices, scores, valid, and the gradient of u under a fixed upstream gradient."""
+        tokens, u = tokens.to(DEVICE), u.to(DEVICE).detach().requires_grad_()
+        lengths = None if lengths is None else torch.tensor(lengths, device=DEVICE)
+        indices, scores, valid = select_tokens(
+            tokens, u, k, lengths, strides=(1, 2, 4), segments=2, implementation=implementation
+        )
+        upstream = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
+        (grad,) = torch.autograd.grad(scores, u, upstream.to(DEVICE))
+        return [indices, scores.detach(), valid, grad]
