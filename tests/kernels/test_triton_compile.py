@@ -151,11 +151,18 @@ def test_kernels_stay_within_their_budget(
             assert all(used[what] <= budget[what] for what in budget), (name, used, budget)
 
 
-def test_a_spill_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deformable, "TILE", 64 * 1024)
-    monkeypatch.setattr(deformable, "WARPS", 1)
-    found = measure("deformable_attention, sampling", 90, "fp32", tmp_path)
-    assert found["forward_kernel"]["stack"] > 0
+@triton.jit
+def hoarding_kernel(p_x, BLOCK: triton.language.constexpr):
+    """Needs all of x at once, twice."""
+    p_all = p_x + triton.language.arange(0, BLOCK)
+    x = triton.language.load(p_all)
+    triton.language.store(p_all, x - triton.language.sum(x))
+
+
+def test_a_spill_would_be_seen(tmp_path: Path) -> None:
+    with compiling_for(90) as kernels:
+        gpu.launch(hoarding_kernel, (1,), empty(dtype=torch.float32), BLOCK=16384, num_warps=1)
+    assert usage(kernels["hoarding_kernel"], tmp_path)["stack"] > 0
 
 
 if __name__ == "__main__":
