@@ -74,4 +74,4 @@ def gather(
         )
     else:
         taken = (flat[rows].to(dtype) * weights[..., None]).sum(2)
-    return taken.view(*indices.shape, -1).masked_fill(~valid[..., None], 0)
+    return taken.view(*indices.shape, tokens.shape[-1]).masked_fill(~valid[..., None], 0)

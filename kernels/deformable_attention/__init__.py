@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, gpu
 from sdst.kernels.deformable_attention import native, reference
 
 library = torch.library.Library("sdst", "FRAGMENT")
@@ -20,6 +20,9 @@ library.define(
 )
 library.impl("deformable_attention_forward", native.forward, "CPU")
 library.impl("deformable_attention_backward", native.backward, "CPU")
+for name in ("forward", "backward"):
+    kernel = gpu.late("sdst.kernels.deformable_attention.triton", name)
+    library.impl(f"deformable_attention_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::deformable_attention_forward")
@@ -46,8 +49,18 @@ torch.library.register_autograd(
     "sdst::deformable_attention_forward", _differentiate, setup_context=_save
 )
 
+
+def _not_on_gpu(
+    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None = None
+) -> list[str]:
+    return gpu.unsupported_reasons(value=value, points=points, weights=weights)
+
+
 dispatch.register(
-    "deformable_attention", native=native.unsupported_reasons, reference=dispatch.always
+    "deformable_attention",
+    triton=_not_on_gpu,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
 )
 
 

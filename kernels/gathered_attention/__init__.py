@@ -4,12 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, gpu
 from sdst.kernels.gathered_attention import reference
 
-dispatch.register("gathered_attention", reference=dispatch.always)
+library = torch.library.Library("sdst", "FRAGMENT")
+library.define(
+    "gathered_attention_forward("
+    "Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, Tensor? lengths, "
+    "int[] strides, float scale) -> Tensor"
+)
+library.define(
+    "gathered_attention_backward("
+    "Tensor grad, Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, "
+    "Tensor? lengths, int[] strides, float scale) -> (Tensor, Tensor)"
+)
+for name in ("forward", "backward"):
+    kernel = gpu.late("sdst.kernels.gathered_attention.triton", name)
+    library.impl(f"gathered_attention_{name}", kernel, "CUDA")
+
+
+@torch.library.register_fake("sdst::gathered_attention_forward")
+def _fake_forward(query: Tensor, *keys: object) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+@torch.library.register_fake("sdst::gathered_attention_backward")
+def _fake_backward(
+    grad: Tensor, query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, *rest: object
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), bias.new_empty(bias.shape)
+
+
+def _save(ctx, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.strides, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    query, bias = torch.ops.sdst.gathered_attention_backward(
+        grad, *ctx.saved_tensors, ctx.strides, ctx.scale
+    )
+    return query, None, None, bias, None, None, None, None
+
+
+torch.library.register_autograd(
+    "sdst::gathered_attention_forward", _differentiate, setup_context=_save
+)
+
+
+def _not_on_gpu(
+    query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, valid: Tensor
+) -> list[str]:
+    return gpu.unsupported_reasons(query=query, tokens=tokens, bias=bias)
+
+
+dispatch.register("gathered_attention", triton=_not_on_gpu, reference=dispatch.always)
 
 
 def gathered_attention(
@@ -46,7 +98,13 @@ def gathered_attention(
         [B, M, H, D] in the query's dtype, accumulated in fp32; 0 for a sample with nothing valid.
         Differentiable with respect to query and bias.
     """
-    dispatch.choose("gathered_attention", implementation, query, tokens, indices, bias, valid)
-    return reference.gathered_attention(
+    chosen = dispatch.choose(
+        "gathered_attention", implementation, query, tokens, indices, bias, valid
+    )
+    if chosen == "reference":
+        return reference.gathered_attention(
+            query, tokens, indices, bias, valid, lengths, strides, scale
+        )
+    return torch.ops.sdst.gathered_attention_forward(
         query, tokens, indices, bias, valid, lengths, strides, scale
     )

@@ -7,43 +7,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, gpu
 from sdst.kernels.select_tokens import native, reference
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
-    "select_tokens_forward(Tensor tokens, Tensor u, int k, Tensor? lengths, int[] strides,"
-    " int segments) -> (Tensor, Tensor, Tensor)"
+    "select_tokens_forward("
+    "Tensor tokens, Tensor u, int k, Tensor? lengths, int[] strides, int segments"
+    ") -> (Tensor, Tensor, Tensor)"
 )
 library.define(
-    "select_tokens_backward(Tensor grad, Tensor tokens, Tensor indices, Tensor valid,"
-    " Tensor? lengths, int[] strides) -> Tensor"
+    "select_tokens_backward("
+    "Tensor grad, Tensor tokens, Tensor indices, Tensor valid, Tensor? lengths, int[] strides"
+    ") -> Tensor"
 )
 library.impl("select_tokens_forward", native.forward, "CPU")
 library.impl("select_tokens_backward", native.backward, "CPU")
+for name in ("forward", "backward"):
+    kernel = gpu.late("sdst.kernels.select_tokens.triton", name)
+    library.impl(f"select_tokens_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::select_tokens_forward")
 def _fake_forward(
-    tokens: Tensor, u: Tensor, k: int, lengths: Tensor | None, strides: list[int], segments: int
+    tokens: Tensor, u: Tensor, k: int, *rest: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (tokens.shape[0], k)
-    return (
-        tokens.new_empty(shape, dtype=torch.float32),
-        tokens.new_empty(shape, dtype=torch.int64),
-        tokens.new_empty(shape, dtype=torch.bool),
-    )
+    dtypes = (torch.float32, torch.int64, torch.bool)
+    return tuple(u.new_empty(u.shape[0], k, dtype=dtype) for dtype in dtypes)
 
 
 @torch.library.register_fake("sdst::select_tokens_backward")
-def _fake_backward(
-    grad: Tensor,
-    tokens: Tensor,
-    indices: Tensor,
-    valid: Tensor,
-    lengths: Tensor | None,
-    strides: list[int],
-) -> Tensor:
+def _fake_backward(grad: Tensor, tokens: Tensor, *rest: object) -> Tensor:
     return tokens.new_empty(tokens.shape[0], tokens.shape[3], dtype=torch.float32)
 
 
@@ -51,18 +45,27 @@ def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     tokens, u, _, lengths, ctx.strides, _ = inputs
     _, indices, valid = output
     ctx.dtype = u.dtype
-    ctx.mark_non_differentiable(indices, valid)
     ctx.save_for_backward(tokens, indices, valid, lengths)
 
 
 def _differentiate(ctx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    grad_u = torch.ops.sdst.select_tokens_backward(grad, *ctx.saved_tensors, ctx.strides)
-    return None, grad_u.to(ctx.dtype), None, None, None, None
+    u = torch.ops.sdst.select_tokens_backward(grad, *ctx.saved_tensors, ctx.strides)
+    return None, u.to(ctx.dtype), None, None, None, None
 
 
 torch.library.register_autograd("sdst::select_tokens_forward", _differentiate, setup_context=_save)
 
-dispatch.register("select_tokens", native=native.unsupported_reasons, reference=dispatch.always)
+
+def _not_on_gpu(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
+    return gpu.unsupported_reasons(tokens=tokens, u=u)
+
+
+dispatch.register(
+    "select_tokens",
+    triton=_not_on_gpu,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
+)
 
 
 def select_tokens(
@@ -97,10 +100,9 @@ def select_tokens(
         (offset_r + t * P + p); scores [B, k] fp32, best first, differentiable with respect to u;
         valid [B, k] bool. Where there are fewer than k tokens: index 0, score 0, valid False.
     """
-    chosen = dispatch.choose("select_tokens", implementation, tokens, u)
-    if chosen == "native":
-        scores, indices, valid = torch.ops.sdst.select_tokens_forward(
-            tokens, u, k, lengths, list(strides), segments
-        )
-        return indices, scores, valid
-    return reference.select_tokens(tokens, u, k, lengths, strides, segments)
+    if dispatch.choose("select_tokens", implementation, tokens, u, k, lengths) == "reference":
+        return reference.select_tokens(tokens, u, k, lengths, strides, segments)
+    scores, indices, valid = torch.ops.sdst.select_tokens_forward(
+        tokens, u, k, lengths, strides, segments
+    )
+    return indices, scores, valid

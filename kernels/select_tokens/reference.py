@@ -31,23 +31,18 @@ def select_tokens(
     """See `sdst.kernels.select_tokens`."""
     lengths = pyramid.valid_lengths(tokens, lengths)
     with torch.no_grad():
-        indices, valid = select(tokens, u, k, lengths, strides, segments)
+        raw = token_scores(tokens, u, lengths)
+        indices, valid = select(raw, k, lengths, strides, segments)
     kept = pyramid.gather(tokens, indices, valid, lengths, strides)
     scores = torch.einsum("bkd,bd->bk", kept, u.to(kept.dtype))
     return indices, scores, valid
 
 
 def select(
-    tokens: Tensor,
-    u: Tensor,
-    k: int,
-    lengths: Tensor,
-    strides: Sequence[int],
-    segments: int,
+    scores: Tensor, k: int, lengths: Tensor, strides: Sequence[int], segments: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices and validity [B, k] of the kept tokens, best first."""
-    per_clip = tokens.shape[2]
-    scores = token_scores(tokens, u, lengths)
+    """Indices and validity [B, k] of the kept tokens, best first, from raw scores [B, L, P]."""
+    per_clip = scores.shape[2]
     levels, groups, offset = [], [], 0
     for stride, quota in zip(strides, split(k, len(strides)), strict=True):
         keys = level_keys(scores, lengths, stride, offset)

@@ -1,0 +1,46 @@
+"""Reading the temporal pyramid (pyramid.py) inside of Triton kernels: averaged on the fly."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def valid_length(p_lengths, batch, L):
+    """Valid clips of one sample, int64."""
+    return tl.zeros_like(batch) + L if p_lengths is None else tl.load(p_lengths + batch)
+
+
+@triton.jit
+def locate(index, length, L, P, STRIDES: tl.constexpr):
+    """First raw token, a row of [L * P], and number of clips behind flat pyramid indices."""
+    row = tl.zeros_like(index)
+    clips = row + 1
+    offset = 0
+    for level in tl.static_range(len(STRIDES)):
+        steps = tl.cdiv(L, STRIDES[level])
+        local = index - offset
+        here = (local >= 0) & (local < steps * P)
+        start = local // P * STRIDES[level]
+        row = tl.where(here, start * P + local % P, row)
+        clips = tl.where(here, tl.minimum(length - start, STRIDES[level]), clips)
+        offset += steps * P
+    return row, tl.maximum(clips, 1)
+
+
+@triton.jit
+def load_entries(p_tokens, row, clips, mask, o_d, P, D):
+    """[entries, channels] in fp32, each the mean of its `clips` raw tokens; 0 where masked."""
+    b_sum = tl.zeros([row.shape[0], o_d.shape[0]], tl.float32)
+    for w in range(tl.max(clips)):
+        p_rows = p_tokens + (row + w * P)[:, None] * D + o_d[None, :]
+        m_rows = (mask & (w < clips))[:, None] & (o_d < D)[None, :]
+        b_sum += tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
+    return b_sum / clips[:, None].to(tl.float32)
+
+
+def readable(tokens: Tensor) -> Tensor:
+    """tokens [B, L, P, D] with each sample contiguous: a layer of a stored stack is not copied."""
+    return tokens if tokens[:1].is_contiguous() else tokens.contiguous()

@@ -1,0 +1,181 @@
+"""Every committed launch configuration compiles for every architecture, within its budget.
+
+No GPU is needed: the ops' own launchers run on tensors without data under a driver that only names
+an architecture, and what they would start is compiled instead. The budgets are what this file,
+run as a program, wrote to triton_budgets.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels are not compiled", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+
+from sdst.kernels import gpu  # noqa: E402
+from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
+from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
+from sdst.kernels.select_tokens import triton as selection  # noqa: E402
+
+BUDGETS = Path(__file__).with_name("triton_budgets.json")
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program may take
+# fp16 differs from bf16 in its conversions only.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def sample(dtype: torch.dtype, queries: int, heads: int, channels: int, samples: int) -> None:
+    """Deformable attention at QVHighlights' B=32, L=75."""
+    value = empty(32, 75, heads, channels, dtype=dtype)
+    points = empty(32, queries, heads, samples, dtype=dtype)
+    lengths = empty(32, dtype=torch.int64)
+    out = deformable.forward(value, points, points, lengths)
+    deformable.backward(out, value, points, points, lengths)
+
+
+def attend(dtype: torch.dtype) -> None:
+    """Gathered attention at the patch-token shape."""
+    query, tokens = empty(8, 10, 8, 768, dtype=dtype), empty(8, 75, 50, 768, dtype=dtype)
+    indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
+    bias, lengths = empty(8, 64, dtype=dtype), empty(8, dtype=torch.int64)
+    keys = (query, tokens, indices, bias, valid, lengths, (1, 2, 4, 8), 0.125)
+    gathered.backward(gathered.forward(*keys), *keys)
+
+
+def select(dtype: torch.dtype) -> None:
+    """The kernels of token selection at the patch-token shape."""
+    tokens, u = empty(8, 75, 50, 768, dtype=dtype), empty(8, 768, dtype=dtype)
+    indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
+    lengths, grad = empty(8, dtype=torch.int64), empty(8, 64, dtype=torch.float32)
+    selection.token_scores(tokens, u, lengths)
+    selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8))
+
+
+CALLS: dict[str, Callable[[torch.dtype], None]] = {
+    "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
+    "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
+    "gathered_attention": attend,
+    "select_tokens": select,
+}
+
+
+class Driver:
+    """All that compiling asks of a GPU: its architecture."""
+
+    def __init__(self, architecture: int) -> None:
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
+    """What is launched in this context is compiled, and found by the kernel's name."""
+    kernels: dict[str, object] = {}
+
+    def launch(kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
+        kernels[kernel.__name__] = kernel.run(*args, grid=grid, warmup=True, **constants)
+
+    config, started = triton.runtime.driver, gpu.launch
+    driver = config._active
+    config.set_active(Driver(architecture))
+    gpu.launch = launch
+    try:
+        yield kernels
+    finally:
+        gpu.launch = started
+        config._active = driver
+
+
+def usage(kernel: object, folder: Path) -> dict[str, int]:
+    """Registers a thread, bytes of stack a thread (spills), shared memory a program."""
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    command = [str(tool), "--dump-resource-usage", str(binary)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", told).groups()
+    return {
+        "registers": int(registers),
+        "stack": int(stack),
+        "shared memory": kernel.metadata.shared,
+    }
+
+
+def measure(call: str, architecture: int, dtype: str, folder: Path) -> dict[str, dict[str, int]]:
+    """Usage of every kernel that `call` starts."""
+    with compiling_for(architecture) as kernels:
+        CALLS[call](DTYPES[dtype])
+    return {name: usage(kernel, folder) for name, kernel in kernels.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", SHARED_MEMORY)
+@pytest.mark.parametrize("call", CALLS)
+def test_kernels_stay_within_their_budget(
+    call: str, architecture: int, dtype: str, tmp_path: Path
+) -> None:
+    budgets = json.loads(BUDGETS.read_text())
+    found = measure(call, architecture, dtype, tmp_path)
+    assert found.keys() == budgets["usage"][call][f"sm_{architecture}"][dtype].keys()
+    for name, used in found.items():
+        assert used["stack"] == 0, f"{name} spills"
+        assert used["shared memory"] <= SHARED_MEMORY[architecture]
+        if triton.__version__ == budgets["triton"]:  # another compiler may allocate otherwise
+            budget = budgets["usage"][call][f"sm_{architecture}"][dtype][name]
+            assert all(used[what] <= budget[what] for what in budget), (name, used, budget)
+
+
+@triton.jit
+def hoarding_kernel(p_x, BLOCK: triton.language.constexpr):
+    """Needs all of x at once, twice."""
+    p_all = p_x + triton.language.arange(0, BLOCK)
+    x = triton.language.load(p_all)
+    triton.language.store(p_all, x - triton.language.sum(x))
+
+
+def test_a_spill_would_be_seen(tmp_path: Path) -> None:
+    with compiling_for(90) as kernels:
+        gpu.launch(hoarding_kernel, (1,), empty(dtype=torch.float32), BLOCK=16384, num_warps=1)
+    assert usage(kernels["hoarding_kernel"], tmp_path)["stack"] > 0
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = {
+            call: {
+                f"sm_{architecture}": {
+                    dtype: measure(call, architecture, dtype, Path(folder)) for dtype in DTYPES
+                }
+                for architecture in SHARED_MEMORY
+            }
+            for call in CALLS
+        }
+    BUDGETS.write_text(json.dumps({"triton": triton.__version__, "usage": table}, indent=1) + "\n")
