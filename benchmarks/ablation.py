@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 VARIANTS = {
-    "RDSA, context sparse (default)": [],
-    "RDSA, context none": ["--model.context", "none"],
-    "deformable, context sparse": ["--model.attention", "deformable"],
-    "cross-attention, context sparse": ["--model.attention", "cross"],
-    "RDSA, context sparse, schedule 8 4 2 1": ["--model.schedule", "[8,4,2,1]"],
+    "the demo's default: RDSA, context sparse, schedule 4 2 1 1": [],
+    "deformable cross-attention instead of RDSA": ["--model.attention", "deformable"],
+    "standard cross-attention instead of RDSA": ["--model.attention", "cross"],
+    "context none": ["--model.context", "none"],
+    "schedule 1 1 1 1": ["--model.schedule", "[1,1,1,1]"],
 }
 FIGURES = {
     "R1@0.5": "MR-full-R1@0.5",

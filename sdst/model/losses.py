@@ -34,7 +34,8 @@ class LossConfig:
         l1: distance of matched spans, (center, width) in units of the video.
         iou: 1 - IoU of matched spans.
         actionness: distance of the estimated to the actual IoU.
-        saliency: InfoNCE between the clips of a video, and between videos.
+        saliency: InfoNCE between the clips of a video.
+        contrast: InfoNCE between a relevant clip and the sentences of the batch.
         alignment: symmetric InfoNCE of sentences and clips, over the batch.
         layer_alignment: the same over the steps of one sample.
     """
@@ -44,6 +45,7 @@ class LossConfig:
     iou: float = 2.0
     actionness: float = 4.0
     saliency: float = 0.1
+    contrast: float = 0.1
     alignment: float = 0.1
     layer_alignment: float = 0.1
 
@@ -98,7 +100,8 @@ def grounding_loss(
     aligned = (scale * _similarities(sentence, visual)).masked_fill(~pairs, _NEVER)
     over_steps = scale * _similarities(sentence.transpose(0, 1), visual.transpose(0, 1))
     terms = moment_losses(spans, logits, actionness, targets) | {
-        "saliency": saliency_loss(scale * saliency, targets) + _mean(info_nce(between), anchored),
+        "saliency": saliency_loss(scale * saliency, targets),
+        "contrast": _mean(info_nce(between), anchored),
         "alignment": _mean(symmetric_info_nce(aligned), anchored),
         "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
     }
