@@ -18,11 +18,9 @@ FPS = 4
 
 _RGB = {
     "red": (214, 40, 40),
-    "orange": (247, 132, 24),
     "yellow": (250, 214, 38),
     "green": (46, 168, 74),
     "blue": (44, 98, 226),
-    "purple": (146, 58, 190),
     "white": (246, 246, 246),
 }
 _MASTER = 96  # px of the picture that an object is scaled down from; the object fills half of it
@@ -164,9 +162,6 @@ def _mask(shape: str, side: int, inset: float) -> Image.Image:
     draw = ImageDraw.Draw(mask)
     centre, radius = side / 2, side / 4 * inset
 
-    def points(outline: np.ndarray) -> list[tuple[float, float]]:
-        return [(centre + radius * x, centre + radius * y) for x, y in outline]
-
     def disc(r: float, fill: int) -> None:
         draw.ellipse((centre - r, centre - r, centre + r, centre + r), fill=fill)
 
@@ -179,25 +174,11 @@ def _mask(shape: str, side: int, inset: float) -> Image.Image:
         case "square":
             s = 0.86 * radius
             draw.rectangle((centre - s, centre - s, centre + s, centre + s), fill=255)
-        case "cross":
-            for w, h in ((1.0, 0.34), (0.34, 1.0)):
-                thin = 0.34 * side / 4 - (1 - inset) * side / 4
-                a = radius if w == 1.0 else thin
-                b = radius if h == 1.0 else thin
-                draw.rectangle((centre - a, centre - b, centre + a, centre + b), fill=255)
-        case "triangle":
-            draw.polygon(points(np.array([(0, -0.98), (1, 0.82), (-1, 0.82)])), fill=255)
         case "star":
             angles = np.pi * (np.arange(10) / 5 - 0.5)
             reach = np.where(np.arange(10) % 2 == 0, 1.0, 0.45)
-            draw.polygon(
-                points(np.stack([np.cos(angles), np.sin(angles)], 1) * reach[:, None]), fill=255
-            )
-        case "heart":
-            t = np.linspace(0, 2 * np.pi, 120)
-            x = np.sin(t) ** 3
-            y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
-            draw.polygon(points(np.stack([x, y - 0.1], 1)), fill=255)
+            outline = np.stack([np.cos(angles), np.sin(angles)], 1) * reach[:, None]
+            draw.polygon([tuple(point) for point in centre + radius * outline], fill=255)
         case _:
             raise ValueError(f"no such shape: {shape}")
     return mask

@@ -14,13 +14,11 @@ _SIZES = {
     "medium": ("medium", "middling"),
     "large": ("large", "big", "huge"),
 }
-_COLOURS = {"purple": ("purple", "violet")}
 _SHAPES = {
     "ball": ("ball", "circle", "disc"),
     "square": ("square", "box", "block"),
     "star": ("star",),
     "ring": ("ring", "hoop"),
-    "cross": ("cross", "plus sign"),
 }
 _ANY_SHAPE = ("object", "shape", "thing")
 
@@ -189,7 +187,7 @@ def _words(description: Description, rng: np.random.Generator) -> tuple[list[str
     if description.size:
         adjectives.append(_pick(_SIZES[description.size], rng))
     if description.colour:
-        adjectives.append(_pick(_COLOURS.get(description.colour, (description.colour,)), rng))
+        adjectives.append(description.colour)
     if description.shape is None:
         return adjectives, _pick(_ANY_SHAPE, rng)
     return adjectives, _pick(_SHAPES.get(description.shape, (description.shape,)), rng)
