@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
-from sdst.kernels import library, pool_tokens, use_implementation
+from sdst.kernels import pool_tokens
 
-
-@pytest.fixture(params=["native", "reference"], autouse=True)
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "native" and library.missing_reason("cpu") is not None:
-        pytest.skip(str(library.missing_reason("cpu")))
-    with use_implementation(request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("implementation")
+native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)
 
 
 def make_inputs(
@@ -40,6 +33,7 @@ def test_it_is_attention_over_the_best(kept: int) -> None:
             torch.testing.assert_close(out[i, clip], expected)
 
 
+@native_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("width", [1, 8, 33, 96])
 def test_native_agrees_with_the_reference(width: int, dtype: torch.dtype) -> None:
@@ -97,9 +91,8 @@ def test_gradcheck_in_double() -> None:
     assert torch.autograd.gradcheck(pool, u.double().requires_grad_())
 
 
-def test_the_op_is_well_registered(implementation: str) -> None:
-    if implementation == "reference":
-        pytest.skip("plain PyTorch")
+@native_only
+def test_the_op_is_well_registered() -> None:
     tokens, u, lengths = make_inputs()
     arguments = (tokens, u.requires_grad_(), 3, lengths)
     torch.library.opcheck(torch.ops.sdst.pool_tokens_forward.default, arguments)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
-from sdst.kernels import library, select_tokens, use_implementation
+from sdst.kernels import select_tokens
 
-
-@pytest.fixture(params=["native", "reference"], autouse=True)
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "native" and library.missing_reason("cpu") is not None:
-        pytest.skip(str(library.missing_reason("cpu")))
-    with use_implementation(request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("implementation")
+native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)
 
 
 def by_hand(tokens: Tensor, u: Tensor, k: int, length: int, strides: tuple, segments: int) -> list:
@@ -105,6 +98,7 @@ def test_nan_in_the_padding_changes_nothing() -> None:
         assert torch.equal(before, after)
 
 
+@native_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(12))
 def test_native_keeps_what_the_reference_keeps(seed: int, dtype: torch.dtype) -> None:
@@ -130,6 +124,7 @@ def test_native_keeps_what_the_reference_keeps(seed: int, dtype: torch.dtype) ->
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-5)
 
 
+@native_only
 def test_threads_do_not_change_a_bit() -> None:
     tokens, u = torch.randn(40, 30, 9, 33), torch.randn(40, 33)
     threads = torch.get_num_threads()
@@ -144,9 +139,8 @@ def test_threads_do_not_change_a_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(answer, answers[0], strict=True))
 
 
-def test_the_op_is_well_registered(implementation: str) -> None:
-    if implementation == "reference":
-        pytest.skip("plain PyTorch")
+@native_only
+def test_the_op_is_well_registered() -> None:
     tokens, u = make_inputs()
     arguments = (tokens, u.requires_grad_(), 7, torch.tensor([11, 6, 1]), [1, 2, 4], 2)
     torch.library.opcheck(torch.ops.sdst.select_tokens_forward.default, arguments)
