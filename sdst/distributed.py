@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
 
@@ -24,4 +23,21 @@ def gather_batch(x: Tensor, dim: int) -> Tensor:
     distributed.all_reduce(shape, distributed.ReduceOp.MAX)
     missing = [new - old for old, new in zip(x.shape, shape.tolist(), strict=True)]
     padding = [size for after in reversed(missing) for size in (0, after)]
-    return torch.cat(all_gather(functional.pad(x, padding).contiguous()), dim=dim)
+    return _Gather.apply(functional.pad(x, padding).contiguous(), dim)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over processes; back flows the sum of what every process's loss says."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.size = dim, x.shape[dim]
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x)
+        return torch.cat(parts, dim)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total.narrow(ctx.dim, distributed.get_rank() * ctx.size, ctx.size), None
