@@ -8,10 +8,15 @@ from collections.abc import Callable
 
 
 def interleave(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round: A B C A B C ..., after two rounds unmeasured."""
+    """Seconds of every candidate in every round: A B C A B C ..., after two rounds unmeasured.
+
+    In its turn a candidate runs once unmeasured, so that it finds its own data in the caches and
+    not what the one before it left there.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 2):
         for name, call in candidates.items():
+            call()
             start = time.perf_counter()
             call()
             if turn >= 2:
