@@ -11,6 +11,7 @@ from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_
 from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import linear_assignment
 from sdst.kernels.pool_tokens import pool_tokens
+from sdst.kernels.quantization import dequantize, quantize
 from sdst.kernels.select_tokens import select_tokens
 from sdst.kernels.temporal_nms import temporal_nms
 
@@ -18,9 +19,11 @@ __all__ = [
     "ImplementationError",
     "deformable_attention",
     "dense_attention",
+    "dequantize",
     "gathered_attention",
     "linear_assignment",
     "pool_tokens",
+    "quantize",
     "select_tokens",
     "temporal_nms",
     "unsupported_reasons",

@@ -24,7 +24,7 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
     for name, tensor in tensors.items():
         if tensor.device.type != "cuda":
             reasons.append(f"{name} is on {tensor.device.type}, expected a CUDA device")
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in DTYPES and not (tensor.dtype == torch.int8 and name == "tokens"):
             reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
     missing = missing_reason()
     if missing is not None:

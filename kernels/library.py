@@ -17,8 +17,8 @@ ABI_VERSION = 2  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
-# Number types, as csrc/include/tokens.h numbers them.
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+# Number types of a token store, as csrc/include/tokens.h numbers them; the last needs scales.
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 # The exported functions: p a pointer, n an int64, i an int32, f a float. Those of CUDA end with the
 # stream and return an error code.
@@ -31,6 +31,8 @@ SIGNATURES = {
         "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
         "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",
         "sdst_select_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
+        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnn" + "fii",
+        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnn" + "fii",
         "sdst_linear_assignment": "ppp" + "nnn" + "i",
         "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
     },
@@ -89,7 +91,7 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu":
             reasons.append(f"{name} is on {tensor.device.type}, only cpu is offered")
-        if tensor.dtype not in TYPES:
+        if tensor.dtype not in TYPES or (tensor.dtype == torch.int8 and name != "tokens"):
             reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
     missing = missing_reason("cpu")
     return reasons if missing is None else [*reasons, missing]

@@ -61,10 +61,17 @@ def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[
 
 
 def gather(
-    tokens: Tensor, indices: Tensor, valid: Tensor, lengths: Tensor, strides: Sequence[int]
+    tokens: Tensor,
+    indices: Tensor,
+    valid: Tensor,
+    lengths: Tensor,
+    strides: Sequence[int],
+    scales: Tensor | None = None,
 ) -> Tensor:
     """Pyramid entries [B, k, D] in fp32 or wider, 0 where not valid. The tokens get no gradient."""
     rows, weights = entries(tokens, indices, lengths, strides)
+    if scales is not None:
+        weights = weights * scales.flatten()[rows]
     flat = tokens.detach().flatten(0, 2)
     dtype = torch.promote_types(flat.dtype, torch.float32)
     if flat.dtype == dtype:

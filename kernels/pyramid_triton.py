@@ -31,13 +31,20 @@ def locate(index, length, L, P, STRIDES: tl.constexpr):
 
 
 @triton.jit
-def load_entries(p_tokens, row, clips, mask, o_d, P, D):
-    """[entries, channels] in fp32, each the mean of its `clips` raw tokens; 0 where masked."""
+def load_entries(p_tokens, row, clips, mask, o_d, P, D, p_scales=None):
+    """[entries, channels] in fp32, each the mean of its `clips` raw tokens; 0 where masked.
+
+    A stored token counts times its scale where there are scales.
+    """
     b_sum = tl.zeros([row.shape[0], o_d.shape[0]], tl.float32)
     for w in range(tl.max(clips)):
         p_rows = p_tokens + (row + w * P)[:, None] * D + o_d[None, :]
         m_rows = (mask & (w < clips))[:, None] & (o_d < D)[None, :]
-        b_sum += tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
+        b_tokens = tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
+        if p_scales is not None:
+            m_scales = mask & (w < clips)
+            b_tokens *= tl.load(p_scales + row + w * P, mask=m_scales, other=0)[:, None]
+        b_sum += b_tokens
     return b_sum / clips[:, None].to(tl.float32)
 
 

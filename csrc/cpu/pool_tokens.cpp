@@ -117,6 +117,7 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
 SDST_POOLING(float)
 SDST_POOLING(Half)
 SDST_POOLING(BFloat)
+SDST_POOLING(int8_t)
 #undef SDST_POOLING
 
 template <class Pass>

@@ -179,6 +179,7 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
 SDST_SELECTION(float)
 SDST_SELECTION(Half)
 SDST_SELECTION(BFloat)
+SDST_SELECTION(int8_t)
 #undef SDST_SELECTION
 
 template <class Pass>

@@ -7,7 +7,7 @@
 namespace sdst {
 
 // Number types of a store, as kernels/library.py numbers them.
-enum class Type : int32_t { fp32 = 0, fp16 = 1, bf16 = 2 };
+enum class Type : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3 };
 
 struct Half {
     uint16_t bits;
@@ -18,12 +18,12 @@ struct BFloat {
 };
 
 typedef uint32_t Words __attribute__((vector_size(32)));
-typedef uint16_t Shorts __attribute__((vector_size(16)));
 
+// Named one by one, a compiler sees one instruction in them, and in a converted vector several.
 SDST_INLINE Words words(const void* p) {
-    Shorts shorts;
-    std::memcpy(&shorts, p, sizeof(shorts));
-    return __builtin_convertvector(shorts, Words);
+    uint16_t x[8];
+    std::memcpy(x, p, sizeof(x));
+    return Words{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
 }
 
 SDST_INLINE Lanes widen(const float* p) { return load<Lanes>(p); }
@@ -40,16 +40,19 @@ SDST_INLINE Lanes widen(const Half* p) {
     return reinterpret_cast<Lanes>(scaled | special | (half & 0x8000) << 16);
 }
 
+SDST_INLINE Lanes widen(const int8_t* p) {
+    int8_t x[8];
+    std::memcpy(x, p, sizeof(x));
+    const Integers values{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
+    return __builtin_convertvector(values, Lanes);
+}
+
 // The last `count` < 8 numbers of a row, zeros after them.
 template <class T>
 SDST_INLINE Lanes widen(const T* p, int64_t count) {
     T padded[8] = {};
     std::memcpy(padded, p, static_cast<size_t>(count) * sizeof(T));
     return widen(padded);
-}
-
-SDST_INLINE float sum(const Lanes& x) {
-    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
 // <x, y> of a token x and a vector y.
@@ -79,7 +82,7 @@ SDST_INLINE void accumulate(float a, const T* x, float* y, int64_t width) {
 
 // Calls body(T*) with the store's type.
 template <class Body>
-void with_type(Type type, const void* tokens, const Body& body) {
+SDST_INLINE void with_type(Type type, const void* tokens, const Body& body) {
     switch (type) {
         case Type::fp32:
             return body(static_cast<const float*>(tokens));
@@ -87,6 +90,8 @@ void with_type(Type type, const void* tokens, const Body& body) {
             return body(static_cast<const Half*>(tokens));
         case Type::bf16:
             return body(static_cast<const BFloat*>(tokens));
+        case Type::int8:
+            return body(static_cast<const int8_t*>(tokens));
     }
 }
 

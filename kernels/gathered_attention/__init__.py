@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
-from sdst.kernels.gathered_attention import reference
+from sdst.kernels.gathered_attention import native, reference
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
     "gathered_attention_forward("
     "Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, Tensor? lengths, "
-    "int[] strides, float scale) -> Tensor"
+    "int[] strides, float scale, Tensor? scales) -> Tensor"
 )
 library.define(
     "gathered_attention_backward("
     "Tensor grad, Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, "
-    "Tensor? lengths, int[] strides, float scale) -> (Tensor, Tensor)"
+    "Tensor? lengths, int[] strides, float scale, Tensor? scales) -> (Tensor, Tensor)"
 )
+library.impl("gathered_attention_forward", native.forward, "CPU")
+library.impl("gathered_attention_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
     kernel = gpu.late("sdst.kernels.gathered_attention.triton", name)
     library.impl(f"gathered_attention_{name}", kernel, "CUDA")
@@ -39,15 +41,16 @@ def _fake_backward(
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.strides, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.strides, ctx.scale, scales = inputs
+    ctx.save_for_backward(scales, *tensors)
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    scales, *tensors = ctx.saved_tensors
     query, bias = torch.ops.sdst.gathered_attention_backward(
-        grad, *ctx.saved_tensors, ctx.strides, ctx.scale
+        grad, *tensors, ctx.strides, ctx.scale, scales
     )
-    return query, None, None, bias, None, None, None, None
+    return query, None, None, bias, None, None, None, None, None
 
 
 torch.library.register_autograd(
@@ -61,7 +64,12 @@ def _not_on_gpu(
     return gpu.unsupported_reasons(query=query, tokens=tokens, bias=bias)
 
 
-dispatch.register("gathered_attention", triton=_not_on_gpu, reference=dispatch.always)
+dispatch.register(
+    "gathered_attention",
+    triton=_not_on_gpu,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
+)
 
 
 def gathered_attention(
@@ -74,6 +82,7 @@ def gathered_attention(
     *,
     strides: Sequence[int] = (1, 2, 4, 8),
     scale: float,
+    scales: Tensor | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """Attend to the picked tokens of the temporal pyramid, keys and values both the tokens:
@@ -85,26 +94,85 @@ def gathered_attention(
 
     Args:
         query: [B, M, H, D].
-        tokens: [B, L, P, D], frozen; gets no gradient.
+        tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
         indices: [B, k] int64, flat pyramid indices as `select_tokens` gives them.
         bias: [B, k], added to the logits of every query and head.
         valid: [B, k] bool; the others take no part.
         lengths: [B] int64, valid clips of each video; all of L if None.
         strides: of the pyramid's levels, the same as for `select_tokens`.
         scale: of the logits.
+        scales: [B, L, P] fp32, what each stored token is multiplied by (`sdst.kernels.quantize`).
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
         [B, M, H, D] in the query's dtype, accumulated in fp32; 0 for a sample with nothing valid.
-        Differentiable with respect to query and bias.
+        Differentiable with respect to query and bias, deterministically.
+
+    Raises:
+        ValueError: shapes that do not belong together.
     """
+    _check(query, tokens, indices, bias, valid, lengths, scales)
     chosen = dispatch.choose(
         "gathered_attention", implementation, query, tokens, indices, bias, valid
     )
     if chosen == "reference":
         return reference.gathered_attention(
-            query, tokens, indices, bias, valid, lengths, strides, scale
+            query, tokens, indices, bias, valid, lengths, strides, scale, scales
         )
     return torch.ops.sdst.gathered_attention_forward(
-        query, tokens, indices, bias, valid, lengths, strides, scale
+        query, tokens, indices, bias, valid, lengths, strides, scale, scales
     )
+
+
+def flops(batch: int, rows: int, kept: int, width: int) -> int:
+    """Floating point operations of the forward pass, rows = M H; the backward takes 1.5 times."""
+    return 4 * batch * rows * kept * width
+
+
+def bytes(
+    batch: int,
+    rows: int,
+    kept: int,
+    width: int,
+    strides: Sequence[int] = (1, 2, 4, 8),
+    element: int = 4,
+) -> int:
+    """Bytes that the forward pass must move at least; `element` is a stored number's.
+
+    The kept tokens count as spread evenly over the pyramid's levels, each read once.
+    """
+    raw = kept * sum(strides) / len(strides)
+    return int(batch * (raw * width * element + 8 * rows * width + 13 * kept))
+
+
+def _check(
+    query: Tensor,
+    tokens: Tensor,
+    indices: Tensor,
+    bias: Tensor,
+    valid: Tensor,
+    lengths: Tensor | None,
+    scales: Tensor | None,
+) -> None:
+    batch, kept = query.shape[0], indices.shape[-1]
+    expected = {
+        "query": (query, (batch, *query.shape[1:3], tokens.shape[-1])),
+        "tokens": (tokens, (batch, *tokens.shape[1:])),
+        **{
+            name: (tensor, (batch, kept))
+            for name, tensor in (("indices", indices), ("bias", bias), ("valid", valid))
+        },
+        "lengths": (lengths, (batch,)),
+        "scales": (scales, tokens.shape[:-1]),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(
+                f"gathered_attention: {name} is {list(tensor.shape)}, expected {list(shape)} "
+                f"beside query {list(query.shape)} and tokens {list(tokens.shape)}"
+            )
+    if (tokens.dtype == torch.int8) != (scales is not None):
+        raise ValueError(
+            f"gathered_attention: tokens are {tokens.dtype} and scales are "
+            f"{'missing' if scales is None else 'given'}; int8 tokens, and only these, have scales"
+        )

@@ -19,10 +19,11 @@ def gathered_attention(
     lengths: Tensor | None,
     strides: Sequence[int],
     scale: float,
+    scales: Tensor | None,
 ) -> Tensor:
     """See `sdst.kernels.gathered_attention`."""
     lengths = pyramid.valid_lengths(tokens, lengths)
-    picked = pyramid.gather(tokens, indices, valid, lengths, strides)
+    picked = pyramid.gather(tokens, indices, valid, lengths, strides, scales)
     flat = (query.to(picked.dtype) * scale).flatten(1, 2)
     logits = torch.bmm(flat, picked.transpose(1, 2)) + bias.to(picked.dtype)[:, None]
     # A finite fill keeps the softmax of a row with nothing valid, and its gradient, free of NaN;

@@ -66,6 +66,7 @@ def _logits(
     o_r,
     m_r,
     p_tokens,
+    p_scales,
     row,
     clips,
     m_k,
@@ -80,7 +81,7 @@ def _logits(
     b_products = b_logits
     for d in range(0, D, BD):
         o_d = d + tl.arange(0, BD)
-        b_keys = tl.trans(load_entries(p_tokens, row, clips, m_k, o_d, P, D))
+        b_keys = tl.trans(load_entries(p_tokens, row, clips, m_k, o_d, P, D, p_scales))
         b_query = _load_rows(p_query, o_r, m_r, o_d, D)
         b_logits = tl.dot(b_query, b_keys, b_logits, input_precision="tf32x3")
         if p_grad is not None:
@@ -108,6 +109,7 @@ def forward_kernel(
     p_bias,
     p_valid,
     p_lengths,
+    p_scales,
     p_out,
     scale,
     token_stride,
@@ -128,6 +130,8 @@ def forward_kernel(
     length = valid_length(p_lengths, batch, L)
     p_query += batch * R * D
     p_tokens += batch * token_stride
+    if p_scales is not None:
+        p_scales += batch * L * P
 
     # [BR], [BR], [BR, BO]
     b_max = tl.full([BR], float("-inf"), tl.float32)
@@ -140,11 +144,11 @@ def forward_kernel(
         )
         p_biases = p_bias + batch * K + o_k
         b_logits, _ = _logits(
-            p_query, None, o_r, m_r, p_tokens, row, clips, m_k, p_biases, scale, P, D, BD
+            p_query, None, o_r, m_r, p_tokens, p_scales, row, clips, m_k, p_biases, scale, P, D, BD
         )
         b_max, b_shrink, b_weights = _advance(b_max, b_logits)
         b_sum = b_sum * b_shrink + tl.sum(b_weights, 1)
-        b_values = load_entries(p_tokens, row, clips, m_k, o_o, P, D)
+        b_values = load_entries(p_tokens, row, clips, m_k, o_o, P, D, p_scales)
         b_out = tl.dot(b_weights, b_values, b_out * b_shrink[:, None], input_precision="tf32x3")
 
     b_out = b_out / tl.where(b_sum == 0, 1.0, b_sum)[:, None]
@@ -161,6 +165,7 @@ def backward_kernel(
     p_bias,
     p_valid,
     p_lengths,
+    p_scales,
     p_grad_query,
     p_grad_bias,
     scale,
@@ -186,6 +191,8 @@ def backward_kernel(
     p_query += batch * R * D
     p_grad += batch * R * D
     p_tokens += batch * token_stride
+    if p_scales is not None:
+        p_scales += batch * L * P
 
     # [BR]: maximum and sum of the softmax, and sum_i a_i s_i before the division
     b_max = tl.full([BR], float("-inf"), tl.float32)
@@ -198,7 +205,20 @@ def backward_kernel(
         )
         p_biases = p_bias + batch * K + o_k
         b_logits, b_products = _logits(
-            p_query, p_grad, o_r, m_r, p_tokens, row, clips, m_k, p_biases, scale, P, D, BD
+            p_query,
+            p_grad,
+            o_r,
+            m_r,
+            p_tokens,
+            p_scales,
+            row,
+            clips,
+            m_k,
+            p_biases,
+            scale,
+            P,
+            D,
+            BD,
         )
         b_max, b_shrink, b_weights = _advance(b_max, b_logits)
         b_sum = b_sum * b_shrink + tl.sum(b_weights, 1)
@@ -216,11 +236,24 @@ def backward_kernel(
         )
         p_biases = p_bias + batch * K + o_k
         b_logits, b_products = _logits(
-            p_query, p_grad, o_r, m_r, p_tokens, row, clips, m_k, p_biases, scale, P, D, BD
+            p_query,
+            p_grad,
+            o_r,
+            m_r,
+            p_tokens,
+            p_scales,
+            row,
+            clips,
+            m_k,
+            p_biases,
+            scale,
+            P,
+            D,
+            BD,
         )
         b_weights = tl.exp(b_logits - b_base[:, None]) * b_share[:, None]
         b_grad_logits = b_weights * (b_products - b_mean[:, None])
-        b_values = load_entries(p_tokens, row, clips, m_k, o_o, P, D)
+        b_values = load_entries(p_tokens, row, clips, m_k, o_o, P, D, p_scales)
         b_grad_query = tl.dot(b_grad_logits, b_values, b_grad_query, input_precision="tf32x3")
         p_sums = p_grad_bias + tl.program_id(0).to(tl.int64) * K + o_k
         tl.store(p_sums, tl.sum(b_grad_logits, 0), mask=(o_k < K) & (tl.program_id(1) == 0))
@@ -238,12 +271,18 @@ def forward(
     lengths: Tensor | None,
     strides: Sequence[int],
     scale: float,
+    scales: Tensor | None,
 ) -> Tensor:
     """out [B, M, H, D] of the op, in the dtype of query."""
     query = query.contiguous()
     out = torch.empty_like(query)
     _launch(
-        forward_kernel, (query,), (tokens, indices, bias, valid, lengths), (out,), strides, scale
+        forward_kernel,
+        (query,),
+        (tokens, indices, bias, valid, lengths, scales),
+        (out,),
+        strides,
+        scale,
     )
     return out
 
@@ -258,6 +297,7 @@ def backward(
     lengths: Tensor | None,
     strides: Sequence[int],
     scale: float,
+    scales: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query and bias, each in its dtype; grad is that of out."""
     grad, query = grad.contiguous(), query.contiguous()
@@ -266,7 +306,7 @@ def backward(
     # One row of bias gradients per block of rows; without channels no program fills them.
     blocks = triton.cdiv(queries * heads, ROWS) if channels else 0
     grad_bias = bias.new_empty(batch, blocks, bias.shape[1], dtype=torch.float32)
-    keys = (tokens, indices, bias, valid, lengths)
+    keys = (tokens, indices, bias, valid, lengths, scales)
     _launch(backward_kernel, (grad, query), keys, (grad_query, grad_bias), strides, scale)
     return grad_query, grad_bias.sum(1).to(bias.dtype)
 
@@ -278,6 +318,7 @@ def _launch(
     results: tuple[Tensor, ...],
     strides: Sequence[int],
     scale: float,
+    scales: Tensor | None,
 ) -> None:
     """Start `kernel` over rows [B, M, H, D] and the kept tokens (tokens, indices, bias, ...)."""
     tokens, *others = keys

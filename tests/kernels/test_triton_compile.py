@@ -50,12 +50,13 @@ def sample(dtype: torch.dtype, queries: int, heads: int, channels: int, samples:
     deformable.backward(out, value, points, points, lengths)
 
 
-def attend(dtype: torch.dtype) -> None:
+def attend(dtype: torch.dtype, stored: torch.dtype) -> None:
     """Gathered attention at the patch-token shape."""
-    query, tokens = empty(8, 10, 8, 768, dtype=dtype), empty(8, 75, 50, 768, dtype=dtype)
+    query, tokens = empty(8, 10, 8, 768, dtype=dtype), empty(8, 75, 50, 768, dtype=stored)
+    scales = empty(8, 75, 50, dtype=torch.float32) if stored == torch.int8 else None
     indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
     bias, lengths = empty(8, 64, dtype=dtype), empty(8, dtype=torch.int64)
-    keys = (query, tokens, indices, bias, valid, lengths, (1, 2, 4, 8), 0.125)
+    keys = (query, tokens, indices, bias, valid, lengths, (1, 2, 4, 8), 0.125, scales)
     gathered.backward(gathered.forward(*keys), *keys)
 
 
@@ -71,7 +72,8 @@ def select(dtype: torch.dtype) -> None:
 CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
     "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
-    "gathered_attention": attend,
+    "gathered_attention": lambda dtype: attend(dtype, dtype),
+    "gathered_attention, int8 store": lambda dtype: attend(dtype, torch.int8),
     "select_tokens": select,
 }
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gathered_attention, gpu, select_tokens
+from sdst.kernels import gpu, select_tokens
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -225,59 +225,47 @@ class TestGatheredAttention:
     def test_a_sample_with_nothing_valid_gives_zero(self) -> None:
         x = gathered.make_inputs(torch.float32)
         x["valid"][1] = False
-        out, grad_query, grad_bias = self.run("triton", x)
+        out, grad_query, grad_bias = run_gathered(x)
         assert all((result[1] == 0).all() for result in (out, grad_query, grad_bias))
         assert all((result[0] != 0).any() for result in (out, grad_query, grad_bias))
 
     def test_nan_in_the_padding_and_at_what_is_not_valid(self) -> None:
         x = gathered.make_inputs(torch.float32)
         x["indices"][0] = torch.tensor([0, 3, 7, 14, 17, 22])
-        clean = self.run("triton", x, [4, 7])
+        clean = run_gathered(x, [4, 7])
         x["tokens"][0, 4:] = torch.nan
         x["bias"][~x["valid"]] = torch.nan
-        for before, after in zip(clean, self.run("triton", x, [4, 7]), strict=True):
+        for before, after in zip(clean, run_gathered(x, [4, 7]), strict=True):
             assert torch.equal(before, after)
 
     def test_an_empty_batch(self) -> None:
         x = {name: tensor[:0] for name, tensor in gathered.make_inputs(torch.float32).items()}
-        found, expected = self.run("triton", x), self.run("reference", x)
+        found, expected = run_gathered(x), gathered.run("reference", x)
         assert [mine.shape for mine in found] == [reference.shape for reference in expected]
 
     def test_nothing_kept(self) -> None:
         x = gathered.make_inputs(torch.float32)
         x |= {name: x[name][:, :0] for name in ("indices", "bias", "valid")}
-        assert all((result == 0).all() for result in self.run("triton", x))
+        assert all((result == 0).all() for result in run_gathered(x))
 
     def test_the_registered_op_is_sound(self) -> None:
         x = {k: v.to(DEVICE) for k, v in gathered.make_inputs(torch.float32).items()}
         x["query"].requires_grad_()
         x["bias"].requires_grad_()
         op = torch.ops.sdst.gathered_attention_forward.default
-        torch.library.opcheck(op, (*x.values(), None, gathered.STRIDES, 0.4))
+        torch.library.opcheck(op, (*x.values(), None, gathered.STRIDES, 0.4, None))
+
+    @pytest.mark.parametrize("lengths", [None, [4, 7]])
+    def test_an_int8_store(self, lengths: list[int] | None) -> None:
+        self.check(gathered.in_int8(gathered.make_inputs(torch.float32)), lengths)
 
     def check(self, x: dict[str, Tensor], lengths: list[int] | None = None) -> None:
-        """The rule of the reference: at most twice its own error, plus 1e-5 of the scale."""
-        wide = {k: v.double() if v.is_floating_point() else v for k, v in x.items()}
-        exact, plain = self.run("reference", wide, lengths), self.run("reference", x, lengths)
-        found = self.run("triton", x, lengths)
-        for truth, reference, mine in zip(exact, plain, found, strict=True):
-            allowed = 2 * (reference - truth).abs().max() + 1e-5 * truth.abs().max().clamp(min=1)
-            assert (mine - truth).abs().max() <= allowed
-            assert (mine - truth).square().mean().sqrt() <= 0.005 * truth.square().mean().sqrt()
+        x = {name: tensor.to(DEVICE) for name, tensor in x.items()}
+        gathered.assert_as_exact_as_the_reference(x, run_gathered(x, lengths), lengths)
 
-    def run(
-        self, implementation: str, x: dict[str, Tensor], lengths: list[int] | None = None
-    ) -> list[Tensor]:
-        """The output and the gradients of query and bias under a fixed upstream gradient."""
-        x = {k: v.to(DEVICE) for k, v in x.items()}
-        leaves = [x[k].detach().requires_grad_() for k in ("query", "bias")]
-        x |= zip(("query", "bias"), leaves, strict=True)
-        lengths = None if lengths is None else torch.tensor(lengths, device=DEVICE)
-        out = gathered_attention(
-            **x, lengths=lengths, strides=gathered.STRIDES, scale=0.4, implementation=implementation
-        )
-        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-        return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+def run_gathered(x: dict[str, Tensor], lengths: list[int] | None = None) -> list[Tensor]:
+    return gathered.run("triton", {k: v.to(DEVICE) for k, v in x.items()}, lengths)
 
 
 class TestSelectTokens:

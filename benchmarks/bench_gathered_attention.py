@@ -1,0 +1,161 @@
+"""`gathered_attention` at the patch-token shape: native against what one would write without it.
+
+Two rivals. "projected" is the plain way to attend to picked tokens: gather them, project keys and
+values, scaled_dot_product_attention. Against it stands everything that the op needs for the same
+answer: absorbing the key projection in the query, and projecting the result. "reference" is the op
+itself in PyTorch, eager and compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.interleave import interleave, ratio
+from benchmarks.memory import peak_memory
+from sdst.kernels import gathered_attention, library, pyramid, quantize
+from sdst.kernels.gathered_attention import bytes, flops
+
+BATCH, LENGTH, PER_CLIP, WIDTH = 8, 75, 50, 768
+QUERIES, HEADS, HEAD_WIDTH, KEPT = 10, 8, 32, 64
+STRIDES = (1, 2, 4, 8)
+SCALE = HEAD_WIDTH**-0.5
+ROUNDS = 15
+
+pytestmark = pytest.mark.skipif(
+    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+)
+
+
+class Problem:
+    """Moment queries, a store, what was picked out of it, and the two projections."""
+
+    def __init__(self, stored: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int, std: float = 1) -> Tensor:
+            return (std * torch.randn(*shape, generator=generator)).requires_grad_()
+
+        entries = sum(pyramid.steps(LENGTH, STRIDES)) * PER_CLIP
+        self.query = normal(BATCH, QUERIES, HEADS, HEAD_WIDTH)
+        self.bias = normal(BATCH, KEPT)
+        self.key = normal(HEADS, HEAD_WIDTH, WIDTH, std=WIDTH**-0.5)
+        self.value = normal(HEADS, WIDTH, HEAD_WIDTH, std=WIDTH**-0.5)
+        self.indices = torch.randint(entries, (BATCH, KEPT), generator=generator)
+        self.valid = torch.ones(BATCH, KEPT, dtype=torch.bool)
+        tokens = torch.randn(BATCH, LENGTH, PER_CLIP, WIDTH, generator=generator)
+        self.scales = None
+        if stored == "int8":
+            self.tokens, self.scales = quantize(tokens)
+        else:
+            self.tokens = tokens.to(getattr(torch, stored))
+
+    def attend(self, attention: Callable, absorbed: Tensor) -> Tensor:
+        """The op on queries in the store's own space."""
+        keys = (self.tokens, self.indices, self.bias, self.valid)
+        return attention(absorbed, *keys, strides=STRIDES, scale=SCALE, scales=self.scales)
+
+    def with_the_op(self, attention: Callable) -> Tensor:
+        absorbed = torch.einsum("bmhc,hcd->bmhd", self.query, self.key)
+        return torch.einsum("bmhd,hdc->bmhc", self.attend(attention, absorbed), self.value)
+
+    def projected(self) -> Tensor:
+        lengths = pyramid.valid_lengths(self.tokens, None)
+        picked = pyramid.gather(
+            self.tokens, self.indices, self.valid, lengths, STRIDES, self.scales
+        )
+        keys = torch.einsum("bkd,hcd->bhkc", picked, self.key)
+        values = torch.einsum("bkd,hdc->bhkc", picked, self.value)
+        bias = self.bias.masked_fill(~self.valid, -torch.inf)[:, None, None]
+        out = functional.scaled_dot_product_attention(
+            self.query.transpose(1, 2), keys, values, attn_mask=bias, scale=SCALE
+        )
+        return out.transpose(1, 2)
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return self.query, self.bias, self.key, self.value
+
+
+def by_name(name: str) -> Callable:
+    return lambda *args, **options: gathered_attention(*args, **options, implementation=name)
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("direction", ["forward", "forward+backward"])
+def bench_gathered_attention(benchmark, direction: str, stored: str) -> None:
+    """With its projections, against gathering, projecting and attending: time and memory."""
+    problem = Problem(stored)
+    formulations = {
+        "native": lambda: problem.with_the_op(by_name("native")),
+        "reference": lambda: problem.with_the_op(by_name("reference")),
+        "projected": problem.projected,
+    }
+    upstream = torch.randn(BATCH, QUERIES, HEADS, HEAD_WIDTH)
+
+    def run(name: str) -> tuple[Tensor, ...]:
+        if direction == "forward":
+            with torch.no_grad():
+                return (formulations[name](),)
+        return torch.autograd.grad(formulations[name](), problem.leaves, upstream)
+
+    for rival in ("reference", "projected"):
+        for mine, theirs in zip(run("native"), run(rival), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    seconds = interleave({name: lambda name=name: run(name) for name in formulations}, ROUNDS)
+    peak = {name: peak_memory(lambda name=name: run(name)) for name in formulations}
+    factor = 1 if direction == "forward" else 2.5
+    projections = 4 * BATCH * QUERIES * HEADS * HEAD_WIDTH * WIDTH
+    element = problem.tokens.element_size()
+    benchmark.group = f"gathered_attention {direction}, {stored} store"
+    benchmark.extra_info |= {
+        **{f"against {name}": ratio(seconds[name], seconds["native"]) for name in formulations},
+        "peak bytes": peak,
+        "flops": int(factor * (flops(BATCH, QUERIES * HEADS, KEPT, WIDTH) + projections)),
+        "bytes": int(factor * bytes(BATCH, QUERIES * HEADS, KEPT, WIDTH, STRIDES, element)),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(run, args=("native",), rounds=ROUNDS, warmup_rounds=2)
+    told = ", ".join(
+        f"{benchmark.extra_info[f'against {name}']['median']:.1f}x {name} "
+        f"({peak[name] / 2**20:.1f} MiB)"
+        for name in ("reference", "projected")
+    )
+    print(f"\n{direction}, {stored}: {told}; native {peak['native'] / 2**20:.1f} MiB")
+
+
+def bench_gathered_attention_compiled(benchmark) -> None:
+    """The op alone, against its reference under torch.compile."""
+    problem = Problem("float16")
+    absorbed = torch.randn(BATCH, QUERIES, HEADS, WIDTH) / WIDTH**0.5
+    compiled = torch.compile(by_name("reference"), fullgraph=True)
+    attentions = {
+        "native": by_name("native"),
+        "eager": by_name("reference"),
+        "torch.compile": compiled,
+    }
+
+    def run(name: str) -> Tensor:
+        with torch.no_grad():
+            return problem.attend(attentions[name], absorbed)
+
+    torch.testing.assert_close(run("native"), run("torch.compile"), rtol=1e-3, atol=1e-3)
+    seconds = interleave({name: lambda name=name: run(name) for name in attentions}, ROUNDS)
+    benchmark.group = "gathered_attention forward, float16 store"
+    benchmark.extra_info |= {
+        **{f"against {n}": ratio(seconds[n], seconds["native"]) for n in attentions},
+        "flops": flops(BATCH, QUERIES * HEADS, KEPT, WIDTH),
+        "bytes": bytes(BATCH, QUERIES * HEADS, KEPT, WIDTH, STRIDES, 2),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(run, args=("native",), rounds=ROUNDS, warmup_rounds=2)
+    found = benchmark.extra_info["against torch.compile"]
+    print(f"\nthe op alone: {found['median']:.1f}x torch.compile")

@@ -1,0 +1,101 @@
+"""Gathered attention in C++ (csrc/cpu/gathered_attention.cpp), by ctypes.
+
+The store is read as it lies; queries, products and sums are fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdst.kernels import library
+
+LANES = 8  # floats of a register: what a width is filled up to
+# kBlock, kTile and kChannels of the C++ source: rows of a task, tokens and channels of a tile.
+BLOCK, TILE, CHANNELS = 96, 16, 256
+
+
+def unsupported_reasons(
+    query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, *rest: object
+) -> list[str]:
+    """Why the C++ kernels cannot serve this call; empty if they can."""
+    return library.unsupported_reasons(query=query, tokens=tokens, bias=bias)
+
+
+def forward(
+    query: Tensor,
+    tokens: Tensor,
+    indices: Tensor,
+    bias: Tensor,
+    valid: Tensor,
+    lengths: Tensor | None,
+    strides: Sequence[int],
+    scale: float,
+    scales: Tensor | None,
+) -> Tensor:
+    """out [B, M, H, D] of the op, in the dtype of query."""
+    rows = _fill_lanes(query)
+    out = torch.empty_like(rows)
+    keys = (tokens, scales, indices, bias, valid, lengths, strides)
+    _call("sdst_gathered_attention_forward", (rows,), keys, (out,), scale)
+    return out[..., : query.shape[-1]].to(query.dtype).contiguous()
+
+
+def backward(
+    grad: Tensor,
+    query: Tensor,
+    tokens: Tensor,
+    indices: Tensor,
+    bias: Tensor,
+    valid: Tensor,
+    lengths: Tensor | None,
+    strides: Sequence[int],
+    scale: float,
+    scales: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of query and bias, each in its dtype; grad is that of out."""
+    rows, upstream = _fill_lanes(query), _fill_lanes(grad)
+    grad_query = torch.empty_like(rows)
+    # A part for every block of rows: who computes it is not fixed, the order of their sum is.
+    grad_bias = rows.new_empty(len(rows), _blocks(rows), indices.shape[1])
+    keys = (tokens, scales, indices, bias, valid, lengths, strides)
+    _call(
+        "sdst_gathered_attention_backward", (upstream, rows), keys, (grad_query, grad_bias), scale
+    )
+    grad_query = grad_query[..., : query.shape[-1]].to(query.dtype).contiguous()
+    return grad_query, grad_bias.sum(1).to(bias.dtype)
+
+
+def _fill_lanes(rows: Tensor) -> Tensor:
+    """[B, M, H, D] in fp32, contiguous, zeros appended until D fills whole registers."""
+    missing = -rows.shape[-1] % LANES
+    return (functional.pad(rows, (0, missing)) if missing else rows).float().contiguous()
+
+
+def _blocks(rows: Tensor) -> int:
+    return -(-rows.shape[1] * rows.shape[2] // BLOCK)
+
+
+def _call(
+    function: str, rows: tuple[Tensor, ...], keys: tuple, results: tuple[Tensor, ...], scale: float
+) -> None:
+    """Run `function` over rows [B, M, H, D] and the kept tokens (tokens, scales, ...)."""
+    tokens, scales, indices, bias, valid, lengths, strides = keys
+    batch, queries, heads, padded = rows[0].shape
+    kept = indices.shape[1]
+    columns = -(-kept // TILE) * TILE
+    slice_size = 2 * TILE * CHANNELS + (2 + 2 * BLOCK) * columns
+    # Kept in names, as a pointer keeps nothing alive.
+    store, picked, added, real = (x.contiguous() for x in (tokens, indices, bias.float(), valid))
+    factors = None if scales is None else scales.float().contiguous()
+    valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(list(strides))
+    workspace = added.new_empty(batch, _blocks(rows[0]), slice_size)
+    getattr(library.load("cpu"), function)(
+        *library.pointers(*rows, store, factors, picked, added, real, valid_lengths, levels),
+        *library.pointers(*results, workspace),
+        *(batch, *tokens.shape[1:], len(strides), queries * heads, padded, kept),
+        *(scale, library.TYPES[store.dtype], torch.get_num_threads()),
+    )
