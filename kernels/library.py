@@ -7,13 +7,14 @@ told. Importing `sdst.kernels` always works, and the reference implementations w
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 2  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 3  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -25,14 +26,15 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float}
 SIGNATURES = {
     "cpu": {
+        "sdst_use_openmp": "p",
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
         "sdst_pool_tokens_forward": "ppppp" + "nnnnn" + "ii",
         "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
         "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",
         "sdst_select_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
-        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnn" + "fii",
-        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnn" + "fii",
+        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnn" + "fii",
+        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnn" + "fii",
         "sdst_linear_assignment": "ppp" + "nnn" + "i",
         "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
     },
@@ -63,7 +65,17 @@ def load(name: str) -> ctypes.CDLL:
     for function, signature in SIGNATURES[name].items():
         getattr(native, function).argtypes = [KINDS[kind] for kind in signature]
         getattr(native, function).restype = RESULTS[name]
+    if name == "cpu":
+        native.sdst_use_openmp(openmp())
     return native
+
+
+def openmp() -> ctypes.c_void_p | None:
+    """`GOMP_parallel` of the OpenMP runtime that PyTorch itself computes with, if it has one."""
+    for library in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
+        with suppress(OSError, AttributeError):
+            return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p)
+    return None
 
 
 def launch(function: str, device: torch.device, *arguments: int | float | None) -> None:

@@ -7,8 +7,9 @@
 // products over tiles of some tokens and channels, which are gathered in fp32 into the L1 cache;
 // the gathered copy [k, W] never exists.
 //
-// query [B, R, W], W a multiple of 8 that holds the D channels and zeros; indices, bias, valid
-// [B, k]; all contiguous. What is not valid is not read and takes no part.
+// query [H, B, M, W], as absorbing a projection leaves it, W a multiple of 8 that holds the D
+// channels and zeros; a sample has R = H M rows. indices, bias, valid [B, k]. All contiguous. What
+// is not valid is not read and takes no part.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -31,11 +32,12 @@ struct Attention {
     const int64_t* indices;
     const float* bias;
     const bool* valid;
-    int64_t rows, width, kept;  // R, W, k
+    int64_t batch, queries, heads, width, kept;  // B, M, H, W, k
     float scale;
     float* workspace;  // [B, blocks, slice()]
 
-    int64_t blocks() const { return (rows + kBlock - 1) / kBlock; }
+    int64_t rows() const { return heads * queries; }
+    int64_t blocks() const { return (rows() + kBlock - 1) / kBlock; }
     // k in whole tiles: the columns of a matrix of products.
     int64_t columns() const { return (kept + kTile - 1) / kTile * kTile; }
     // Two tiles, the biases, where the columns come from, and the products of two kinds of rows.
@@ -44,7 +46,8 @@ struct Attention {
 
 // A task's rows, its part of the workspace, and the tokens that take part: a column for each.
 struct Block {
-    int64_t sample, first, rows, columns;
+    int64_t sample, rows, columns;
+    int64_t place[kBlock];  // of every row, in [H, B, M, W]
     float *tile, *transposed, *bias, *products, *slopes;
     int32_t* position;  // j of every column
 };
@@ -54,8 +57,11 @@ Block begin(const Attention& a, int64_t task) {
     Block b;
     b.sample = task / a.blocks();
     const int64_t start = task % a.blocks() * kBlock;
-    b.first = b.sample * a.rows + start;
-    b.rows = std::min(kBlock, a.rows - start);
+    b.rows = std::min(kBlock, a.rows() - start);
+    for (int64_t r = 0; r < b.rows; ++r) {
+        const int64_t head = (start + r) / a.queries, query = (start + r) % a.queries;
+        b.place[r] = ((head * a.batch + b.sample) * a.queries + query) * a.width;
+    }
     b.tile = a.workspace + task * a.slice();
     b.transposed = b.tile + kTile * kChannels;
     b.bias = b.transposed + kTile * kChannels;
@@ -106,57 +112,29 @@ SDST_INLINE void for_rows(int64_t count, const Body& body) {
     for (; r < count; ++r) body(r, std::integral_constant<int, 1>());
 }
 
-// out[r] += <row r, token t> over `count` channels, for N rows and a tile's tokens.
+// out[r] += <rows[r], token t> over `count` channels, for N rows and a tile's tokens.
 template <int N>
-SDST_INLINE void multiply(const float* rows, int64_t width, const float* transposed, int64_t count,
-                          float* out, int64_t columns) {
+SDST_INLINE void multiply(const float* rows, const int64_t* place, const float* transposed,
+                          int64_t count, float* out, int64_t columns) {
+    const float* row[N];
     Lanes sums[N][2];
-    for (int r = 0; r < N; ++r)
-        for (int half = 0; half < 2; ++half)
-            sums[r][half] = load<Lanes>(out + r * columns + 8 * half);
+    for (int r = 0; r < N; ++r) {
+        row[r] = rows + place[r];
+        sums[r][0] = load<Lanes>(out + r * columns);
+        sums[r][1] = load<Lanes>(out + r * columns + 8);
+    }
     for (int64_t d = 0; d < count; ++d) {
         const Lanes left = load<Lanes>(transposed + d * kTile);
         const Lanes right = load<Lanes>(transposed + d * kTile + 8);
         for (int r = 0; r < N; ++r) {
-            sums[r][0] += rows[r * width + d] * left;
-            sums[r][1] += rows[r * width + d] * right;
+            sums[r][0] += row[r][d] * left;
+            sums[r][1] += row[r][d] * right;
         }
     }
-    for (int r = 0; r < N; ++r)
-        for (int half = 0; half < 2; ++half)
-            store<Lanes>(out + r * columns + 8 * half, sums[r][half]);
-}
-
-// rows[r] += sum_t weights[r][t] x_t, for N rows on C neighbouring registers of channels.
-template <int N, int C>
-SDST_INLINE void mix(const float* weights, int64_t columns, const float* tile, float* rows,
-                     int64_t width) {
-    Lanes sums[N][C];
-    for (int r = 0; r < N; ++r)
-        for (int c = 0; c < C; ++c) sums[r][c] = load<Lanes>(rows + r * width + 8 * c);
-    for (int64_t t = 0; t < kTile; ++t)
-        for (int c = 0; c < C; ++c) {
-            const Lanes values = load<Lanes>(tile + t * kChannels + 8 * c);
-            for (int r = 0; r < N; ++r) sums[r][c] += weights[r * columns + t] * values;
-        }
-    for (int r = 0; r < N; ++r)
-        for (int c = 0; c < C; ++c) store<Lanes>(rows + r * width + 8 * c, sums[r][c]);
-}
-
-// out [rows, W] = weights [rows, columns] x.
-SDST_INLINE void sum_tokens(const Attention& a, const Block& b, const float* weights, float* out) {
-    const int64_t columns = a.columns(), width = a.width;
-    std::fill_n(out, b.rows * width, 0.0f);
-    for_tiles(a, b, [&](int64_t column, int64_t channel, int64_t count) SDST_INLINED {
-        for_rows(b.rows, [&](int64_t r, auto n) SDST_INLINED {
-            const float* factors = weights + r * columns + column;
-            float* row = out + r * width + channel;
-            int64_t d = 0;
-            for (; d + 16 <= count; d += 16)
-                mix<n, 2>(factors, columns, b.tile + d, row + d, width);
-            for (; d < count; d += 8) mix<n, 1>(factors, columns, b.tile + d, row + d, width);
-        });
-    });
+    for (int r = 0; r < N; ++r) {
+        store<Lanes>(out + r * columns, sums[r][0]);
+        store<Lanes>(out + r * columns + 8, sums[r][1]);
+    }
 }
 
 // out [rows, columns] = <row r, x_j>, for one kind of rows, or for two with one gathering.
@@ -164,18 +142,52 @@ SDST_INLINE void multiply_tokens(const Attention& a, const Block& b, const float
                                  const float* more_rows, float* more_out) {
     const int64_t columns = a.columns();
     std::fill_n(out, b.rows * columns, 0.0f);
-    if (more_out) std::fill_n(more_out, b.rows * columns, 0.0f);
+    if (more_rows) std::fill_n(more_out, b.rows * columns, 0.0f);
     for_tiles(a, b, [&](int64_t column, int64_t channel, int64_t count) SDST_INLINED {
         for (int64_t d = 0; d < count; d += 8)
             for (int64_t t = 0; t < kTile; t += 8)
                 transpose(b.tile + t * kChannels + d, kChannels, b.transposed + d * kTile + t,
                           kTile);
         for_rows(b.rows, [&](int64_t r, auto n) SDST_INLINED {
-            const int64_t row = r * a.width + channel, place = r * columns + column;
-            multiply<n>(rows + row, a.width, b.transposed, count, out + place, columns);
+            const int64_t* place = b.place + r;
+            const int64_t target = r * columns + column;
+            multiply<n>(rows + channel, place, b.transposed, count, out + target, columns);
             if (more_rows)
-                multiply<n>(more_rows + row, a.width, b.transposed, count, more_out + place,
+                multiply<n>(more_rows + channel, place, b.transposed, count, more_out + target,
                             columns);
+        });
+    });
+}
+
+// rows[r] += sum_t weights[r][t] x_t, for N rows on C neighbouring registers of channels.
+template <int N, int C>
+SDST_INLINE void mix(const float* weights, int64_t columns, const float* tile, float* rows,
+                     const int64_t* place) {
+    Lanes sums[N][C];
+    for (int r = 0; r < N; ++r)
+        for (int c = 0; c < C; ++c) sums[r][c] = load<Lanes>(rows + place[r] + 8 * c);
+    for (int64_t t = 0; t < kTile; ++t)
+        for (int c = 0; c < C; ++c) {
+            const Lanes values = load<Lanes>(tile + t * kChannels + 8 * c);
+            for (int r = 0; r < N; ++r) sums[r][c] += weights[r * columns + t] * values;
+        }
+    for (int r = 0; r < N; ++r)
+        for (int c = 0; c < C; ++c) store<Lanes>(rows + place[r] + 8 * c, sums[r][c]);
+}
+
+// out[r] = sum_j weights[r][j] x_j, weights [rows, columns].
+SDST_INLINE void sum_tokens(const Attention& a, const Block& b, const float* weights, float* out) {
+    const int64_t columns = a.columns();
+    for (int64_t r = 0; r < b.rows; ++r) std::fill_n(out + b.place[r], a.width, 0.0f);
+    for_tiles(a, b, [&](int64_t column, int64_t channel, int64_t count) SDST_INLINED {
+        for_rows(b.rows, [&](int64_t r, auto n) SDST_INLINED {
+            const int64_t* place = b.place + r;
+            const float* factors = weights + r * columns + column;
+            float* rows = out + channel;
+            int64_t d = 0;
+            for (; d + 16 <= count; d += 16)
+                mix<n, 2>(factors, columns, b.tile + d, rows + d, place);
+            for (; d < count; d += 8) mix<n, 1>(factors, columns, b.tile + d, rows + d, place);
         });
     });
 }
@@ -201,25 +213,24 @@ SDST_INLINE void softmax(float* x, const float* bias, float scale, int64_t colum
 
 struct Forward {
     Attention a;
-    float* out;  // [B, R, W]
+    float* out;  // [H, B, M, W]
 };
 
 SDST_MULTIVERSION void run(const Forward& f, int64_t from, int64_t to) {
     const Attention& a = f.a;
     for (int64_t task = from; task < to; ++task) {
         const Block b = begin(a, task);
-        const float* query = a.query + b.first * a.width;
-        multiply_tokens(a, b, query, b.products, nullptr, nullptr);
+        multiply_tokens(a, b, a.query, b.products, nullptr, nullptr);
         for (int64_t r = 0; r < b.rows; ++r)
             softmax(b.products + r * a.columns(), b.bias, a.scale, b.columns);
-        sum_tokens(a, b, b.products, f.out + b.first * a.width);
+        sum_tokens(a, b, b.products, f.out);
     }
 }
 
 struct Backward {
     Attention a;
-    const float* grad;  // [B, R, W]
-    float* grad_query;  // [B, R, W]
+    const float* grad;  // [H, B, M, W]
+    float* grad_query;  // [H, B, M, W]
     float* grad_bias;   // [B, blocks, k]
 };
 
@@ -230,8 +241,7 @@ SDST_MULTIVERSION void run(const Backward& f, int64_t from, int64_t to) {
     const Attention& a = f.a;
     for (int64_t task = from; task < to; ++task) {
         const Block b = begin(a, task);
-        const float *query = a.query + b.first * a.width, *grad = f.grad + b.first * a.width;
-        multiply_tokens(a, b, query, b.products, grad, b.slopes);
+        multiply_tokens(a, b, a.query, b.products, f.grad, b.slopes);
         // The biases are read for the last time: their place takes the sum of the slopes.
         for (int64_t r = 0; r < b.rows; ++r)
             softmax(b.products + r * a.columns(), b.bias, a.scale, b.columns);
@@ -252,13 +262,13 @@ SDST_MULTIVERSION void run(const Backward& f, int64_t from, int64_t to) {
         std::fill_n(grad_bias, a.kept, 0.0f);
         for (int64_t j = 0; j < b.columns && b.position[j] >= 0; ++j)
             grad_bias[b.position[j]] = b.bias[j];
-        sum_tokens(a, b, b.slopes, f.grad_query + b.first * a.width);
+        sum_tokens(a, b, b.slopes, f.grad_query);
     }
 }
 
 template <class Pass>
-void run_all(const Pass& pass, int64_t batch, int32_t threads) {
-    parallel_for(batch * pass.a.blocks(), 1, threads,
+void run_all(const Pass& pass, int32_t threads) {
+    parallel_for(pass.a.batch * pass.a.blocks(), 1, threads,
                  [&](int64_t from, int64_t to) { run(pass, from, to); });
 }
 
@@ -269,8 +279,8 @@ SDST_API void sdst_gathered_attention_forward(
     const float* query, const void* tokens, const float* scales, const int64_t* indices,
     const float* bias, const bool* valid, const int64_t* lengths, const int64_t* strides,
     float* out, float* workspace, int64_t batch, int64_t length, int64_t per_clip, int64_t width,
-    int64_t levels, int64_t rows, int64_t padded, int64_t kept, float scale, int32_t type,
-    int32_t threads) {
+    int64_t levels, int64_t queries, int64_t heads, int64_t padded, int64_t kept, float scale,
+    int32_t type, int32_t threads) {
     const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
                                 tokens,
                                 scales,
@@ -280,17 +290,17 @@ SDST_API void sdst_gathered_attention_forward(
                                 length,
                                 per_clip,
                                 width};
-    const sdst::Attention attention{pyramid, query,  indices, bias,  valid,
-                                    rows,    padded, kept,    scale, workspace};
-    sdst::run_all(sdst::Forward{attention, out}, batch, threads);
+    const sdst::Attention attention{pyramid, query, indices, bias, valid, batch,
+                                    queries, heads, padded,  kept, scale, workspace};
+    sdst::run_all(sdst::Forward{attention, out}, threads);
 }
 
 SDST_API void sdst_gathered_attention_backward(
     const float* grad, const float* query, const void* tokens, const float* scales,
     const int64_t* indices, const float* bias, const bool* valid, const int64_t* lengths,
     const int64_t* strides, float* grad_query, float* grad_bias, float* workspace, int64_t batch,
-    int64_t length, int64_t per_clip, int64_t width, int64_t levels, int64_t rows, int64_t padded,
-    int64_t kept, float scale, int32_t type, int32_t threads) {
+    int64_t length, int64_t per_clip, int64_t width, int64_t levels, int64_t queries, int64_t heads,
+    int64_t padded, int64_t kept, float scale, int32_t type, int32_t threads) {
     const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
                                 tokens,
                                 scales,
@@ -300,7 +310,7 @@ SDST_API void sdst_gathered_attention_backward(
                                 length,
                                 per_clip,
                                 width};
-    const sdst::Attention attention{pyramid, query,  indices, bias,  valid,
-                                    rows,    padded, kept,    scale, workspace};
-    sdst::run_all(sdst::Backward{attention, grad, grad_query, grad_bias}, batch, threads);
+    const sdst::Attention attention{pyramid, query, indices, bias, valid, batch,
+                                    queries, heads, padded,  kept, scale, workspace};
+    sdst::run_all(sdst::Backward{attention, grad, grad_query, grad_bias}, threads);
 }

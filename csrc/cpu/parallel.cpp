@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <system_error>
-#include <thread>
+
+#include "sdst.h"
 
 namespace sdst {
 namespace {
+
+// GOMP_parallel of an OpenMP runtime: runs task(context) in every one of `threads` threads.
+using Team = void (*)(void (*task)(void*), void* context, unsigned threads, unsigned flags);
+
+std::atomic<Team> team{nullptr};
 
 struct Job {
     void (*body)(const void*, int64_t, int64_t);
@@ -27,74 +30,6 @@ struct Job {
     }
 };
 
-// Threads start when first wanted and then sleep between jobs. One job runs at a time.
-class Pool {
- public:
-    // False if another job has the pool.
-    bool run(Job& job, int threads) {
-        std::unique_lock<std::mutex> owner(busy_, std::try_to_lock);
-        if (!owner) return false;
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            grow(threads - 1);
-            job_ = &job;
-            open_ = threads - 1;
-        }
-        wake_.notify_all();
-        job.work();
-        std::unique_lock<std::mutex> lock(mutex_);
-        job_ = nullptr;  // who has not joined by now finds nothing left to do
-        done_.wait(lock, [this] { return active_ == 0; });
-        return true;
-    }
-
- private:
-    void grow(int wanted) {
-        try {
-            for (; started_ < wanted; ++started_) std::thread([this] { serve(); }).detach();
-        } catch (const std::system_error&) {
-            // No more threads to be had: those that run, at least the caller's, do the work.
-        }
-    }
-
-    [[noreturn]] void serve() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        for (;;) {
-            wake_.wait(lock, [this] { return job_ != nullptr && open_ > 0; });
-            Job& job = *job_;
-            --open_;
-            ++active_;
-            lock.unlock();
-            job.work();
-            lock.lock();
-            if (--active_ == 0) done_.notify_one();
-        }
-    }
-
-    std::mutex busy_, mutex_;
-    std::condition_variable wake_, done_;
-    Job* job_ = nullptr;
-    int open_ = 0;     // places that the job still has for threads
-    int active_ = 0;   // threads in the job
-    int started_ = 0;  // threads of the pool
-};
-
-// Never destroyed: at exit its threads may still sleep in it. A forked child has none of its
-// parent's threads and starts with a pool of its own.
-std::atomic<Pool*> current{nullptr};
-
-Pool& pool() {
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { current = nullptr; });
-    (void)registered;
-    Pool* found = current.load();
-    if (found == nullptr) {
-        Pool* fresh = new Pool;
-        if (current.compare_exchange_strong(found, fresh)) return *fresh;
-        delete fresh;
-    }
-    return *found;
-}
-
 }  // namespace
 
 void parallel_for(int64_t count, int64_t grain, int threads,
@@ -105,8 +40,20 @@ void parallel_for(int64_t count, int64_t grain, int threads,
     const int64_t even = count / (ranges_per_thread * std::max(threads, 1));
     Job job{body, context, count, std::max({grain, even, int64_t{1}})};
     const int64_t ranges = (count + job.range - 1) / job.range;
-    const int wanted = static_cast<int>(std::min<int64_t>(threads, ranges));
-    if (wanted <= 1 || !pool().run(job, wanted)) body(context, 0, count);
+    const int64_t wanted = std::min<int64_t>(threads, ranges);
+    const Team parallel = team.load();
+    if (wanted <= 1 || parallel == nullptr) return body(context, 0, count);
+    parallel([](void* shared) { static_cast<Job*>(shared)->work(); }, &job,
+             static_cast<unsigned>(wanted), 0);
 }
 
 }  // namespace sdst
+
+// Work is done in the threads of the OpenMP runtime that `gomp_parallel` belongs to, the host's
+// own: they are awake when a call comes, and no second pool fights them for the cores. Without one,
+// and in a forked child, which has none of its parent's threads, the caller works alone.
+SDST_API void sdst_use_openmp(void* gomp_parallel) {
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { sdst::team = nullptr; });
+    (void)registered;
+    sdst::team = reinterpret_cast<sdst::Team>(gomp_parallel);
+}

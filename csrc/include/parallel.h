@@ -1,4 +1,4 @@
-// A loop over independent tasks on a small persistent pool of threads.
+// A loop over independent tasks on the threads of the host's OpenMP runtime.
 #pragma once
 
 #include <cstdint>

@@ -30,14 +30,22 @@ for name in ("forward", "backward"):
 
 @torch.library.register_fake("sdst::gathered_attention_forward")
 def _fake_forward(query: Tensor, *keys: object) -> Tensor:
-    return query.new_empty(query.shape)
+    return _like_rows(query)
 
 
 @torch.library.register_fake("sdst::gathered_attention_backward")
 def _fake_backward(
     grad: Tensor, query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, *rest: object
 ) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), bias.new_empty(bias.shape)
+    return _like_rows(query), bias.new_empty(bias.shape)
+
+
+def _like_rows(query: Tensor) -> Tensor:
+    """A result [B, M, H, D] as it lies in memory: on a CPU as [H, B, M, D], see native.py."""
+    batch, queries, heads, width = query.shape
+    if query.device.type != "cpu":
+        return query.new_empty(query.shape)
+    return query.new_empty(heads, batch, queries, width).permute(1, 2, 0, 3)
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:

@@ -1,6 +1,8 @@
 """Gathered attention in C++ (csrc/cpu/gathered_attention.cpp), by ctypes.
 
-The store is read as it lies; queries, products and sums are fp32.
+The store is read as it lies; queries, products and sums are fp32. Rows are kept as [H, B, M, D]:
+that is how the product with a projection's heads leaves them, and how the next one wants them, so
+that nothing is copied between the three.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ def forward(
     scales: Tensor | None,
 ) -> Tensor:
     """out [B, M, H, D] of the op, in the dtype of query."""
-    rows = _fill_lanes(query)
+    rows = _to_rows(query)
     out = torch.empty_like(rows)
     keys = (tokens, scales, indices, bias, valid, lengths, strides)
     _call("sdst_gathered_attention_forward", (rows,), keys, (out,), scale)
-    return out[..., : query.shape[-1]].to(query.dtype).contiguous()
+    return _from_rows(out, query)
 
 
 def backward(
@@ -57,34 +59,39 @@ def backward(
     scales: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query and bias, each in its dtype; grad is that of out."""
-    rows, upstream = _fill_lanes(query), _fill_lanes(grad)
+    rows, upstream = _to_rows(query), _to_rows(grad)
     grad_query = torch.empty_like(rows)
     # A part for every block of rows: who computes it is not fixed, the order of their sum is.
-    grad_bias = rows.new_empty(len(rows), _blocks(rows), indices.shape[1])
+    grad_bias = rows.new_empty(len(bias), _blocks(rows), indices.shape[1])
     keys = (tokens, scales, indices, bias, valid, lengths, strides)
     _call(
         "sdst_gathered_attention_backward", (upstream, rows), keys, (grad_query, grad_bias), scale
     )
-    grad_query = grad_query[..., : query.shape[-1]].to(query.dtype).contiguous()
-    return grad_query, grad_bias.sum(1).to(bias.dtype)
+    return _from_rows(grad_query, query), grad_bias.sum(1).to(bias.dtype)
 
 
-def _fill_lanes(rows: Tensor) -> Tensor:
-    """[B, M, H, D] in fp32, contiguous, zeros appended until D fills whole registers."""
-    missing = -rows.shape[-1] % LANES
-    return (functional.pad(rows, (0, missing)) if missing else rows).float().contiguous()
+def _to_rows(x: Tensor) -> Tensor:
+    """[B, M, H, D] as [H, B, M, W] in contiguous fp32, zeros appended until W fills registers."""
+    missing = -x.shape[-1] % LANES
+    x = functional.pad(x, (0, missing)) if missing else x
+    return x.permute(2, 0, 1, 3).float().contiguous()
+
+
+def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Results back in the shape and dtype of `like`."""
+    return rows[..., : like.shape[-1]].to(like.dtype).contiguous().permute(1, 2, 0, 3)
 
 
 def _blocks(rows: Tensor) -> int:
-    return -(-rows.shape[1] * rows.shape[2] // BLOCK)
+    return -(-rows.shape[0] * rows.shape[2] // BLOCK)
 
 
 def _call(
     function: str, rows: tuple[Tensor, ...], keys: tuple, results: tuple[Tensor, ...], scale: float
 ) -> None:
-    """Run `function` over rows [B, M, H, D] and the kept tokens (tokens, scales, ...)."""
+    """Run `function` over rows [H, B, M, W] and the kept tokens (tokens, scales, ...)."""
     tokens, scales, indices, bias, valid, lengths, strides = keys
-    batch, queries, heads, padded = rows[0].shape
+    heads, batch, queries, padded = rows[0].shape
     kept = indices.shape[1]
     columns = -(-kept // TILE) * TILE
     slice_size = 2 * TILE * CHANNELS + (2 + 2 * BLOCK) * columns
@@ -96,6 +103,6 @@ def _call(
     getattr(library.load("cpu"), function)(
         *library.pointers(*rows, store, factors, picked, added, real, valid_lengths, levels),
         *library.pointers(*results, workspace),
-        *(batch, *tokens.shape[1:], len(strides), queries * heads, padded, kept),
+        *(batch, *tokens.shape[1:], len(strides), queries, heads, padded, kept),
         *(scale, library.TYPES[store.dtype], torch.get_num_threads()),
     )
