@@ -35,11 +35,12 @@ OUTPUTS = 128  # channels of the result per program
 
 
 @triton.jit
-def _rows_of_program(R, BR: tl.constexpr):
-    """This program's sample, its rows (query, head) of it, and which of them exist."""
-    blocks = tl.cdiv(R, BR)
+def _rows_of_program(B, M, H, BR: tl.constexpr):
+    """This program's sample, its rows of [H, B, M], and which of them exist."""
+    blocks = tl.cdiv(M * H, BR)
+    batch = tl.program_id(0).to(tl.int64) // blocks
     o_r = tl.program_id(0) % blocks * BR + tl.arange(0, BR)
-    return tl.program_id(0).to(tl.int64) // blocks, o_r, o_r < R
+    return batch, (o_r // M * B + batch) * M + o_r % M, o_r < M * H
 
 
 @triton.jit
@@ -116,7 +117,9 @@ def forward_kernel(
     L,
     P,
     D,
-    R,
+    B,
+    M,
+    H,
     K,
     STRIDES: tl.constexpr,
     BR: tl.constexpr,
@@ -124,11 +127,10 @@ def forward_kernel(
     BD: tl.constexpr,
     BO: tl.constexpr,
 ):
-    """out = sum_j softmax_j(scale <q, x_j> + bias_j) x_j; R = M H rows a sample."""
-    batch, o_r, m_r = _rows_of_program(R, BR)
+    """out = sum_j softmax_j(scale <q, x_j> + bias_j) x_j for rows [H, B, M, D]."""
+    batch, o_r, m_r = _rows_of_program(B, M, H, BR)
     o_o = tl.program_id(1) * BO + tl.arange(0, BO)
     length = valid_length(p_lengths, batch, L)
-    p_query += batch * R * D
     p_tokens += batch * token_stride
     if p_scales is not None:
         p_scales += batch * L * P
@@ -152,7 +154,7 @@ def forward_kernel(
         b_out = tl.dot(b_weights, b_values, b_out * b_shrink[:, None], input_precision="tf32x3")
 
     b_out = b_out / tl.where(b_sum == 0, 1.0, b_sum)[:, None]
-    p_rows = p_out + (batch * R + o_r)[:, None] * D + o_o[None, :]
+    p_rows = p_out + o_r[:, None] * D + o_o[None, :]
     tl.store(p_rows, b_out, mask=m_r[:, None] & (o_o < D)[None, :])
 
 
@@ -173,7 +175,9 @@ def backward_kernel(
     L,
     P,
     D,
-    R,
+    B,
+    M,
+    H,
     K,
     STRIDES: tl.constexpr,
     BR: tl.constexpr,
@@ -185,11 +189,9 @@ def backward_kernel(
 
     dlogit_j = a_j (s_j - sum_i a_i s_i)    dq = scale sum_j dlogit_j x_j    dbias = sum_r dlogit
     """
-    batch, o_r, m_r = _rows_of_program(R, BR)
+    batch, o_r, m_r = _rows_of_program(B, M, H, BR)
     o_o = tl.program_id(1) * BO + tl.arange(0, BO)
     length = valid_length(p_lengths, batch, L)
-    p_query += batch * R * D
-    p_grad += batch * R * D
     p_tokens += batch * token_stride
     if p_scales is not None:
         p_scales += batch * L * P
@@ -258,7 +260,7 @@ def backward_kernel(
         p_sums = p_grad_bias + tl.program_id(0).to(tl.int64) * K + o_k
         tl.store(p_sums, tl.sum(b_grad_logits, 0), mask=(o_k < K) & (tl.program_id(1) == 0))
 
-    p_rows = p_grad_query + (batch * R + o_r)[:, None] * D + o_o[None, :]
+    p_rows = p_grad_query + o_r[:, None] * D + o_o[None, :]
     tl.store(p_rows, scale * b_grad_query, mask=m_r[:, None] & (o_o < D)[None, :])
 
 
@@ -274,17 +276,11 @@ def forward(
     scales: Tensor | None,
 ) -> Tensor:
     """out [B, M, H, D] of the op, in the dtype of query."""
-    query = query.contiguous()
-    out = torch.empty_like(query)
-    _launch(
-        forward_kernel,
-        (query,),
-        (tokens, indices, bias, valid, lengths, scales),
-        (out,),
-        strides,
-        scale,
-    )
-    return out
+    rows = _to_rows(query)
+    out = torch.empty_like(rows)
+    keys = (tokens, indices, bias, valid, lengths, scales)
+    _launch(forward_kernel, (rows,), keys, (out,), strides, scale)
+    return _from_rows(out)
 
 
 def backward(
@@ -300,15 +296,24 @@ def backward(
     scales: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query and bias, each in its dtype; grad is that of out."""
-    grad, query = grad.contiguous(), query.contiguous()
-    batch, queries, heads, channels = query.shape
-    grad_query = torch.empty_like(query)
+    rows, upstream = _to_rows(query), _to_rows(grad)
+    heads, batch, queries, channels = rows.shape
+    grad_query = torch.empty_like(rows)
     # One row of bias gradients per block of rows; without channels no program fills them.
     blocks = triton.cdiv(queries * heads, ROWS) if channels else 0
     grad_bias = bias.new_empty(batch, blocks, bias.shape[1], dtype=torch.float32)
     keys = (tokens, indices, bias, valid, lengths, scales)
-    _launch(backward_kernel, (grad, query), keys, (grad_query, grad_bias), strides, scale)
-    return grad_query, grad_bias.sum(1).to(bias.dtype)
+    _launch(backward_kernel, (upstream, rows), keys, (grad_query, grad_bias), strides, scale)
+    return _from_rows(grad_query), grad_bias.sum(1).to(bias.dtype)
+
+
+def _to_rows(x: Tensor) -> Tensor:
+    """[B, M, H, D] as [H, B, M, D], which the product with a projection's heads is already."""
+    return x.permute(2, 0, 1, 3).contiguous()
+
+
+def _from_rows(rows: Tensor) -> Tensor:
+    return rows.permute(1, 2, 0, 3)
 
 
 def _launch(
@@ -318,20 +323,18 @@ def _launch(
     results: tuple[Tensor, ...],
     strides: Sequence[int],
     scale: float,
-    scales: Tensor | None,
 ) -> None:
-    """Start `kernel` over rows [B, M, H, D] and the kept tokens (tokens, indices, bias, ...)."""
+    """Start `kernel` over rows [H, B, M, D] and the kept tokens (tokens, indices, bias, ...)."""
     tokens, *others = keys
     tokens = readable(tokens)
     others = [x if x is None else x.contiguous() for x in others]
-    batch, queries, heads, channels = rows[0].shape
+    heads, batch, queries, channels = rows[0].shape
     tile = min(OUTPUTS, max(16, triton.next_power_of_2(channels)))
-    count = queries * heads
     gpu.launch(
         kernel,
-        (batch * triton.cdiv(count, ROWS), triton.cdiv(channels, tile)),
+        (batch * triton.cdiv(queries * heads, ROWS), triton.cdiv(channels, tile)),
         *(*rows, tokens, *others, *results),
-        *(scale, tokens.stride(0), *tokens.shape[1:], count, others[0].shape[1]),
+        *(scale, tokens.stride(0), *tokens.shape[1:], batch, queries, heads, others[0].shape[1]),
         STRIDES=tuple(strides),
         BR=ROWS,
         BK=KEYS,
