@@ -20,15 +20,13 @@ def dense_attention(
     """See `sdst.kernels.dense_attention`."""
     if lengths is None and window is None:
         return attend(q, k, v, None, dropout_p)
-    clips = torch.arange(q.shape[1], device=q.device)
     if lengths is None:
         lengths = torch.full(q.shape[:1], q.shape[1], device=q.device)
-    padding = (clips >= lengths[:, None])[..., None, None]
-    q, k, v = (x.masked_fill(padding, 0) for x in (q, k, v))
     if window is not None:
-        out = windowed_attention(q, k, v, lengths, dropout_p, window, global_clips)
-    else:
-        # An empty video attends to its zeroed first clip, as a softmax over nothing is NaN.
-        mask = (clips < lengths.clamp(min=1)[:, None])[:, None, None]
-        out = attend(q, k, v, mask, dropout_p)
+        return windowed_attention(q, k, v, lengths, dropout_p, window, global_clips)
+    clips = torch.arange(q.shape[1], device=q.device)
+    padding = (clips >= lengths[:, None])[..., None, None]
+    # An empty video attends to its zeroed first clip, as a softmax over nothing is NaN.
+    mask = (clips < lengths.clamp(min=1)[:, None])[:, None, None]
+    out = attend(*(x.masked_fill(padding, 0) for x in (q, k, v)), mask, dropout_p)
     return out.masked_fill(padding, 0)

@@ -26,39 +26,53 @@ def windowed_attention(
 ) -> Tensor:
     """Attention [B, L, H, C] among clips at most `window` apart, and to and from the global ones.
 
-    q, k and v are 0 beyond `lengths` [B]; what comes out there means nothing, but is finite.
+    What lies beyond `lengths` [B] is not seen, and 0 comes out there.
     """
     length = q.shape[1]
     size = max(window, _LEAST_BLOCK)
     blocks = -(-length // size)
-    fill = blocks * size - length
-    queries = functional.pad(q, (0, 0, 0, 0, 0, fill)).unflatten(1, (blocks, size))
-    near_keys, near_values = (
-        functional.pad(x, (0, 0, 0, 0, window, window + fill))
-        .unfold(1, size + 2 * window, size)
-        .movedim(-1, 2)  # [B, blocks, size + 2 window, H, C], a view
-        for x in (k, v)
-    )
+
+    def valid(begin: int, end: int) -> Tensor:
+        """Which of the clips [begin, end) are of the video: [B, clips, 1, 1]."""
+        return (torch.arange(begin, end, device=q.device) < lengths[:, None])[..., None, None]
+
+    def piece(x: Tensor, begin: int, end: int) -> Tensor:
+        """Clips [begin, end) of x, 0 outside of the video."""
+        first, last = max(begin, 0), min(end, length)
+        inside = x[:, first:last].masked_fill(~valid(first, last), 0)
+        return functional.pad(inside, (0, 0, 0, 0, first - begin, end - last))
 
     def solve(first: int, last: int) -> Tensor:
         """Blocks [first, last): [B, clips, H, C]."""
+        begin, end = first * size, last * size
+        queries = piece(q, begin, end).unflatten(1, (last - first, size))
         keys, values = (
             torch.cat(
-                (x[:, None, :global_clips].expand(-1, last - first, -1, -1, -1), near), 2
+                (
+                    piece(x, 0, global_clips)[:, None].expand(-1, last - first, -1, -1, -1),
+                    piece(x, begin - window, end + window)
+                    .unfold(1, size + 2 * window, size)
+                    .movedim(-1, 2),  # [B, blocks, size + 2 window, H, C], a view
+                ),
+                2,
             ).flatten(0, 1)
-            for x, near in ((k, near_keys[:, first:last]), (v, near_values[:, first:last]))
+            for x in (k, v)
         )
         mask = _mask(lengths, first, last, size, window, global_clips).flatten(0, 1)[:, None]
-        out = attend(queries[:, first:last].flatten(0, 1), keys, values, mask, dropout_p)
-        return out.unflatten(0, (q.shape[0], last - first)).flatten(1, 2)
+        out = attend(queries.flatten(0, 1), keys, values, mask, dropout_p)
+        out = out.unflatten(0, (q.shape[0], -1)).flatten(1, 2)
+        return out.masked_fill(~valid(begin, end), 0)
 
     step = max(_CLIPS_AT_ONCE // size, 1)
     stretches = [solve(i, min(i + step, blocks)) for i in range(0, blocks, step)]
     out = torch.cat(stretches, 1)[:, :length]
     if global_clips == 0:
         return out
-    valid = torch.arange(length, device=q.device) < lengths.clamp(min=1)[:, None]
-    seeing_all = attend(q[:, :global_clips], k, v, valid[:, None, None], dropout_p)
+    everything = piece(k, 0, length), piece(v, 0, length)
+    seen = valid(0, length) | (lengths < 1)[:, None, None, None]  # a softmax over nothing is NaN
+    seeing_all = attend(
+        piece(q, 0, global_clips), *everything, seen.permute(0, 2, 3, 1), dropout_p
+    ).masked_fill(~valid(0, global_clips), 0)
     return torch.cat((seeing_all, out[:, global_clips:]), 1)
 
 
