@@ -8,6 +8,7 @@ One folder per op; `reference.py` in it is the truth, everything else is fast.
 from sdst.kernels.deformable_attention import deformable_attention
 from sdst.kernels.dense_attention import dense_attention
 from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
+from sdst.kernels.dropout import dropout
 from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import linear_assignment
 from sdst.kernels.pool_tokens import pool_tokens
@@ -20,6 +21,7 @@ __all__ = [
     "deformable_attention",
     "dense_attention",
     "dequantize",
+    "dropout",
     "gathered_attention",
     "linear_assignment",
     "pool_tokens",

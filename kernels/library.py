@@ -29,6 +29,7 @@ SIGNATURES = {
         "sdst_use_openmp": "p",
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+        "sdst_dropout": "ppp" + "nn" + "fi",
         "sdst_pool_tokens_forward": "ppppp" + "nnnnn" + "ii",
         "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
         "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 // Compiles a function once per instruction set and picks at load time, so that one build runs
 // anywhere and fast. Everything it calls must be inlined into it (SDST_INLINE) to be compiled with

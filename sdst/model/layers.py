@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.kernels import dense_attention
+from sdst.kernels import dense_attention, dropout
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -32,6 +32,17 @@ def sine_encoding(position: Tensor, width: int, temperature: float = 10_000.0) -
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
+class Dropout(nn.Module):
+    """Zero a random part of the elements, in training only."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.rate) if self.training and self.rate > 0 else x
+
+
 class DropPath(nn.Module):
     """Skip a residual branch for a random part of the samples (stochastic depth)."""
 
@@ -51,7 +62,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, dropout: float, drop_path: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         self.norm = nn.LayerNorm(width)
 
@@ -65,11 +76,11 @@ class Projection(nn.Sequential):
     def __init__(self, source: int, width: int, dropout: float) -> None:
         super().__init__(
             nn.LayerNorm(source),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(source, width),
             nn.ReLU(),
             nn.LayerNorm(width),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width, width),
         )
 
