@@ -103,7 +103,7 @@ class GroundingDataset(Dataset):
             annotation,
             video,
             text,
-            relative_spans(annotation, clips * self.clip_length),
+            relative_spans(annotation, clips, self.clip_length),
             saliency,
             self._positive_clip(saliency, index),
         )
@@ -116,21 +116,35 @@ class GroundingDataset(Dataset):
         return int(generator.choice(positive))
 
 
-def relative_spans(annotation: Annotation, length: float) -> np.ndarray:
-    """[G, 2] (center, width) of the annotated windows, in units of `length` seconds."""
-    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
-    start, end = np.clip(windows / length, 0.0, 1.0).T
-    return np.stack(((start + end) / 2, end - start), axis=1)
+def relative_spans(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
+    """[G, 2] (center, width) of the annotated windows, in units of the video's clips.
+
+    What is annotated beyond the last clip is cut off, and a moment shorter than a clip is widened
+    to one about its center, as R2-Tuning does for its targets: a finer one cannot be seen.
+    """
+    start, end = np.clip(_windows(annotation) / (clips * clip_length), 0.0, 1.0).T
+    center = np.clip((start + end) / 2, 0.5 / clips, 1 - 0.5 / clips)
+    return np.stack((center, np.maximum(end - start, 1 / clips)), axis=1).astype(np.float32)
 
 
 def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
-    """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given."""
+    """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given.
+
+    A clip is inside by its center; of a moment too short for that, it is the clip it is centered on.
+    """
     if annotation.saliency is not None:
         return annotation.saliency_per_clip(clips).astype(np.float32)
+    windows = _windows(annotation)
     center = (np.arange(clips) + 0.5) * clip_length
-    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
-    return inside.any(axis=0).astype(np.float32)
+    ratings = inside.any(axis=0)
+    short = windows[~inside.any(axis=1)].mean(axis=1)
+    ratings[np.minimum(short // clip_length, clips - 1).astype(int)] = True
+    return ratings.astype(np.float32)
+
+
+def _windows(annotation: Annotation) -> np.ndarray:
+    return np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
 
 
 def collate(samples: list[Sample]) -> Batch:
