@@ -243,8 +243,8 @@ def _check_clips(
     clips = math.ceil(annotation.duration / clip_length)
     if annotation.clip_ids and max(annotation.clip_ids) >= clips:
         raise InputError(
-            f"{where}: relevant_clip_ids has {max(annotation.clip_ids)}, but {annotation.duration:g} "
-            f"s are {clips} clips of {clip_length:g} s, counted from 0"
+            f"{where}: relevant_clip_ids has {max(annotation.clip_ids)}, but "
+            f"{annotation.duration:g} s are {clips} clips of {clip_length:g} s, counted from 0"
         )
     if short := sum(end - start < clip_length for start, end in annotation.windows or ()):
         repairs["moments shorter than a clip, trained on as one clip"] += short

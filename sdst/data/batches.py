@@ -130,7 +130,7 @@ def relative_spans(annotation: Annotation, clips: int, clip_length: float) -> np
 def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
     """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given.
 
-    A clip is inside by its center; of a moment too short for that, it is the clip it is centered on.
+    A clip is inside by its center; a moment too short for that has the clip it is centered on.
     """
     if annotation.saliency is not None:
         return annotation.saliency_per_clip(clips).astype(np.float32)

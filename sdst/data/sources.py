@@ -11,7 +11,7 @@ from sdst.backbones import load_backbone
 from sdst.config import Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset
-from sdst.data.features import FeatureStore
+from sdst.data.features import FeatureStore, require
 from sdst.errors import InputError
 from sdst.extract import extract_features
 
@@ -52,7 +52,8 @@ def open_data(config: Config) -> Data:
             "train.jsonl, val.jsonl and optionally test.jsonl"
         )
     store = _open_store(config, root, splits)
-    store.require(
+    require(
+        store,
         layers=config.model.layers,
         video_width=config.model.video_width,
         text_width=config.model.text_width,
