@@ -139,7 +139,7 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
         data.clip_length,
         data.endpoints,
     )
-    return keep_available(splits, files.video_ids, files.query_ids, data.allow_missing), files
+    return keep_available(splits, root, files.video_ids, files.query_ids, data.allow_missing), files
 
 
 def files_identity(config: Config) -> dict:
@@ -156,14 +156,15 @@ def packed_path(config: Config, root: Path) -> Path:
 
 def keep_available(
     splits: Splits,
+    where: Path,
     videos: Collection[str],
     queries: Collection[int | str] | None,
     allow_missing: bool,
 ) -> Splits:
-    """Splits without the annotations that have no features, which are listed.
+    """Splits without the annotations whose videos or queries are missing, which are listed.
 
     Args:
-        videos, queries: what there is; None is everything.
+        videos, queries: what there is in `where`; None is everything.
 
     Raises:
         InputError: something is missing and `allow_missing` is False, or a split has nothing left.
@@ -182,17 +183,17 @@ def keep_available(
         return splits
     if not allow_missing:
         raise InputError(
-            f"no features of {' and '.join(lists)}; get them, or go on without by "
+            f"{where}: not found: {' and '.join(lists)}; get them, or go on without by "
             "--data.allow_missing true"
         )
-    logger.warning("left out, as without features: %s", " and ".join(lists))
+    logger.warning("%s: left out, as not found: %s", where, " and ".join(lists))
     videos, queries = set(videos), None if queries is None else set(queries)
     kept = {
         split: [a for a in found if a.vid in videos and (queries is None or a.qid in queries)]
         for split, found in splits.items()
     }
     if empty := [split for split, found in kept.items() if not found]:
-        raise InputError(f"no features of any query of {empty[0]}; check data.root")
+        raise InputError(f"{where}: nothing found for any query of {empty[0]}; check data.root")
     return kept
 
 
@@ -213,7 +214,7 @@ def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
     if packed.exists():
         store = FeatureStore(packed)
         available = store.video_ids, store.query_ids
-        return keep_available(splits, *available, config.data.allow_missing), store
+        return keep_available(splits, packed, *available, config.data.allow_missing), store
     logger.warning(
         "%s: feature files are read one by one, which training waits for; `python -m sdst.convert` "
         "with the same options packs them once",
@@ -224,8 +225,9 @@ def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
 
 def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureStore]:
     """The feature store of these queries and videos, extracted on first use."""
-    videos = find_videos(root / "videos", {a.vid for split in splits.values() for a in split})
-    splits = keep_available(splits, videos, None, config.data.allow_missing)
+    folder = root / "videos"
+    videos = find_videos(folder, {a.vid for split in splits.values() for a in split})
+    splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
     queries = _queries(splits)
     backbone = load_backbone(config.data.backbone, config.model.layers)
     settings = {
