@@ -19,6 +19,8 @@ struct BFloat {
 
 typedef uint32_t Words __attribute__((vector_size(32)));
 typedef uint16_t Shorts __attribute__((vector_size(16)));
+typedef int32_t SignedWords __attribute__((vector_size(32)));
+typedef int16_t SignedShorts __attribute__((vector_size(16)));
 
 SDST_INLINE Words words(const void* p) {
     Shorts shorts;
@@ -30,14 +32,16 @@ SDST_INLINE Lanes widen(const float* p) { return load<Lanes>(p); }
 
 SDST_INLINE Lanes widen(const BFloat* p) { return reinterpret_cast<Lanes>(words(p) << 16); }
 
-// Exponent and fraction move into place; the multiplication corrects the exponent's bias and makes
-// subnormal numbers normal. Infinity and NaN keep an exponent of all ones.
+// Sign, exponent and fraction move into place, the sign by extension; the multiplication corrects
+// the exponent's bias and makes subnormal numbers normal. Infinity and NaN get an exponent of all
+// ones.
 SDST_INLINE Lanes widen(const Half* p) {
-    const Words half = words(p);
-    const Words magnitude = (half & 0x7fff) << 13;
-    const Words scaled = reinterpret_cast<Words>(reinterpret_cast<Lanes>(magnitude) * 0x1p112f);
+    SignedShorts shorts;
+    std::memcpy(&shorts, p, sizeof(shorts));
+    const Words half = reinterpret_cast<Words>(__builtin_convertvector(shorts, SignedWords));
+    const Lanes scaled = reinterpret_cast<Lanes>((half << 13) & 0x8fffe000) * 0x1p112f;
     const Words special = reinterpret_cast<Words>((half & 0x7c00) == 0x7c00) & 0x7f800000;
-    return reinterpret_cast<Lanes>(scaled | special | (half & 0x8000) << 16);
+    return reinterpret_cast<Lanes>(reinterpret_cast<Words>(scaled) | special);
 }
 
 // The last `count` < 8 numbers of a row, zeros after them.
