@@ -41,6 +41,7 @@ SIGNATURES = {
     },
     "cuda": {
         "sdst_linear_assignment": "ppp" + "nnn" + "p",
+        "sdst_select_tokens": "pppppppp" + "nnnnnnn" + "p",
         "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, gpu
 from sdst.kernels.pool_tokens import native, reference
 
 library = torch.library.Library("sdst", "FRAGMENT")
@@ -16,6 +16,9 @@ library.define(
 )
 library.impl("pool_tokens_forward", native.forward, "CPU")
 library.impl("pool_tokens_backward", native.backward, "CPU")
+for name in ("forward", "backward"):
+    kernel = gpu.late("sdst.kernels.pool_tokens.triton", name)
+    library.impl(f"pool_tokens_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::pool_tokens_forward")
@@ -43,7 +46,17 @@ def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 torch.library.register_autograd("sdst::pool_tokens_forward", _differentiate, setup_context=_save)
 
-dispatch.register("pool_tokens", native=native.unsupported_reasons, reference=dispatch.always)
+
+def _not_on_gpu(tokens: Tensor, u: Tensor) -> list[str]:
+    return gpu.unsupported_reasons(tokens=tokens, u=u)
+
+
+dispatch.register(
+    "pool_tokens",
+    triton=_not_on_gpu,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
+)
 
 
 def pool_tokens(

@@ -106,3 +106,14 @@ def select_tokens(
         tokens, u, k, lengths, strides, segments
     )
     return indices, scores, valid
+
+
+def flops(batch: int, length: int, per_clip: int, width: int) -> int:
+    """Floating point operations of the forward pass: a multiply-add per number of the store."""
+    return 2 * batch * length * per_clip * width
+
+
+def bytes(batch: int, length: int, per_clip: int, width: int, k: int, element: int = 4) -> int:
+    """Bytes that the forward pass must move at least; `element` is a stored number's."""
+    kept = 8 + 4 + 1  # index, score, valid
+    return batch * (length * per_clip * width * element + 4 * width + k * kept)

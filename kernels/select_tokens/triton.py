@@ -2,9 +2,10 @@
 
 The scoring kernel reads every valid raw token once, accumulates in fp32 and writes one number per
 token; the scores of the pyramid are averages of those. What follows, the selection by integer keys
-of the reference, works on B L P numbers, 1 / D of what was read. The scores of the kept tokens are
-taken from there as well: the reference gathers and averages the kept tokens themselves again, a
-copy of 4 B k D bytes, and for a 16-bit store 22 W B k D bytes (W = 8 the widest window).
+(cuda.py; the reference's where the CUDA library was not built), works on B L P numbers, 1 / D of
+what was read, and has the scores of the kept tokens in its keys: the reference gathers and averages
+the kept tokens themselves again, a copy of 4 B k D bytes, and for a 16-bit store 22 W B k D bytes
+(W = 8 the widest window).
 At B=8, P=50, L=75, k=64, D=768: 46 MB (16-bit) are read and nothing else; 69 MB are saved.
 
 The gradient of u is the sum of the kept tokens, read in place, times that of their scores; a
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from sdst.kernels import gpu, pyramid
 from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_length
-from sdst.kernels.select_tokens import reference
+from sdst.kernels.select_tokens import cuda, reference
 
 WARPS = 4
 TOKENS = 16  # per program of the scoring
@@ -110,6 +111,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """scores, indices and valid [B, k] of the op."""
     raw = token_scores(tokens, u, lengths)
+    if not cuda.unsupported_reasons(raw, strides):
+        return cuda.select(raw, k, lengths, strides, segments)
     lengths = pyramid.valid_lengths(tokens, lengths)
     indices, valid = reference.select(raw, k, lengths, strides, segments)
     rows, weights = pyramid.entries(tokens, indices, lengths, strides)

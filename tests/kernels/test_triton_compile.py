@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from sdst.kernels import gpu  # noqa: E402
 from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
 from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
+from sdst.kernels.pool_tokens import triton as pooling  # noqa: E402
 from sdst.kernels.select_tokens import triton as selection  # noqa: E402
 
 BUDGETS = Path(__file__).with_name("triton_budgets.json")
@@ -69,12 +70,20 @@ def select(dtype: torch.dtype) -> None:
     selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8))
 
 
+def pool(dtype: torch.dtype) -> None:
+    """Token pooling at the patch-token shape."""
+    tokens, u = empty(8, 75, 50, 768, dtype=dtype), empty(8, 768, dtype=torch.float32)
+    lengths = empty(8, dtype=torch.int64)
+    pooling.backward(pooling.forward(tokens, u, 8, lengths), tokens, u, 8, lengths)
+
+
 CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
     "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
     "gathered_attention": lambda dtype: attend(dtype, dtype),
     "gathered_attention, int8 store": lambda dtype: attend(dtype, torch.int8),
     "select_tokens": select,
+    "pool_tokens": pool,
 }
 
 
