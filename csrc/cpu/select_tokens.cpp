@@ -2,17 +2,18 @@
 // and the gradient of their scores. Averaging is linear, so every token is read once and the scores
 // are averaged.
 //
-// tokens [B, L, P, D] fp32, fp16 or bf16; u [B, D] fp32; strides [R]; all contiguous. lengths [B]
-// or null are the valid L; what lies beyond is not read. Level r holds ceil(L / stride_r) steps of
-// P tokens; the levels are concatenated, and an index is a place therein.
+// tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D] fp32; strides [R];
+// all contiguous. lengths [B] or null are the valid L; what lies beyond is not read. Level r holds
+// ceil(L / stride_r) steps of P tokens; the levels are concatenated, and an index is a place
+// therein.
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <type_traits>
 
 #include "parallel.h"
+#include "pyramid.h"
 #include "selection.h"
-#include "tokens.h"
 
 namespace sdst {
 namespace {
@@ -74,7 +75,7 @@ template <class T>
 struct Scoring {
     Shape n;
     const T* tokens;
-    const float* u;
+    const float *scales, *u;
     const int64_t* lengths;
     float* scores;
 };
@@ -86,8 +87,10 @@ SDST_INLINE void score(const Scoring<T>& x, int64_t begin, int64_t end) {
     while (begin < end) {
         const int64_t batch = begin / sample, valid = valid_length(n, x.lengths, batch);
         const int64_t stop = std::min(end, batch * sample + valid * n.per_clip);
-        for (int64_t i = begin; i < stop; ++i)
+        for (int64_t i = begin; i < stop; ++i) {
             x.scores[i] = dot(x.tokens + i * n.width, x.u + batch * n.width, n.width);
+            if (x.scales) x.scores[i] *= x.scales[i];
+        }
         begin = (batch + 1) * sample;
     }
 }
@@ -122,56 +125,36 @@ void run(const Selection& x, int64_t begin, int64_t end) {
     }
 }
 
-template <class T>
 struct Backward {
-    Shape n;
+    Pyramid pyramid;
     const float* grad;
-    const T* tokens;
-    const int64_t *indices, *lengths, *strides;
+    const int64_t* indices;
     const bool* valid;
     float* grad_u;
+    int64_t kept;
 };
 
 // du = sum_j g_j x_j, x_j the mean of the tokens behind the j-th kept index. A task is a sample.
-template <class T>
-SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
-    const Shape& n = x.n;
+SDST_MULTIVERSION void run(const Backward& x, int64_t begin, int64_t end) {
+    const int64_t width = x.pyramid.width;
     for (int64_t batch = begin; batch < end; ++batch) {
-        const int64_t length = valid_length(n, x.lengths, batch);
-        const T* tokens = x.tokens + batch * n.length * n.per_clip * n.width;
-        float* grad_u = x.grad_u + batch * n.width;
-        std::fill_n(grad_u, n.width, 0.0f);
-        for (int64_t j = batch * n.kept; j < (batch + 1) * n.kept; ++j) {
-            if (!x.valid[j]) continue;
-            int64_t place = x.indices[j], stride = 1;
-            for (int64_t level = 0; level < n.levels; ++level) {
-                stride = x.strides[level];
-                const int64_t size = ceil_div(n.length, stride) * n.per_clip;
-                if (place < size) break;
-                place -= size;
-            }
-            const int64_t start = place / n.per_clip * stride, p = place % n.per_clip;
-            const int64_t stop = std::min(start + stride, length);
-            const float part = x.grad[j] / static_cast<float>(stop - start);
-            for (int64_t i = start; i < stop; ++i)
-                accumulate(part, tokens + (i * n.per_clip + p) * n.width, grad_u, n.width);
-        }
+        float* grad_u = x.grad_u + batch * width;
+        std::fill_n(grad_u, width, 0.0f);
+        for (int64_t j = batch * x.kept; j < (batch + 1) * x.kept; ++j)
+            if (x.valid[j]) add_entry(x.pyramid, batch, x.indices[j], x.grad[j], 0, width, grad_u);
     }
 }
 
 // One function per number type: only functions that are no templates compile once per processor.
-#define SDST_SELECTION(T)                                                          \
-    SDST_MULTIVERSION void run(const Scoring<T>& x, int64_t begin, int64_t end) {  \
-        score(x, begin, end);                                                      \
-    }                                                                              \
-    SDST_MULTIVERSION void run(const Backward<T>& x, int64_t begin, int64_t end) { \
-        backward(x, begin, end);                                                   \
+#define SDST_SCORING(T)                                                           \
+    SDST_MULTIVERSION void run(const Scoring<T>& x, int64_t begin, int64_t end) { \
+        score(x, begin, end);                                                     \
     }
-SDST_SELECTION(float)
-SDST_SELECTION(Half)
-SDST_SELECTION(BFloat)
-SDST_SELECTION(int8_t)
-#undef SDST_SELECTION
+SDST_SCORING(float)
+SDST_SCORING(Half)
+SDST_SCORING(BFloat)
+SDST_SCORING(int8_t)
+#undef SDST_SCORING
 
 template <class Pass>
 void run_all(const Pass& pass, int64_t tasks, int64_t grain, int32_t threads) {
@@ -183,17 +166,17 @@ constexpr int64_t kGrain = 32;  // tokens, enough to be worth a thread
 }  // namespace
 }  // namespace sdst
 
-SDST_API void sdst_select_tokens_forward(const void* tokens, const float* u, const int64_t* lengths,
-                                         const int64_t* strides, int64_t* indices, float* scores,
-                                         bool* valid, float* token_scores, int64_t* keys,
-                                         int64_t batch, int64_t length, int64_t per_clip,
-                                         int64_t width, int64_t kept, int64_t levels,
-                                         int64_t segments, int64_t pyramid, int32_t type,
-                                         int32_t threads) {
+SDST_API void sdst_select_tokens_forward(const void* tokens, const float* scales, const float* u,
+                                         const int64_t* lengths, const int64_t* strides,
+                                         int64_t* indices, float* scores, bool* valid,
+                                         float* token_scores, int64_t* keys, int64_t batch,
+                                         int64_t length, int64_t per_clip, int64_t width,
+                                         int64_t kept, int64_t levels, int64_t segments,
+                                         int64_t pyramid, int32_t type, int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept, levels, segments};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        const sdst::Scoring<T> scoring{n, x, u, lengths, token_scores};
+        const sdst::Scoring<T> scoring{n, x, scales, u, lengths, token_scores};
         sdst::run_all(scoring, batch * length * per_clip, sdst::kGrain, threads);
     });
     const sdst::Selection selection{n,       lengths, strides, token_scores,
@@ -203,15 +186,21 @@ SDST_API void sdst_select_tokens_forward(const void* tokens, const float* u, con
 }
 
 SDST_API void sdst_select_tokens_backward(const float* grad, const void* tokens,
-                                          const int64_t* indices, const int64_t* lengths,
-                                          const int64_t* strides, const bool* valid, float* grad_u,
-                                          int64_t batch, int64_t length, int64_t per_clip,
-                                          int64_t width, int64_t kept, int64_t levels, int32_t type,
+                                          const float* scales, const int64_t* indices,
+                                          const int64_t* lengths, const int64_t* strides,
+                                          const bool* valid, float* grad_u, int64_t batch,
+                                          int64_t length, int64_t per_clip, int64_t width,
+                                          int64_t kept, int64_t levels, int32_t type,
                                           int32_t threads) {
-    const sdst::Shape n{batch, length, per_clip, width, kept, levels, 0};
-    sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
-        using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        const sdst::Backward<T> pass{n, grad, x, indices, lengths, strides, valid, grad_u};
-        sdst::run_all(pass, batch, 1, threads);
-    });
+    const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
+                                tokens,
+                                scales,
+                                lengths,
+                                strides,
+                                levels,
+                                length,
+                                per_clip,
+                                width};
+    const sdst::Backward pass{pyramid, grad, indices, valid, grad_u, kept};
+    sdst::run_all(pass, batch, 1, threads);
 }

@@ -39,10 +39,20 @@ def to_weights(b_scores, m_p, kept, BP: tl.constexpr):
 
 
 @triton.jit
+def load_scales(p_scales, clip, o_p, P):
+    """What the tokens of a clip of [B, L] are multiplied by, [BP]; ones where nothing is given."""
+    if p_scales is None:
+        return tl.full(o_p.shape, 1.0, tl.float32)
+    else:
+        return tl.load(p_scales + clip * P + o_p, mask=o_p < P, other=0)
+
+
+@triton.jit
 def forward_kernel(
     p_tokens,
     p_u,
     p_lengths,
+    p_scales,
     p_out,
     token_stride,
     L,
@@ -70,7 +80,8 @@ def forward_kernel(
             b_tokens = tl.load(p_rows, mask=m_p[:, None] & m_d[None, :], other=0).to(tl.float32)
             b_products += b_tokens * tl.load(p_u + batch * D + o_d, mask=m_d, other=0)[None, :]
         # [BP]
-        b_weights = to_weights(tl.sum(b_products, 1), m_p, kept, BP)
+        b_scales = load_scales(p_scales, batch * L + clip, o_p, P)
+        b_weights = to_weights(b_scales * tl.sum(b_products, 1), m_p, kept, BP) * b_scales
         for d in range(0, D, BD):
             o_d = d + tl.arange(0, BD)
             m_rows = (b_weights != 0)[:, None] & (o_d < D)[None, :]
@@ -89,6 +100,7 @@ def backward_factors_kernel(
     p_tokens,
     p_u,
     p_lengths,
+    p_scales,
     p_factors,
     token_stride,
     L,
@@ -98,7 +110,10 @@ def backward_factors_kernel(
     BP: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """ds_p = w_p (t_p - sum_q w_q t_q) with t_p = <x_p, g>: [B, L * P], 0 in the padding."""
+    """ds_p = w_p (t_p - sum_q w_q t_q) with t_p = <x_p, g>: [B, L * P], 0 in the padding.
+
+    What is stored counts times its scale: in the products, and in the sum that follows.
+    """
     batch = tl.program_id(0).to(tl.int64) // L
     clip = tl.program_id(0).to(tl.int64) % L
     p_tokens += batch * token_stride + clip * P * D
@@ -119,10 +134,11 @@ def backward_factors_kernel(
             b_products += b_tokens * tl.load(p_u + batch * D + o_d, mask=m_d, other=0)[None, :]
             b_along += b_tokens * tl.load(p_grad + o_d, mask=m_d, other=0)[None, :]
         # [BP]
-        b_weights = to_weights(tl.sum(b_products, 1), m_p, kept, BP)
-        b_slope = tl.sum(b_along, 1)
+        b_scales = load_scales(p_scales, batch * L + clip, o_p, P)
+        b_weights = to_weights(b_scales * tl.sum(b_products, 1), m_p, kept, BP)
+        b_slope = b_scales * tl.sum(b_along, 1)
         b_factors = b_weights * (b_slope - tl.sum(b_weights * b_slope, 0))
-        tl.store(p_factors + o_p, b_factors, mask=m_p)
+        tl.store(p_factors + o_p, b_scales * b_factors, mask=m_p)
     else:
         tl.store(p_factors + o_p, tl.zeros([BP], tl.float32), mask=m_p)
 
@@ -158,23 +174,32 @@ def backward_sum_kernel(
     tl.store(p_sums + tl.program_id(0).to(tl.int64) * D + o_d, b_sum, mask=o_d < D)
 
 
-def forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def forward(
+    tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None, scales: Tensor | None
+) -> Tensor:
     """[B, L, D] fp32, see the op."""
     tokens = readable(tokens)
     batch, length, _, channels = tokens.shape
     out = tokens.new_empty(batch, length, channels, dtype=torch.float32)
-    _per_clip(forward_kernel, (), tokens, u, kept, lengths, out)
+    _per_clip(forward_kernel, (), tokens, u, kept, lengths, scales, out)
     return out
 
 
-def backward(grad: Tensor, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def backward(
+    grad: Tensor,
+    tokens: Tensor,
+    u: Tensor,
+    kept: int,
+    lengths: Tensor | None,
+    scales: Tensor | None,
+) -> Tensor:
     """The gradient of u, in its dtype; grad is that of the output."""
     tokens = readable(tokens)
     batch, length, per_clip, channels = tokens.shape
     count = length * per_clip
     factors = tokens.new_empty(batch, count, dtype=torch.float32)
     inputs = (grad.float().contiguous(),)
-    _per_clip(backward_factors_kernel, inputs, tokens, u, kept, lengths, factors)
+    _per_clip(backward_factors_kernel, inputs, tokens, u, kept, lengths, scales, factors)
     stretches = triton.cdiv(count, STRETCH)
     sums = tokens.new_empty(batch, stretches, channels, dtype=torch.float32)
     gpu.launch(
@@ -197,6 +222,7 @@ def _per_clip(
     u: Tensor,
     kept: int,
     lengths: Tensor | None,
+    scales: Tensor | None,
     out: Tensor,
 ) -> None:
     batch, length, per_clip, _ = tokens.shape
@@ -205,7 +231,8 @@ def _per_clip(
         kernel,
         (batch * length,),
         *(*inputs, tokens, u.float().contiguous()),
-        *(lengths if lengths is None else lengths.contiguous(), out),
+        *(x if x is None else x.contiguous() for x in (lengths, scales)),
+        out,
         *(tokens.stride(0), *tokens.shape[1:], min(kept, per_clip)),
         BP=block,
         BD=max(16, TILE // block),

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu, pool_tokens, select_tokens
+from sdst.kernels import dequantize, gpu, pool_tokens, quantize, select_tokens
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -303,7 +303,15 @@ class TestSelectTokens:
     def test_the_registered_op_is_sound(self) -> None:
         tokens, u = on_device(*selection.make_inputs())
         op = torch.ops.sdst.select_tokens_forward.default
-        torch.library.opcheck(op, (tokens, u.requires_grad_(), 12, None, (1, 2), 2))
+        torch.library.opcheck(op, (tokens, u.requires_grad_(), 12, None, (1, 2), 2, None))
+
+    def test_an_int8_store(self) -> None:
+        tokens, u = selection.make_inputs()
+        values, scales = quantize(tokens)
+        found = self.run("triton", values, u, 12, [11, 6, 1], scales)
+        expected = self.run("reference", dequantize(values, scales), u, 12, [11, 6, 1])
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
 
     def check(self, tokens: Tensor, u: Tensor, k: int, lengths: list[int] | None = None) -> None:
         found = self.run("triton", tokens, u, k, lengths)
@@ -318,12 +326,17 @@ class TestSelectTokens:
         u: Tensor,
         k: int,
         lengths: list[int] | None = None,
+        scales: Tensor | None = None,
     ) -> list[Tensor]:
         """indices, scores, valid, and the gradient of u under a fixed upstream gradient."""
         tokens, u = tokens.to(DEVICE), u.to(DEVICE).detach().requires_grad_()
         lengths = None if lengths is None else torch.tensor(lengths, device=DEVICE)
         indices, scores, valid = select_tokens(
-            tokens, u, k, lengths, strides=(1, 2, 4), segments=2, implementation=implementation
+            *(tokens, u, k, lengths),
+            strides=(1, 2, 4),
+            segments=2,
+            scales=None if scales is None else scales.to(DEVICE),
+            implementation=implementation,
         )
         upstream = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
         (grad,) = torch.autograd.grad(scores, u, upstream.to(DEVICE))
@@ -374,7 +387,15 @@ class TestPoolTokens:
     def test_the_registered_op_is_sound(self) -> None:
         tokens, u, lengths = on_device(*pooling.make_inputs())
         op = torch.ops.sdst.pool_tokens_forward.default
-        torch.library.opcheck(op, (tokens, u.requires_grad_(), 3, lengths))
+        torch.library.opcheck(op, (tokens, u.requires_grad_(), 3, lengths, None))
+
+    def test_an_int8_store(self) -> None:
+        tokens, u, lengths = pooling.make_inputs()
+        values, scales = quantize(tokens)
+        found = self.run("triton", values, u, 3, lengths, scales)
+        expected = self.run("reference", dequantize(values, scales), u, 3, lengths)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
 
     def check(self, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None = None) -> None:
         """The rule of the reference: at most twice its own error, plus 1e-5 of the scale."""
@@ -392,10 +413,12 @@ class TestPoolTokens:
         u: Tensor,
         kept: int,
         lengths: Tensor | None = None,
+        scales: Tensor | None = None,
     ) -> list[Tensor]:
         """The output, and the gradient of u under a fixed upstream gradient."""
         tokens, u = tokens.to(DEVICE), u.to(DEVICE).detach().requires_grad_()
         lengths = None if lengths is None else lengths.to(DEVICE)
-        out = pool_tokens(tokens, u, kept, lengths, implementation=implementation)
+        scales = None if scales is None else scales.to(DEVICE)
+        out = pool_tokens(tokens, u, kept, lengths, scales=scales, implementation=implementation)
         upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
         return [out.detach(), *torch.autograd.grad(out, u, upstream)]
