@@ -8,10 +8,10 @@ import numpy as np
 
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
-from sdst.evaluation.highlight import evaluate_highlights
+from sdst.evaluation.highlight import count_clips, evaluate_highlights
 from sdst.evaluation.predictions import (
     Prediction,
-    parse_predictions,
+    pair_predictions,
     read_predictions,
     write_predictions,
 )
@@ -40,8 +40,8 @@ def evaluate(
     left out where annotations or predictions have no saliency, a length range where no moment
     falls in it. Any fault is an `InputError` that names `source` and the qid.
     """
-    pairs = _pair(predictions, annotations, source)
-    windows = [prediction.windows for prediction, _ in pairs]
+    pairs = pair_predictions(predictions, annotations, source)
+    windows = [_windows(prediction, annotation, source) for prediction, annotation in pairs]
     moments = [_moments(annotation) for _, annotation in pairs]
     retrieval = evaluate_retrieval(windows, moments)
     highlights = _evaluate_highlights(pairs, clip_length, source)
@@ -54,31 +54,12 @@ def evaluate(
     }
 
 
-def _pair(
-    predictions: Sequence[dict], annotations: Sequence[Annotation], source: str
-) -> list[tuple[Prediction, Annotation]]:
-    """Every annotation with its prediction; both sides must hold the same queries."""
-    if not annotations:
-        raise InputError(f"{source}: there are no annotations to score against")
-    by_qid = parse_predictions((source, prediction) for prediction in predictions)
-    annotated = {annotation.qid for annotation in annotations}
-    unknown = [qid for qid in by_qid if qid not in annotated]
-    if unknown:
+def _windows(prediction: Prediction, annotation: Annotation, source: str) -> np.ndarray:
+    if prediction.windows is None:
         raise InputError(
-            f"{source}: qid {unknown[0]!r}{_and_others(unknown)} not in the annotations; "
-            "predict exactly the annotated queries"
+            f"{source}: qid {annotation.qid!r} has no pred_relevant_windows; expected at least one"
         )
-    missing = [a.qid for a in annotations if a.qid not in by_qid]
-    if missing:
-        raise InputError(
-            f"{source}: qid {missing[0]!r}{_and_others(missing)} missing; "
-            "predict every annotated query"
-        )
-    return [(by_qid[annotation.qid], annotation) for annotation in annotations]
-
-
-def _and_others(qids: list) -> str:
-    return " is" if len(qids) == 1 else f" and {len(qids) - 1} more are"
+    return prediction.windows
 
 
 def _moments(annotation: Annotation) -> np.ndarray:
@@ -99,10 +80,7 @@ def _evaluate_highlights(
         return {}
     return evaluate_highlights(
         [prediction.saliency for prediction, _ in pairs],
-        [
-            annotation.ratings_per_clip(_num_clips(annotation, clip_length))
-            for _, annotation in pairs
-        ],
+        [a.ratings_per_clip(count_clips(a.duration, clip_length)) for _, a in pairs],
     )
 
 
@@ -113,11 +91,6 @@ def _all_or_none(values: dict, source: str, key: str) -> bool:
             f"{source}: qid {absent[0]!r} has no {key}, others have; expected all queries or none"
         )
     return not absent
-
-
-def _num_clips(annotation: Annotation, clip_length: float) -> int:
-    """Whole clips in the video, at least one; 2.1 s are three clips of 0.7 s despite rounding."""
-    return max(1, int(annotation.duration / clip_length + 1e-6))
 
 
 def _brief_retrieval(report: dict) -> dict[str, float]:

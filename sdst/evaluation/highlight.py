@@ -42,6 +42,11 @@ def evaluate_highlights(
     return report
 
 
+def count_clips(duration: float, clip_length: float) -> int:
+    """Whole clips in `duration` seconds, at least one; 2.1 s are three clips of 0.7 s."""
+    return max(1, int(duration / clip_length + 1e-6))  # 2.1 / 0.7 rounds to just below 3
+
+
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """AP of ranking clips by score; 0 without a positive clip. [...]
 

@@ -2,14 +2,17 @@
 
 {"qid": 2579, "query": "...", "vid": "...",
  "pred_relevant_windows": [[start, end, score], ...],   # seconds, best first
- "pred_saliency_scores": [0.1, ...]}                    # one per clip; optional
+ "pred_saliency_scores": [0.1, ...]}                    # one per clip
+
+One of the last two may be left out: what is not predicted is not scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +26,23 @@ class Prediction:
     """What was predicted for one query.
 
     Args:
-        windows: [N, 3] of (start s, end s, score), N >= 1, in the order given: rank 1 is row 0.
+        windows: [N, 3] of (start s, end s, score), N >= 1, in the order given: rank 1 is row 0;
+            or None.
         saliency: [L], one score per clip, or None.
     """
 
-    windows: np.ndarray
+    windows: np.ndarray | None
     saliency: np.ndarray | None
+
+
+class Labelled(Protocol):
+    """A query's ground truth, of whatever kind."""
+
+    @property
+    def qid(self) -> int | str: ...
+
+
+Truth = TypeVar("Truth", bound=Labelled)
 
 
 def read_predictions(path: str | Path) -> list[dict]:
@@ -55,13 +69,49 @@ def parse_predictions(records: Iterable[tuple[str, dict]]) -> dict[int | str, Pr
         where = f"{where}: qid {qid!r}"
         if qid in predictions:
             raise InputError(f"{where} is predicted a second time; expected once")
-        predictions[qid] = Prediction(_parse_windows(record, where), _parse_saliency(record, where))
+        windows, saliency = _parse_windows(record, where), _parse_saliency(record, where)
+        if windows is None and saliency is None:
+            raise InputError(f"{where} has no pred_relevant_windows and no pred_saliency_scores")
+        predictions[qid] = Prediction(windows, saliency)
     return predictions
 
 
-def _parse_windows(record: dict, where: str) -> np.ndarray:
+def pair_predictions(
+    predictions: Iterable[dict], truth: Sequence[Truth], source: str
+) -> list[tuple[Prediction, Truth]]:
+    """Every query of `truth` with its prediction, checked; both must hold the same queries.
+
+    Args:
+        source: what to call the predictions in an error.
+    """
+    if not truth:
+        raise InputError(f"{source}: there are no annotations to score against")
+    by_qid = parse_predictions((source, prediction) for prediction in predictions)
+    annotated = {query.qid for query in truth}
+    unknown = [qid for qid in by_qid if qid not in annotated]
+    if unknown:
+        raise InputError(
+            f"{source}: qid {unknown[0]!r}{_and_others(unknown)} not in the annotations; "
+            "predict exactly the annotated queries"
+        )
+    missing = [query.qid for query in truth if query.qid not in by_qid]
+    if missing:
+        raise InputError(
+            f"{source}: qid {missing[0]!r}{_and_others(missing)} missing; "
+            "predict every annotated query"
+        )
+    return [(by_qid[query.qid], query) for query in truth]
+
+
+def _and_others(qids: list) -> str:
+    return " is" if len(qids) == 1 else f" and {len(qids) - 1} more are"
+
+
+def _parse_windows(record: dict, where: str) -> np.ndarray | None:
     rows = record.get("pred_relevant_windows")
-    if rows is None or len(rows) == 0:
+    if rows is None:
+        return None
+    if not isinstance(rows, list | tuple | np.ndarray) or len(rows) == 0:
         raise InputError(f"{where} has no pred_relevant_windows; expected at least one")
     windows = _as_numbers(rows, "pred_relevant_windows", where)
     if windows.ndim != 2 or windows.shape[1] != 3:
