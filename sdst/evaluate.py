@@ -1,53 +1,95 @@
 """Score predictions with the field's official metrics.
 
-python -m sdst.evaluate --predictions P.jsonl --annotations A.jsonl [--clip-length S] [--json OUT]
+python -m sdst.evaluate --dataset NAME --predictions P.jsonl --annotations A.jsonl [--json OUT]
 python -m sdst.evaluate --checkpoint DIR [--split val|test] [--json OUT]
+
+With --submit DIR nothing is scored: the files of the QVHighlights server are written, of both
+splits of a checkpoint, or of --predictions as --split.
 """
 
 from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from sdst.data.annotations import read_annotations
+from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
 from sdst.evaluation import evaluate, format_report, read_predictions
+from sdst.evaluation.domains import read_clip_labels
+from sdst.evaluation.protocols import PROTOCOLS
+from sdst.evaluation.submission import ARCHIVE, write_submission
 
-DEFAULT_CLIP_LENGTH = 2.0  # seconds, QVHighlights
 DEFAULT_SPLIT = "val"
+
+
+class Answers(NamedTuple):
+    """Predictions of a split and the queries that they answer."""
+
+    split: str
+    predictions: list[dict]
+    annotations: list[Annotation]
+    clip_length: float  # seconds
+    source: str  # what to call the predictions in an error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate as the command line says; print the table and, with --json, write the report."""
     options = _parse(arguments)
-    if options.checkpoint is not None:
-        name, report = _evaluate_checkpoint(options)
+    if options.submit is not None:
+        submit(options)
     else:
-        name, report = _evaluate_files(options)
-    print(format_report({name: report}))
+        score(options)
+
+
+def score(options: Namespace) -> None:
+    """Print the figures of the predictions, the dataset's own first."""
+    protocol = PROTOCOLS[options.dataset]
+    if protocol.by_domain is not None:
+        name, truth = options.predictions.stem, read_clip_labels(options.annotations)
+        predictions = read_predictions(options.predictions)
+        report = protocol.by_domain(predictions, truth, str(options.predictions))
+    else:
+        (answers,) = _answers(options)
+        name = answers.split if options.checkpoint else options.predictions.stem
+        predictions, truth = answers.predictions, answers.annotations
+        report = evaluate(predictions, truth, answers.clip_length, answers.source)
+    title = f"{protocol.title}, {len(truth):,} queries"
+    print(format_report({name: report}, title, protocol.headline))
     if options.json is not None:
         replace_text(options.json, json.dumps(report, indent=4) + "\n")
 
 
-def _evaluate_files(options: Namespace) -> tuple[str, dict]:
-    predictions = read_predictions(options.predictions)
-    annotations = read_annotations(options.annotations)
-    clip_length = options.clip_length or DEFAULT_CLIP_LENGTH
-    report = evaluate(predictions, annotations, clip_length, source=str(options.predictions))
-    return options.predictions.stem, report
+def submit(options: Namespace) -> None:
+    """Write and name the submission files."""
+    for answers in _answers(options):
+        path = write_submission(options.submit, *answers)
+        print(f"{path}: {len(answers.predictions):,} queries")
+    print(options.submit / ARCHIVE)
 
 
-def _evaluate_checkpoint(options: Namespace) -> tuple[str, dict]:
+def _answers(options: Namespace) -> Iterator[Answers]:
+    """Those of a file; or those of a checkpoint, to --split or, to submit, both splits."""
+    if options.checkpoint is None:
+        yield Answers(
+            options.split or DEFAULT_SPLIT,
+            read_predictions(options.predictions),
+            read_annotations(options.annotations),
+            options.clip_length or PROTOCOLS[options.dataset].clip_length,
+            str(options.predictions),
+        )
+        return
     from sdst.predict import predict_split  # brings the model and the backbone along
 
-    split = options.split or DEFAULT_SPLIT
-    predictions, annotations, clip_length = predict_split(options.checkpoint, split)
-    report = evaluate(predictions, annotations, clip_length, source=str(options.checkpoint))
-    return split, report
+    if options.split is None and options.submit is not None:
+        splits = ("val", "test")
+    else:
+        splits = (options.split or DEFAULT_SPLIT,)
+    for split in splits:
+        yield Answers(split, *predict_split(options.checkpoint, split), str(options.checkpoint))
 
 
 class _OneLineParser(ArgumentParser):
@@ -64,17 +106,24 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--predictions", type=Path, help="submission to score, JSON lines")
     parser.add_argument("--annotations", type=Path, help="its ground truth, JSON lines")
     parser.add_argument(
+        "--dataset",
+        choices=PROTOCOLS,
+        default="custom",
+        help="sets the clip length and which figures are on top (default custom)",
+    )
+    parser.add_argument(
         "--clip-length",
         type=float,
-        help=f"seconds per saliency score of --predictions (default {DEFAULT_CLIP_LENGTH:g})",
+        help="seconds per saliency score of --predictions, instead of the dataset's",
     )
     parser.add_argument("--checkpoint", type=Path, help="output folder of a training run")
     parser.add_argument(
         "--split",
         choices=("val", "test"),
-        help=f"what the checkpoint is evaluated on (default {DEFAULT_SPLIT})",
+        help=f"what the checkpoint is evaluated on, or --submit writes (default {DEFAULT_SPLIT})",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report here")
+    parser.add_argument("--submit", type=Path, metavar="DIR", help="write submission files here")
     options = parser.parse_args(arguments)
     _check_mode(options)
     return options
@@ -88,12 +137,21 @@ def _check_mode(options: Namespace) -> None:
     if options.checkpoint is None and None in files:
         absent = "--annotations" if options.annotations is None else "--predictions"
         raise InputError(f"{absent} is missing; --predictions and --annotations go together")
-    if options.checkpoint is None and options.split is not None:
+    if options.submit is not None and options.json is not None:
+        raise InputError("--json goes with a report; --submit writes predictions without scoring")
+    if options.checkpoint is None and options.submit is None and options.split is not None:
         raise InputError("--split goes with --checkpoint; here --annotations decides the queries")
     if options.checkpoint is not None and options.clip_length is not None:
         raise InputError("--clip-length goes with --predictions; a checkpoint knows its own")
     if options.clip_length is not None and not options.clip_length > 0:
         raise InputError(f"--clip-length is {options.clip_length:g}, expected seconds above 0")
+    if PROTOCOLS[options.dataset].by_domain is not None and (
+        options.predictions is None or options.clip_length or options.submit
+    ):
+        raise InputError(
+            f"--dataset {options.dataset} goes with --predictions and --annotations alone; its "
+            "file says what the clips are"
+        )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from sdst.data.jsonl import write_json_lines
 from sdst.errors import InputError
 from sdst.evaluate import main
+from sdst.evaluation import read_predictions
 
 
 def test_a_checkpoint_is_scored_as_at_the_end_of_its_training(
@@ -34,6 +37,102 @@ def test_predictions_are_scored_against_any_annotations(
 
 
 @pytest.mark.parametrize(
+    ("dataset", "top"),
+    [
+        ("qvhighlights", ["R1@0.5", "R1@0.7", "mAP@0.5"]),
+        ("charades", ["R1@0.3", "R1@0.5", "R1@0.7", "mIoU"]),
+        ("ego4d-nlq", ["R1@0.3", "R1@0.5", "R5@0.3", "R5@0.5"]),
+    ],
+)
+def test_the_table_begins_with_the_figures_that_the_datasets_papers_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture, dataset: str, top: list[str]
+) -> None:
+    files = write_files(tmp_path)
+    main([*files, "--dataset", dataset])
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert "2 queries" in title
+    assert [line.split("  ")[1] for line in lines[: len(top)]] == top
+
+
+def test_the_clip_length_is_the_datasets(tmp_path: Path) -> None:
+    """Clip 8 is in the 10-s video of 1-s clips, behind the end of one of 2-s clips."""
+    rated = {"relevant_clip_ids": [8], "saliency_scores": [[4, 4, 4]]}
+    files = write_files(tmp_path, truth=rated)
+    main([*files, "--dataset", "charades"])
+    with pytest.raises(InputError, match="check the clip length"):
+        main([*files, "--dataset", "tacos"])
+
+
+def test_tvsum_is_scored_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels = {"domain": "BK", "label": [[1, 5]] * 5 + [[3, 1]] * 5}
+    files = write_files(tmp_path, truth=labels)
+    main([*files, "--dataset", "tvsum", "--json", str(tmp_path / "out.json")])
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report == {"brief": {"mAP": 50.0}, "domains": {"BK": 50.0}}
+    assert "BK" in capsys.readouterr().out
+
+
+def test_a_submission_of_val_and_test_is_zipped(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    for split in ("val", "test"):
+        main([*files, "--submit", str(tmp_path / "out"), "--split", split])
+    names = ["hl_val_submission.jsonl", "hl_test_submission.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        [*names, "submission.zip"]
+    )
+    with ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        assert archive.namelist() == names
+        assert archive.read(names[0]) == (tmp_path / "out" / names[0]).read_bytes()
+    assert read_predictions(tmp_path / "out" / names[0]) == read_predictions(files[1])
+
+
+def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    main(["--checkpoint", str(tiny_checkpoint), "--submit", str(tmp_path / "out")])
+    with ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        assert len(archive.namelist()) == 2
+    own = read_predictions(tiny_checkpoint / "predictions.jsonl")
+    assert read_predictions(tmp_path / "out" / "hl_test_submission.jsonl") == own
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ({"pred_relevant_windows": [[2, 11, 1]]}, r"qid 1: window \[2, 11\] is outside"),
+        ({"pred_saliency_scores": [0.5] * 20}, "qid 1: 20 pred_saliency_scores, expected 5"),
+        ({"pred_saliency_scores": None}, "qid 1: expected both"),
+        ({"vid": "w"}, "qid 1 has vid 'w', expected 'v'"),
+        ({"qid": 3}, "qid 3 is not in the annotations"),
+    ],
+)
+def test_a_faulty_submission_is_refused_and_nothing_written(
+    tmp_path: Path, fault: dict, named: str
+) -> None:
+    files = write_files(tmp_path, found=fault)
+    with pytest.raises(InputError, match=named):
+        main([*files, "--submit", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def write_files(folder: Path, found: dict | None = None, truth: dict | None = None) -> list[str]:
+    """Two queries answered, as options; qid 1's prediction and all annotations can be altered."""
+    query = {"query": "a cat jumps", "vid": "v"}
+    answer = {"pred_relevant_windows": [[2, 6, 0.9]], "pred_saliency_scores": [5, 4, 3, 2, 1]}
+    label = {"duration": 10, "relevant_windows": [[2, 6]], **(truth or {})}
+    records = {
+        "predictions": [
+            {"qid": 1, **query, **answer, **(found or {})},
+            {"qid": 2, **query, **answer},
+        ],
+        "annotations": [{"qid": qid, **query, **label} for qid in (1, 2)],
+    }
+    options = []
+    for name, lines in records.items():
+        write_json_lines(folder / f"{name}.jsonl", lines)
+        options += [f"--{name}", str(folder / f"{name}.jsonl")]
+    return options
+
+
+@pytest.mark.parametrize(
     "options",
     [
         [],
@@ -41,6 +140,9 @@ def test_predictions_are_scored_against_any_annotations(
         ["--checkpoint", "runs/none"],
         ["--checkpoint", "c", "--predictions", "p.jsonl", "--annotations", "a.jsonl"],
         ["--predictions", "no-such.jsonl", "--annotations", "no-such.jsonl"],
+        ["--checkpoint", "c", "--submit", "out", "--json", "report.json"],
+        ["--checkpoint", "c", "--dataset", "tvsum"],
+        ["--checkpoint", "c", "--dataset", "no-such-dataset"],
     ],
 )
 def test_a_wrong_mix_of_options_is_refused(options: list[str]) -> None:

@@ -3,7 +3,7 @@
 Both label every clip of a video, TVSum by 20 annotators from 1 to 5, YouTube Highlights by one, 1
 where the clip is in the highlight, else 0. The field keeps them as JSON lines, one video a line:
 
-    {"qid": "xmEERLqJ2kU", "query": "...", "vid": "...", "domain": "VT", "label": [[2, 1, ...], ...]}
+    {"qid": "xmEERLqJ2kU", "vid": "xmEERLqJ2kU", "domain": "VT", "label": [[2, 1, ...], ...]}
 
 The definitions are UMT's (Liu et al., CVPR 2022), which its followers took over.
 """
@@ -126,10 +126,10 @@ def _rank(saliency: np.ndarray, clips: int) -> np.ndarray:
 
 
 def trapezoid_ap(ranked: np.ndarray) -> np.ndarray:
-    """Area under precision over recall, joined by straight lines from precision 1 at recall 0: [...]
+    """Area [...] under precision over recall, a line that begins at precision 1, recall 0.
 
-    AP = sum over n of (recall(n) - recall(n-1)) * (precision(n) + precision(n-1)) / 2, with recall
-    among the clips given; 0 without a positive.
+    AP = sum over n of (recall(n) - recall(n - 1)) * (precision(n) + precision(n - 1)) / 2, where
+    recall is among the clips given; 0 without a positive.
 
     Args:
         ranked: bool [..., N], is the clip of rank n positive.

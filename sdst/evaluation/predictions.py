@@ -4,7 +4,7 @@
  "pred_relevant_windows": [[start, end, score], ...],   # seconds, best first
  "pred_saliency_scores": [0.1, ...]}                    # one per clip
 
-One of the last two may be left out: what is not predicted is not scored.
+Windows may be left out where only clips are labelled (TVSum), saliency where only moments are.
 """
 
 from __future__ import annotations
