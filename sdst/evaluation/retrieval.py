@@ -30,23 +30,37 @@ def evaluate_retrieval(
     Returns {"full" | "long" | "middle" | "short": {"MR-mAP": {"0.5": ..., "average": ...},
     "MR-R1": {"0.5": ...}}}, without the ranges in which no moment falls.
     """
+    truth = pad_rows(moments)
+    length = truth[..., 1] - truth[..., 0]
+    iou = temporal_iou(_rank_by_score(windows)[:, :, None], truth[:, None])
+    first = iou_over_hull(pad_rows(windows, top=1), truth)[:, 0]
     report = {}
     for name, (above, up_to) in LENGTH_RANGES.items():
-        in_range = [m[(m[:, 1] - m[:, 0] > above) & (m[:, 1] - m[:, 0] <= up_to)] for m in moments]
-        kept = [q for q, m in enumerate(in_range) if len(m)]
-        if kept:
-            report[name] = _evaluate_range([windows[q] for q in kept], [in_range[q] for q in kept])
+        in_range = (length > above) & (length <= up_to)
+        kept = in_range.any(axis=1)
+        if kept.any():
+            report[name] = _evaluate_range(iou[kept], first[kept], in_range[kept])
     return report
 
 
-def _evaluate_range(
-    windows: Sequence[np.ndarray], moments: Sequence[np.ndarray]
-) -> dict[str, dict[str, float]]:
-    precision = mean_average_precision(windows, moments, IOU_THRESHOLDS)
-    hits = best_iou(windows, moments, top=1) >= np.array(IOU_THRESHOLDS)
-    mean_ap = {str(t): percent(p) for t, p in zip(IOU_THRESHOLDS, precision, strict=True)}
-    recall = {str(t): percent(r) for t, r in zip(IOU_THRESHOLDS, hits.mean(0), strict=True)}
-    return {"MR-mAP": mean_ap | {"average": percent(precision.mean())}, "MR-R1": recall}
+def _evaluate_range(iou: np.ndarray, first: np.ndarray, in_range: np.ndarray) -> dict:
+    """MR-mAP and MR-R1 on the moments `in_range` [Q, G], at least one a query.
+
+    Args:
+        iou: of windows ranked by score, [Q, N, G].
+        first: of the first window given, [Q, G].
+    """
+    hit = match_greedily(np.where(in_range[:, None], iou, 0), IOU_THRESHOLDS)
+    precision = average_precision(hit, in_range.sum(axis=1)).mean(axis=0)
+    recall = np.where(in_range, first, 0).max(axis=1)[:, None] >= np.array(IOU_THRESHOLDS)
+    return {
+        "MR-mAP": _by_threshold(precision) | {"average": percent(precision.mean())},
+        "MR-R1": _by_threshold(recall.mean(axis=0)),
+    }
+
+
+def _by_threshold(shares: np.ndarray) -> dict[str, float]:
+    return {str(t): percent(share) for t, share in zip(IOU_THRESHOLDS, shares, strict=True)}
 
 
 def evaluate_recall(
@@ -56,24 +70,24 @@ def evaluate_recall(
 
     In percent; arguments as in `evaluate_retrieval`.
     """
+    best = iou_over_hull(pad_rows(windows, top=5), pad_rows(moments)).max(axis=2)
     report = {}
     for top in (1, 5):
-        iou = best_iou(windows, moments, top).max(axis=1)
-        report |= {f"R{top}@{t}": percent((iou >= t).mean()) for t in RECALL_THRESHOLDS}
-    return report | {"mIoU": percent(best_iou(windows, moments, top=1).mean())}
+        reached = best[:, :top].max(axis=1)
+        report |= {f"R{top}@{t}": percent((reached >= t).mean()) for t in RECALL_THRESHOLDS}
+    return report | {"mIoU": percent(best[:, 0].mean())}
 
 
-def best_iou(windows: Sequence[np.ndarray], moments: Sequence[np.ndarray], top: int) -> np.ndarray:
-    """IoU [Q, top] of the first `top` windows with the moment that each overlaps best.
+def iou_over_hull(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """IoU [Q, N, G] of every window [Q, N, 2 or more] with every moment [Q, G, 2].
 
     IoU = intersection / hull: for windows that meet the hull is the union, for others the
     intersection is 0. It equals `temporal_iou` but for the last bit, which decides where the IoU
     is exactly a threshold: the official evaluator uses the hull for recall, the union for AP.
     """
-    a = pad_rows([w[:top, :2] for w in windows])[:, :, None]
-    b = pad_rows(moments)[:, None]
+    a, b = windows[:, :, None], moments[:, None]
     hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
-    return _ratio(_intersection(a, b), hull).max(axis=2)
+    return _ratio(_intersection(a, b), hull)
 
 
 def temporal_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -92,22 +106,16 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def mean_average_precision(
-    windows: Sequence[np.ndarray], moments: Sequence[np.ndarray], thresholds: Sequence[float]
-) -> np.ndarray:
-    """Detection AP per query at every IoU threshold, averaged over the queries: [T].
+def _rank_by_score(windows: Sequence[np.ndarray]) -> np.ndarray:
+    """The first `MAX_WINDOWS` in the order given, by falling score: [Q, N, 2], padding last.
 
-    The first `MAX_WINDOWS` in the order given count, and are then ranked by score, so a query with
-    more moments than that cannot reach 1.
+    A query with more moments than that cannot reach an AP of 1.
     """
-    ranked = pad_rows([_rank_by_score(w[:MAX_WINDOWS]) for w in windows])
-    iou = temporal_iou(ranked[:, :, None], pad_rows(moments)[:, None])
-    num_moments = np.array([len(m) for m in moments])
-    return average_precision(match_greedily(iou, thresholds), num_moments).mean(axis=0)
-
-
-def _rank_by_score(windows: np.ndarray) -> np.ndarray:
-    return windows[np.argsort(-windows[:, 2], kind="stable"), :2]
+    padded = pad_rows(windows, top=MAX_WINDOWS)
+    given = np.minimum([len(w) for w in windows], MAX_WINDOWS)
+    scores = np.where(np.arange(padded.shape[1]) < given[:, None], padded[..., 2], -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(padded[..., :2], order[..., None], axis=1)
 
 
 def match_greedily(iou: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -148,11 +156,12 @@ def average_precision(hit: np.ndarray, num_moments: np.ndarray) -> np.ndarray:
     return (interpolated * hit).sum(axis=2) / num_moments[:, None]
 
 
-def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack Q arrays [N_q, C] into [Q, max N_q, C]; missing rows are 0."""
-    padded = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]))
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
+def pad_rows(rows: Sequence[np.ndarray], top: int | None = None) -> np.ndarray:
+    """Stack the first `top` rows of Q arrays [N_q, C] into [Q, max N_q, C]; missing rows are 0."""
+    rows = [row[:top] for row in rows]
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), lengths.max(), rows[0].shape[1]))
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     return padded
 
 

@@ -84,6 +84,25 @@ def test_lengths_filter_the_truth_and_keep_every_prediction() -> None:
     assert report["brief"]["MR-short-mAP"] == 50
 
 
+def test_a_querys_figures_do_not_depend_on_the_queries_beside_it() -> None:
+    """Queries are computed together, padded to one number of windows and of moments."""
+    rng = np.random.default_rng(0)
+    truth, found = [], []
+    for qid in range(30):
+        spans = np.sort(rng.uniform(0, 20, (rng.integers(1, 4), 2))).round(1) + [0, 0.1]
+        near = np.repeat(spans, rng.integers(1, 6), axis=0) + rng.normal(0, 0.4, 2)
+        scores = rng.normal(-1, 1, (len(near), 1))  # also below the padding's
+        truth.append(annotation(map(tuple, spans.tolist()), qid, duration=21.0))
+        found.append(prediction(np.hstack((np.sort(near), scores)).tolist(), qid))
+    together = evaluate(found, truth)
+    alone = [evaluate([p], [a]) for p, a in zip(found, truth, strict=True)]
+    for name in ("R1@0.5", "R5@0.7", "mIoU"):
+        assert together[name] == pytest.approx(np.mean([r[name] for r in alone]), abs=0.011)
+    mean_ap = np.mean([r["brief"]["MR-full-mAP"] for r in alone])
+    assert together["brief"]["MR-full-mAP"] == pytest.approx(mean_ap, abs=0.011)
+    assert 10 < mean_ap < 90
+
+
 def test_hit_at_1_takes_the_first_of_equal_clips_and_the_best_rater() -> None:
     truth = [rated({1: (1, 1, 4), 2: (4, 4, 4)})]
     flat = evaluate([prediction([[2, 6, 1.0]], saliency=[0.0] * 10)], truth)
