@@ -1,18 +1,20 @@
-"""Pictures: the answers to queries along a video's time line, and the curves of a training run."""
+"""Pictures: answers along a video's time line, the curves of a training run, a dataset."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sdst.data.annotations import Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 
@@ -41,6 +43,9 @@ LANE = 0.24  # one window
 TITLE_LINE = 0.27
 GAP = 0.22
 FOOT = 0.5
+PANEL_ROW = 2.6  # a row of histograms with its titles
+RATINGS = 0.4
+CLOCK = 0.38
 DPI = 200
 
 
@@ -85,6 +90,38 @@ def plot_curves(history: Sequence[dict], out: str | Path) -> None:
     _save(figure, out)
 
 
+def plot_dataset(
+    splits: Mapping[str, Sequence[Annotation]],
+    examples: Sequence[Annotation],
+    videos: Mapping[str, Path],
+    clip_length: float | None,
+    out: str | Path,
+) -> None:
+    """Draw how long and where the moments of a dataset are, and some queries on their time lines.
+
+    Args:
+        splits: the queries of each, by name.
+        examples: labelled queries, one time line each.
+        videos: files of the examples' videos, as far as they are there.
+        clip_length: seconds per clip; without it ratings are not drawn.
+        out: a picture file.
+    """
+    check_picture_name(out)
+    titles = [_title(example.query) for example in examples]
+    heights = [
+        _example_height(title, example, example.vid in videos, clip_length)
+        for title, example in zip(titles, examples, strict=True)
+    ]
+    height = 2 * PANEL_ROW + sum(heights) + MARGIN
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    _draw_panels(figure, splits)
+    top = height - 2 * PANEL_ROW
+    for title, example, row in zip(titles, examples, heights, strict=True):
+        _draw_example(figure, top, title, example, videos.get(example.vid), clip_length)
+        top -= row
+    _save(figure, out)
+
+
 def check_picture_name(out: str | Path) -> None:
     """Refuse a name whose ending is no picture format, before any work is done."""
     formats = FigureCanvasAgg.get_supported_filetypes()
@@ -98,8 +135,7 @@ def _title(query: str) -> str:
 
 
 def _row_height(title: str, answer: Grounding) -> float:
-    lines = title.count("\n") + 1
-    return GAP + lines * TITLE_LINE + CURVE_HEIGHT + LANE * len(answer.windows)
+    return GAP + _title_height(title) + CURVE_HEIGHT + LANE * len(answer.windows)
 
 
 def _axes(figure: Figure, bottom: float, height: float) -> Axes:
@@ -139,9 +175,20 @@ def _crop(picture: np.ndarray, aspect: float) -> np.ndarray:
 
 def _draw_answer(figure: Figure, top: float, title: str, answer: Grounding) -> None:
     """One query below `top` (inches): its words, its saliency curve, its windows in lanes."""
-    lines = title.count("\n") + 1
+    top = _draw_title(figure, top - GAP, title)
+    curve = _axes(figure, top - CURVE_HEIGHT, CURVE_HEIGHT)
+    _draw_saliency(curve, answer)
+    lanes = len(answer.windows)
+    if lanes:
+        bars = _axes(figure, top - CURVE_HEIGHT - LANE * lanes, LANE * lanes)
+        _draw_windows(bars, answer)
+        start, end, _ = answer.windows[0]
+        curve.axvspan(start, end, color=MOMENT, alpha=0.10, linewidth=0)
+
+
+def _draw_title(figure: Figure, top: float, title: str) -> float:
+    """A query's words below `top` (inches); what is below them, in inches."""
     width, total = figure.get_size_inches()
-    top -= GAP
     figure.text(
         MARGIN / width,
         (top - 0.02) / total,
@@ -153,15 +200,11 @@ def _draw_answer(figure: Figure, top: float, title: str, answer: Grounding) -> N
         linespacing=1.25,
         parse_math=False,  # a query may well contain dollars
     )
-    top -= lines * TITLE_LINE
-    curve = _axes(figure, top - CURVE_HEIGHT, CURVE_HEIGHT)
-    _draw_saliency(curve, answer)
-    lanes = len(answer.windows)
-    if lanes:
-        bars = _axes(figure, top - CURVE_HEIGHT - LANE * lanes, LANE * lanes)
-        _draw_windows(bars, answer)
-        start, end, _ = answer.windows[0]
-        curve.axvspan(start, end, color=MOMENT, alpha=0.10, linewidth=0)
+    return top - _title_height(title)
+
+
+def _title_height(title: str) -> float:
+    return TITLE_LINE * (title.count("\n") + 1)
 
 
 def _draw_saliency(axes: Axes, answer: Grounding) -> None:
@@ -255,6 +298,150 @@ def _draw_series(
     axes.legend(
         frameon=False, fontsize=8, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0)
     )
+
+
+def _draw_panels(figure: Figure, splits: Mapping[str, Sequence[Annotation]]) -> None:
+    """Two rows of three: histograms, one line per split, and where the moments lie."""
+    moments = {
+        name: np.array([(*w, a.duration) for a in found for w in a.windows or ()]).reshape(-1, 3)
+        for name, found in splits.items()
+    }
+    durations = {name: {a.vid: a.duration for a in found} for name, found in splits.items()}
+    panels = (
+        ("moment length (s)", {name: m[:, 1] - m[:, 0] for name, m in moments.items()}),
+        (
+            "moment / video length (%)",
+            {n: 100 * (m[:, 1] - m[:, 0]) / m[:, 2] for n, m in moments.items()},
+        ),
+        ("video length (s)", {name: list(found.values()) for name, found in durations.items()}),
+        (
+            "windows per query",
+            {n: [len(a.windows) for a in f if a.windows] for n, f in splits.items()},
+        ),
+        ("words per query", {n: [len(a.query.split()) for a in f] for n, f in splits.items()}),
+    )
+    for i, (title, values) in enumerate(panels):
+        axes = _panel(figure, i, title)
+        _draw_histogram(axes, values, whole=title.endswith("query"))
+        if i == 0 and axes.patches:
+            axes.legend(fontsize=9, labelcolor=INK, loc="upper right", edgecolor="none")
+    everything = np.concatenate(list(moments.values()))
+    _draw_positions(_panel(figure, len(panels), "where moments begin and end (%)"), everything)
+
+
+def _panel(figure: Figure, index: int, title: str) -> Axes:
+    """The axes of a panel; they are numbered along two rows of three."""
+    width, total = figure.get_size_inches()
+    row, column = divmod(index, 3)
+    step = (width - MARGIN) / 3
+    left = MARGIN + column * step
+    bottom = total - (row + 1) * PANEL_ROW + 0.45
+    axes = figure.add_axes(
+        (left / width, bottom / total, (step - MARGIN) / width, (PANEL_ROW - 0.95) / total)
+    )
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    axes.spines[["right", "top", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(HAIR)
+    axes.tick_params(colors=MUTED, labelsize=9, color=HAIR)
+    return axes
+
+
+def _draw_histogram(axes: Axes, values: Mapping[str, Sequence[float]], whole: bool) -> None:
+    """Shares of each split's values, up to the 99th percentile; the last bin has what is above.
+
+    Args:
+        whole: the values are whole numbers, with a bin each.
+    """
+    everything = np.concatenate([np.asarray(v, float) for v in values.values()])
+    if not len(everything):
+        axes.set_axis_off()
+        return
+    top = np.quantile(everything, 0.99)
+    edges = np.arange(0.5, max(round(top), 5) + 1) if whole else np.linspace(0, top, 41)
+    inside = (edges[:-1] + edges[1:]) / 2
+    for i, (name, found) in enumerate(values.items()):
+        if len(found):
+            clipped = np.clip(found, inside[0], inside[-1])
+            shares = np.histogram(clipped, edges)[0] / len(found)
+            axes.stairs(shares, edges, fill=True, color=SERIES[i % len(SERIES)], alpha=0.18)
+            axes.stairs(shares, edges, color=SERIES[i % len(SERIES)], linewidth=1.6, label=name)
+    axes.set(yticks=[], xlim=(edges[0], edges[-1]), ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+    if everything.max() > edges[-1]:
+        axes.set_xlabel("and above", loc="right", fontsize=8, color=MUTED, labelpad=1)
+
+
+def _draw_positions(axes: Axes, moments: np.ndarray) -> None:
+    """How many moments [N, 3] (start, end, duration) begin and end where, in their video."""
+    start, end = (100 * moments[:, :2] / moments[:, 2:]).T
+    edges = np.linspace(0, 100, 41)
+    counts, _, _ = np.histogram2d(start, end, bins=(edges, edges))
+    shown = np.ma.masked_equal(counts.T, 0)
+    scale = LogNorm(vmin=0.3, vmax=max(counts.max(), 1))  # so that one moment is no blank
+    axes.pcolormesh(edges, edges, shown, norm=scale, cmap="GnBu")
+    axes.plot((0, 100), (0, 100), color=HAIR, linewidth=1.0)
+    axes.set_xlabel("begin", fontsize=9, color=MUTED, labelpad=1)
+    axes.set_ylabel("end", fontsize=9, color=MUTED, labelpad=1)
+
+
+def _example_height(
+    title: str, example: Annotation, has_video: bool, clip_length: float | None
+) -> float:
+    ratings = RATINGS if clip_length and example.saliency else 0
+    return GAP + _title_height(title) + has_video * STRIP + ratings + LANE + CLOCK
+
+
+def _draw_example(
+    figure: Figure,
+    top: float,
+    title: str,
+    example: Annotation,
+    video: Path | None,
+    clip_length: float | None,
+) -> None:
+    """A labelled query below `top` (inches): its words, video, ratings and windows."""
+    width, total = figure.get_size_inches()
+    top = _draw_title(figure, top - GAP, title)
+    name = f"{example.vid}, qid {example.qid}"
+    place = (1 - MARGIN / width, (top + TITLE_LINE - 0.05) / total)
+    figure.text(*place, name, fontsize=8.5, color=MUTED, ha="right", va="top", parse_math=False)
+    if video is not None:
+        _draw_strip(_axes(figure, top - STRIP, STRIP), video, example.duration)
+        top -= STRIP
+    if clip_length and example.saliency:
+        _draw_ratings(_axes(figure, top - RATINGS, RATINGS), example, clip_length)
+        top -= RATINGS
+    _draw_moments(_axes(figure, top - LANE, LANE), example)
+    _draw_clock(_axes(figure, top - LANE, 0.01), example.duration)
+
+
+def _draw_ratings(axes: Axes, example: Annotation, clip_length: float) -> None:
+    """The mean rating of every clip, of at most 4."""
+    clips = int(np.ceil(example.duration / clip_length))
+    edges = np.minimum(np.arange(clips + 1) * clip_length, example.duration)
+    axes.stairs(example.saliency_per_clip(clips), edges, fill=True, color=CURVE, alpha=0.45)
+    axes.set(xlim=(0, example.duration), ylim=(0, 4.4))
+    style = {"ha": "right", "va": "center", "fontsize": 7.5, "color": MUTED}
+    axes.annotate("rating", (0, 2), (-4, 0), textcoords="offset points", **style)
+
+
+def _draw_moments(axes: Axes, example: Annotation) -> None:
+    """All windows in one lane, with their times where there is room."""
+    duration = example.duration
+    for start, end in example.windows:
+        axes.barh(0, end - start, 0.7, start, color=MOMENT, linewidth=0)
+        words = f"{_clock(start, tenths=False)} \N{EN DASH} {_clock(end, tenths=False)}"
+        if end - start > 0.1 * duration:
+            place, side, color = ((start + end) / 2, "center", "white")
+        elif len(example.windows) == 1:
+            x, side, _ = _label_place(start, end, duration)
+            place, color = x, INK
+        else:
+            continue
+        shift = {"left": 5, "center": 0, "right": -5}[side]
+        style = {"ha": side, "va": "center", "fontsize": 8.5, "color": color}
+        axes.annotate(words, (place, 0), (shift, 0), textcoords="offset points", **style)
+    axes.set(xlim=(0, duration), ylim=(-0.5, 0.5))
 
 
 def _save(figure: Figure, out: str | Path) -> None:

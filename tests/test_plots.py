@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdst.data.annotations import Annotation
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
 from sdst.errors import InputError
 from sdst.ground import Grounding
-from sdst.plots import check_picture_name, plot_curves, plot_groundings
+from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
 
 HISTORY = [
     {
@@ -78,6 +79,31 @@ def test_curves_of_a_run_are_drawn(tmp_path):
 def test_curves_of_a_single_validation_are_drawn(tmp_path):
     plot_curves(HISTORY[:1], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def query(qid: int, **more) -> Annotation:
+    return Annotation(qid, "the red square spins", "film", 30.0, **more)
+
+
+RATED = query(1, windows=((4.0, 8.0),), clip_ids=(2, 3), saliency=((1, 2, 3), (4, 4, 4)))
+ODD = [
+    query(2, windows=tuple((2.0 * i, 2.0 * i + 1) for i in range(14))),
+    query(3, windows=((0.0, 30.0),)),
+    Annotation(4, "many $words_ " * 40, "other", 30.0, ((29.5, 30.0),)),
+]
+
+
+def test_a_dataset_is_drawn_every_example_adding_a_row(film, tmp_path):
+    splits, videos = {"train": [RATED, *ODD], "test": [query(5)]}, {"film": film}
+    plot_dataset(splits, [RATED], videos, 2.0, tmp_path / "one.png")
+    plot_dataset(splits, [RATED, *ODD], videos, 2.0, tmp_path / "four.png")
+    one, four = (Image.open(tmp_path / name).height for name in ("one.png", "four.png"))
+    assert four > one + 3 * 150
+
+
+def test_a_dataset_without_labels_and_videos_is_drawn(tmp_path):
+    plot_dataset({"test": [query(5)]}, [], {}, None, tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").width > 1500
 
 
 def test_no_temporary_file_stays(tmp_path):

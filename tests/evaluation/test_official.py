@@ -89,7 +89,8 @@ def test_a_querys_figures_do_not_depend_on_the_queries_beside_it() -> None:
     rng = np.random.default_rng(0)
     truth, found = [], []
     for qid in range(30):
-        spans = np.sort(rng.uniform(0, 20, (rng.integers(1, 4), 2))).round(1) + [0, 0.1]
+        spans = np.sort(rng.uniform(0, 20, (rng.integers(1, 4), 2))).round(1)
+        spans[:, 1] += 0.1
         near = np.repeat(spans, rng.integers(1, 6), axis=0) + rng.normal(0, 0.4, 2)
         scores = rng.normal(-1, 1, (len(near), 1))  # also below the padding's
         truth.append(annotation(map(tuple, spans.tolist()), qid, duration=21.0))

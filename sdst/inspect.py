@@ -1,0 +1,228 @@
+"""Show a dataset: how much there is, how long and where the moments are, and what is missing.
+
+python -m sdst.inspect --annotations A.jsonl ...   files alone
+python -m sdst.inspect --root DIR [--config NAME]  a dataset's folder, with its videos and features
+python -m sdst.inspect                             the demo
+
+With --plot OUT.png the same as a picture, and some queries on their videos' time lines.
+"""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdst.data.annotations import Annotation, read_annotations
+from sdst.errors import InputError, run
+from sdst.evaluation.retrieval import LENGTH_RANGES
+
+
+@dataclass(frozen=True)
+class Split:
+    """The queries of a split, and what was repaired in its file, by kind."""
+
+    annotations: list[Annotation]
+    repairs: Counter[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see `python -m sdst.inspect --help`."""
+    options, overrides = _parse(arguments)
+    if options.annotations:
+        show_files(options)
+    else:
+        show_folder(options, overrides)
+
+
+def show_files(options: Namespace) -> None:
+    """Print and draw what annotation files say."""
+    splits = read({path.stem: path for path in options.annotations}, options.clip_length)
+    show_splits(splits)
+    draw(options, splits, options.clip_length, {})
+
+
+def show_folder(options: Namespace, overrides: list[str]) -> None:
+    """Print and draw what a dataset's folder holds."""
+    from sdst.config import load_config  # these bring PyTorch along
+    from sdst.data.coverage import coverage
+    from sdst.data.sources import dataset_root, find_videos
+
+    if options.root is not None:
+        overrides += ["--data.root", str(options.root)]
+    if options.clip_length is not None:
+        overrides += ["--data.clip_length", str(options.clip_length)]
+    config = load_config(options.config or ("custom" if options.root else "demo"), overrides)
+    root = dataset_root(config)
+    files = {name: root / file for name, file in config.data.annotations.items()}
+    splits = read(files, config.data.clip_length)
+    show_splits(splits)
+    for name in files.keys() - splits.keys():
+        print(f"{name}: not there, expected {files[name]}")
+    annotations = {name: split.annotations for name, split in splits.items()}
+    for line in coverage(config, root, annotations):
+        print(line)
+    videos = {}
+    if options.plot is not None and (root / "videos").is_dir():
+        videos = find_videos(
+            root / "videos", {a.vid for found in annotations.values() for a in found}
+        )
+    draw(options, splits, config.data.clip_length, videos)
+
+
+def show_splits(splits: Mapping[str, Split]) -> None:
+    """Print the table of figures and what videos the splits share."""
+    print(format_summary({name: summarize(split) for name, split in splits.items()}))
+    for line in shared_videos(splits):
+        print(line)
+
+
+def draw(
+    options: Namespace,
+    splits: Mapping[str, Split],
+    clip_length: float | None,
+    videos: Mapping[str, Path],
+) -> None:
+    """Write the picture that --plot asks for."""
+    if options.plot is None:
+        return
+    from sdst.plots import plot_dataset  # matplotlib takes a moment, too
+
+    annotations = {name: split.annotations for name, split in splits.items()}
+    examples = choose_examples(annotations, options.examples)
+    plot_dataset(annotations, examples, videos, clip_length, options.plot)
+    print(f"picture: {options.plot}")
+
+
+def read(files: Mapping[str, Path], clip_length: float | None) -> dict[str, Split]:
+    """The annotations of every file that is there, by name.
+
+    Raises:
+        InputError: none is there, or one has a fault, naming it.
+    """
+    splits = {}
+    for name, file in files.items():
+        if file.is_file():
+            repairs: Counter[str] = Counter()
+            splits[name] = Split(read_annotations(file, repairs, clip_length), repairs)
+    if not splits:
+        raise InputError(
+            f"{', '.join(map(str, files.values()))}: no such file; name annotation files, or the "
+            "dataset's --config with its --root"
+        )
+    return splits
+
+
+def summarize(split: Split) -> dict[str, str]:
+    """Figures of a split, by what they say."""
+    annotations = split.annotations
+    durations = {a.vid: a.duration for a in annotations}
+    labelled = [a for a in annotations if a.windows is not None]
+    rows = {
+        "queries": f"{len(annotations):,}",
+        "videos": f"{len(durations):,}",
+        "hours of video": f"{sum(durations.values()) / 3600:,.1f}",
+        "video length (s)": _spread(durations.values()),
+        "words per query": _spread(len(a.query.split()) for a in annotations),
+    }
+    if len(labelled) < len(annotations):
+        rows["queries without windows"] = f"{len(annotations) - len(labelled):,}"
+    if labelled:
+        rows |= _summarize_moments(labelled)
+    if rated := sum(a.saliency is not None for a in annotations):
+        rows["queries with rated clips"] = f"{rated:,}"
+    return rows | {f"repaired: {kind}": f"{count:,}" for kind, count in split.repairs.items()}
+
+
+def _summarize_moments(annotations: Sequence[Annotation]) -> dict[str, str]:
+    lengths = np.array([end - start for a in annotations for start, end in a.windows])
+    shares = [100 * (end - start) / a.duration for a in annotations for start, end in a.windows]
+    rows = {
+        "moments": f"{len(lengths):,}",
+        "windows per query (mean)": f"{len(lengths) / len(annotations):.2f}",
+        "moment length (s)": _spread(lengths),
+        "moment / video length (%)": _spread(shares),
+    }
+    for name in ("short", "middle", "long"):
+        above, up_to = LENGTH_RANGES[name]
+        share = np.mean((lengths > above) & (lengths <= up_to))
+        rows[f"moments of {above}-{up_to} s, {name} (%)"] = f"{100 * share:.1f}"
+    return rows
+
+
+def _spread(values: Iterable[float]) -> str:
+    """Median (least - most)."""
+    values = np.fromiter(values, float)
+    return f"{np.median(values):.4g} ({values.min():.3g}-{values.max():.4g})"
+
+
+def format_summary(columns: Mapping[str, Mapping[str, str]]) -> str:
+    """A table with one column for each split; what only some have is `-` in the others."""
+    labels = list(dict.fromkeys(label for rows in columns.values() for label in rows))
+    table = [("median (least-most)", list(columns))]
+    table += [(label, [rows.get(label, "-") for rows in columns.values()]) for label in labels]
+    width = max(len(label) for label, _ in table)
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in table), strict=True)]
+    return "\n".join(
+        "  ".join([f"{label:<{width}}", *map(str.rjust, cells, widths)]) for label, cells in table
+    )
+
+
+def shared_videos(splits: Mapping[str, Split]) -> list[str]:
+    """A line for every two splits that have videos in common, which no test should."""
+    lines, seen = [], {}
+    for name, split in splits.items():
+        vids = {a.vid for a in split.annotations}
+        lines += [
+            f"{name}: {len(vids & others):,} of its videos are in {other}, too"
+            for other, others in seen.items()
+            if vids & others
+        ]
+        seen[name] = vids
+    return lines
+
+
+def choose_examples(splits: Mapping[str, Sequence[Annotation]], count: int) -> list[Annotation]:
+    """`count` labelled queries of the last split that has some, spread evenly over its file."""
+    labelled = [[a for a in found if a.windows is not None] for found in splits.values()]
+    last = next((found for found in reversed(labelled) if found), [])
+    picked = np.linspace(0, len(last) - 1, min(count, len(last))).round().astype(int)
+    return [last[i] for i in picked]
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
+    parser = ArgumentParser(
+        prog="python -m sdst.inspect",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--annotations", nargs="+", type=Path, metavar="A", help="JSON lines")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--config", help="what the folder holds: a name or file, as to sdst.train")
+    parser.add_argument("--clip-length", type=float, metavar="S", help="seconds per clip")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a picture, too")
+    parser.add_argument("--examples", type=int, default=5, help="queries in it (default 5)")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.annotations and (options.root or options.config or overrides):
+        raise InputError("give either --annotations or a dataset by --root and --config, not both")
+    for option, value, least in (
+        ("--clip-length", options.clip_length, 0),
+        ("--examples", options.examples, -1),
+    ):
+        if value is not None and not value > least:
+            raise InputError(f"{option} is {value:g}, expected more than {least}")
+    if options.plot is not None:
+        from sdst.plots import check_picture_name
+
+        check_picture_name(options.plot)
+    return options, overrides
+
+
+if __name__ == "__main__":
+    logging.getLogger("sdst.data").setLevel(logging.ERROR)  # the table has the repairs
+    run(main)
