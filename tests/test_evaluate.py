@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -86,6 +88,21 @@ def test_a_submission_of_val_and_test_is_zipped(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "out" / names[0]) == read_predictions(files[1])
 
 
+def test_the_official_sample_is_a_valid_submission(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "qvhighlights"
+    sample = folder / "sample_val_preds.jsonl"
+    truth = str(folder / "highlight_val_release.jsonl")
+    options = ["--dataset", "qvhighlights", "--predictions", str(sample), "--annotations", truth]
+    main([*options, "--submit", str(tmp_path)])
+    assert read_predictions(tmp_path / "hl_val_submission.jsonl") == read_predictions(sample)
+
+
+def test_scoring_files_does_not_load_pytorch(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    code = f"import sys, sdst.evaluate as e; e.main({files}); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path) -> None:
     main(["--checkpoint", str(tiny_checkpoint), "--submit", str(tmp_path / "out")])
     with ZipFile(tmp_path / "out" / "submission.zip") as archive:
@@ -97,7 +114,11 @@ def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("fault", "named"),
     [
-        ({"pred_relevant_windows": [[2, 11, 1]]}, r"qid 1: window \[2, 11\] is outside"),
+        (
+            {"pred_relevant_windows": [[2, 17, 1]]},
+            r"qid 1: window \[2, 17\] is outside a video of 10 s",
+        ),
+        ({"pred_relevant_windows": [[-1, 6, 1]]}, r"qid 1: window \[-1, 6\] is outside"),
         ({"pred_saliency_scores": [0.5] * 20}, "qid 1: 20 pred_saliency_scores, expected 5"),
         ({"pred_saliency_scores": None}, "qid 1: expected both"),
         ({"vid": "w"}, "qid 1 has vid 'w', expected 'v'"),
