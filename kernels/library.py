@@ -25,8 +25,8 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float}
 SIGNATURES = {
     "cpu": {
-        "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
-        "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+        "sdst_deformable_attention_forward": "pppppp" + "nnnnnn" + "i",
+        "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
         "sdst_pool_tokens_forward": "ppppp" + "nnnnn" + "ii",
         "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
         "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",

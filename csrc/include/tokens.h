@@ -48,10 +48,6 @@ SDST_INLINE Lanes widen(const T* p, int64_t count) {
     return widen(padded);
 }
 
-SDST_INLINE float sum(const Lanes& x) {
-    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
-}
-
 // <x, y> of a token x and a vector y.
 template <class T>
 SDST_INLINE float dot(const T* x, const float* y, int64_t width) {

@@ -1,6 +1,7 @@
 // Eight floats at a time, in whatever registers the processor has for them.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 
 // Compiles a function once per instruction set and picks at load time, so that one build runs
@@ -12,11 +13,13 @@
 #else
 #define SDST_MULTIVERSION
 #endif
-#define SDST_INLINE inline __attribute__((always_inline))
+#define SDST_INLINED __attribute__((always_inline))  // for lambdas
+#define SDST_INLINE inline SDST_INLINED
 
 namespace sdst {
 
 typedef float Lanes __attribute__((vector_size(32)));
+typedef int32_t Integers __attribute__((vector_size(32)));
 
 // T is Lanes or float; p needs no alignment beyond a float's.
 template <class T>
@@ -34,6 +37,24 @@ SDST_INLINE void store(float* p, const T& values) {
 template <class T>
 SDST_INLINE void add(float* p, const T& values) {
     store<T>(p, load<T>(p) + values);
+}
+
+SDST_INLINE float sum(const Lanes& x) {
+    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+
+// e^x to two units in the last place for -87 <= x <= 88, and 0 below.
+SDST_INLINE Lanes exponential(const Lanes& x) {
+    const Lanes bounded = x < -87.0f ? Lanes{} - 87.0f : x;
+    // x = n ln 2 + r; adding and taking away 1.5 * 2^23 rounds to the nearest integer, and ln 2 in
+    // two parts keeps r exact.
+    const Lanes n = (bounded * 1.44269504f + 12582912.0f) - 12582912.0f;
+    const Lanes r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    Lanes series = r * (1.0f / 5040) + 1.0f / 720;
+    for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+        series = series * r + factor;
+    const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
+    return x < -87.0f ? Lanes{} : series * reinterpret_cast<Lanes>(power);
 }
 
 }  // namespace sdst
