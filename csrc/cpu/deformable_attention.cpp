@@ -219,12 +219,14 @@ SDST_INLINE void backward_head(const Shape& n, const Samples& x, int64_t first, 
 // owns its part of every gradient. No atomics, and the same bits whatever the number of threads.
 struct Tasks {
     int64_t heads, per_video, count;
+    bool own_rows;  // whole rows: a task clears them itself, right before it needs them
 
-    // All heads where the batch keeps the threads busy, so that a task's rows are whole.
+    // All heads where the batch keeps the threads busy.
     Tasks(const Shape& n, int64_t threads) {
         heads = std::clamp<int64_t>(n.batch * n.heads / (4 * threads), 1, n.heads);
         per_video = (n.heads + heads - 1) / heads;
         count = n.batch * per_video;
+        own_rows = heads == n.heads;
     }
 };
 
@@ -236,9 +238,7 @@ SDST_MULTIVERSION void backward_tasks(const Inputs& x, const float* grad, const 
         const int64_t batch = task / tasks.per_video, head = task % tasks.per_video * tasks.heads;
         const int64_t heads = std::min(tasks.heads, n.heads - head), length = x.length(batch);
         const int64_t first = batch * n.length * n.row() + head * n.channels;
-        const int64_t run = heads == n.heads ? n.length : 1;  // whole rows follow each other
-        for (int64_t i = 0; i < n.length; i += run)
-            std::fill_n(to.value + first + i * n.row(), run * heads * n.channels, 0.0f);
+        if (tasks.own_rows) std::fill_n(to.value + first, n.length * n.row(), 0.0f);
         for (int64_t query = batch * n.queries; query < (batch + 1) * n.queries; ++query) {
             const int64_t group = query * n.heads + head, sample = group * n.samples;
             if (length <= 0) {
@@ -297,8 +297,14 @@ SDST_API void sdst_deformable_attention_backward(
                          lengths};
     const sdst::Gradients to{grad_value, grad_references, grad_offsets, grad_logits};
     const sdst::Tasks tasks(x.n, std::max(threads, 1));
-    const int64_t channels_per_task = (length + 2 * queries * samples) * channels * tasks.heads;
+    if (!tasks.own_rows)
+        sdst::parallel_for(batch * length, sdst::grain(x.n.row()), threads,
+                           [&](int64_t begin, int64_t end) {
+                               std::fill(grad_value + begin * x.n.row(),
+                                         grad_value + end * x.n.row(), 0.0f);
+                           });
+    const int64_t rows = 2 * queries * samples + tasks.own_rows * length;
     sdst::parallel_for(
-        tasks.count, sdst::grain(channels_per_task), threads,
+        tasks.count, sdst::grain(rows * channels * tasks.heads), threads,
         [&](int64_t begin, int64_t end) { sdst::backward_tasks(x, grad, to, tasks, begin, end); });
 }
