@@ -156,35 +156,36 @@ struct Gradients {
     float *value, *references, *offsets, *logits;
 };
 
-// <v_i, g> and <v_{i+1}, g>
-struct Products {
-    float left, right;
-};
+using sdst::sum;
+SDST_INLINE float sum(float x) { return x; }
 
-// Adds one sample's share to the gradient of its two rows, and gives what A and p need.
-SDST_INLINE Products scatter(int64_t channels, float a, float b, const float* g, const float* left,
-                             const float* right, float* grad_left, float* grad_right) {
-    Lanes left_sum = {}, right_sum = {};
-    int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) {
-        const Lanes gradient = load<Lanes>(g + c);
-        left_sum += load<Lanes>(left + c) * gradient;
-        right_sum += load<Lanes>(right + c) * gradient;
+// N neighbouring channels of one query and head: their part of the values' gradient, and of the
+// products <v_i, g> and <v_{i+1}, g> of every sample.
+template <class T, int N>
+SDST_INLINE void scatter(const Shape& n, const Samples& x, int64_t first, const float* g,
+                         const float* value, float* grad_value, float* left_products,
+                         float* right_products) {
+    constexpr int64_t step = sizeof(T) / sizeof(float);
+    T gradient[N];
+    for (int j = 0; j < N; ++j) gradient[j] = load<T>(g + j * step);
+    for (int64_t s = 0; s < n.samples; ++s) {
+        const int64_t t = first + s;
+        const int64_t left = x.left()[t] * n.row(), right = x.right()[t] * n.row();
+        const float a = x.weight()[t] * x.left_share()[t], b = x.weight()[t] * x.right_share()[t];
+        T left_sum = {}, right_sum = {};
+        for (int j = 0; j < N; ++j) {
+            left_sum += load<T>(value + left + j * step) * gradient[j];
+            right_sum += load<T>(value + right + j * step) * gradient[j];
+        }
+        left_products[s] += sum(left_sum);
+        right_products[s] += sum(right_sum);
         // One after the other: at the ends of the video both taps may be the same row.
-        add<Lanes>(grad_left + c, a * gradient);
-        add<Lanes>(grad_right + c, b * gradient);
+        for (int j = 0; j < N; ++j) add<T>(grad_value + left + j * step, a * gradient[j]);
+        for (int j = 0; j < N; ++j) add<T>(grad_value + right + j * step, b * gradient[j]);
     }
-    Products total = {sum(left_sum), sum(right_sum)};
-    for (; c < channels; ++c) {
-        total.left += left[c] * g[c];
-        total.right += right[c] * g[c];
-        grad_left[c] += a * g[c];
-        grad_right[c] += b * g[c];
-    }
-    return total;
 }
 
-// Gradients of one query and head but for the weights' normalisation: dA stays in grad_logits.
+// Gradients of one query and head; `products` is room for 2 S numbers.
 //
 //     dv_i += A (1 - f) g    dv_{i+1} += A f g    dA = <y, g>    dp = L A <v_{i+1} - v_i, g>
 //     dlogit = A (dA - sum_t A_t dA_t)    doffset = dp w / 2
@@ -192,18 +193,24 @@ SDST_INLINE Products scatter(int64_t channels, float a, float b, const float* g,
 SDST_INLINE void backward_head(const Shape& n, const Samples& x, int64_t first, float width,
                                const float* g, const float* value, const float* offsets,
                                float* grad_value, float* grad_reference, float* grad_offsets,
-                               float* grad_logits) {
+                               float* grad_logits, float* products) {
+    float *left = products, *right = products + n.samples;
+    std::fill_n(products, 2 * n.samples, 0.0f);
+    int64_t c = 0;
+    for (; c + 32 <= n.channels; c += 32)
+        scatter<Lanes, 4>(n, x, first, g + c, value + c, grad_value + c, left, right);
+    for (; c + 8 <= n.channels; c += 8)
+        scatter<Lanes, 1>(n, x, first, g + c, value + c, grad_value + c, left, right);
+    for (; c < n.channels; ++c)
+        scatter<float, 1>(n, x, first, g + c, value + c, grad_value + c, left, right);
+
     const float* weights = x.weight() + first;
     float mean = 0, grad_center = 0, grad_width = 0;
     for (int64_t s = 0; s < n.samples; ++s) {
         const int64_t t = first + s;
-        const int64_t left = x.left()[t] * n.row(), right = x.right()[t] * n.row();
-        const float a = weights[s] * x.left_share()[t], b = weights[s] * x.right_share()[t];
-        const Products dot = scatter(n.channels, a, b, g, value + left, value + right,
-                                     grad_value + left, grad_value + right);
-        const float grad_weight = x.left_share()[t] * dot.left + x.right_share()[t] * dot.right;
+        const float grad_weight = x.left_share()[t] * left[s] + x.right_share()[t] * right[s];
         const float grad_point =
-            weights[s] * (x.left_slope()[t] * dot.left + x.right_slope()[t] * dot.right);
+            weights[s] * (x.left_slope()[t] * left[s] + x.right_slope()[t] * right[s]);
         mean += weights[s] * grad_weight;
         grad_center += grad_point;
         grad_width += grad_point * offsets[s] / 2;
@@ -234,6 +241,7 @@ SDST_MULTIVERSION void backward_tasks(const Inputs& x, const float* grad, const 
                                       const Tasks& tasks, int64_t begin, int64_t end) {
     const Shape& n = x.n;
     Samples samples(tasks.heads * n.samples);
+    std::vector<float> products(2 * n.samples);
     for (int64_t task = begin; task < end; ++task) {
         const int64_t batch = task / tasks.per_video, head = task % tasks.per_video * tasks.heads;
         const int64_t heads = std::min(tasks.heads, n.heads - head), length = x.length(batch);
@@ -255,7 +263,7 @@ SDST_MULTIVERSION void backward_tasks(const Inputs& x, const float* grad, const 
                 backward_head(n, samples, s, reference[1], grad + (group + h) * n.channels,
                               x.value + c, x.offsets + sample + s, to.value + c,
                               to.references + 2 * (group + h), to.offsets + sample + s,
-                              to.logits + sample + s);
+                              to.logits + sample + s, products.data());
             }
         }
     }
@@ -298,11 +306,10 @@ SDST_API void sdst_deformable_attention_backward(
     const sdst::Gradients to{grad_value, grad_references, grad_offsets, grad_logits};
     const sdst::Tasks tasks(x.n, std::max(threads, 1));
     if (!tasks.own_rows)
-        sdst::parallel_for(batch * length, sdst::grain(x.n.row()), threads,
-                           [&](int64_t begin, int64_t end) {
-                               std::fill(grad_value + begin * x.n.row(),
-                                         grad_value + end * x.n.row(), 0.0f);
-                           });
+        sdst::parallel_for(
+            batch * length, sdst::grain(x.n.row()), threads, [&](int64_t begin, int64_t end) {
+                std::fill(grad_value + begin * x.n.row(), grad_value + end * x.n.row(), 0.0f);
+            });
     const int64_t rows = 2 * queries * samples + tasks.own_rows * length;
     sdst::parallel_for(
         tasks.count, sdst::grain(rows * channels * tasks.heads), threads,
