@@ -15,15 +15,13 @@ def deformable_attention(
 ) -> Tensor:
     """See `sdst.kernels.deformable_attention`. Computes in fp32, or fp64 for fp64 values."""
     dtype = torch.promote_types(value.dtype, torch.float32)
-    value_, references, offsets, logits = (
-        x.to(dtype) for x in (value, references, offsets, logits)
-    )
-    center, width = references[:, :, None, None].unbind(-1)
-    points, weights = center + offsets * (width / 2), logits.softmax(-1)
-    return sample(value_, points, weights, lengths).to(value.dtype)
+    center, width = references.to(dtype)[:, :, None, None].unbind(-1)
+    points = center + offsets.to(dtype) * (width / 2)
+    weights = logits.to(dtype).softmax(-1)
+    return _sample(value.to(dtype), points, weights, lengths).to(value.dtype)
 
 
-def sample(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
+def _sample(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
     """sum_s A_s y(p_s): value [B, L, H, C], points p and weights A [B, M, H, S] -> [B, M, H, C]."""
     (batch, length, heads, channels), (queries, samples) = value.shape, points.shape[1::2]
     if lengths is None:
