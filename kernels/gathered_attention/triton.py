@@ -31,6 +31,7 @@ WARPS = 8
 ROWS = 16  # queries and heads per program
 KEYS = 32  # kept tokens per turn
 CHANNELS = 32  # per turn of the logits
+CHANNELS_INT8 = 16  # the same of an int8 store: more would spill on sm_80 and sm_90
 OUTPUTS = 128  # channels of the result per program
 
 
@@ -338,7 +339,7 @@ def _launch(
         STRIDES=tuple(strides),
         BR=ROWS,
         BK=KEYS,
-        BD=min(CHANNELS, tile),
+        BD=min(CHANNELS_INT8 if tokens.dtype == torch.int8 else CHANNELS, tile),
         BO=tile,
         num_warps=WARPS,
         num_stages=1,
