@@ -1,4 +1,4 @@
-"""`gathered_attention` at the patch-token shape: native against what one would write without it.
+"""`gathered_attention` with its projections: native against what one would write without it.
 
 Two rivals. "projected" is the plain way to attend to picked tokens: gather them, project keys and
 values, scaled_dot_product_attention. Against it stands everything that the op needs for the same
@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from benchmarks.interleave import interleave, ratio
 from benchmarks.memory import peak_memory
+from benchmarks.tokens import SHAPES
 from sdst.kernels import gathered_attention, library, pyramid, quantize
 from sdst.kernels.gathered_attention import bytes, flops
 
-BATCH, LENGTH, PER_CLIP, WIDTH = 8, 75, 50, 768
 QUERIES, HEADS, HEAD_WIDTH, KEPT = 10, 8, 32, 64
 STRIDES = (1, 2, 4, 8)
 SCALE = HEAD_WIDTH**-0.5
@@ -34,20 +34,21 @@ pytestmark = pytest.mark.skipif(
 class Problem:
     """Moment queries, a store, what was picked out of it, and the two projections."""
 
-    def __init__(self, stored: str) -> None:
+    def __init__(self, shape: str, stored: str) -> None:
+        self.shape = batch, length, per_clip, width = SHAPES[shape]
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int, std: float = 1) -> Tensor:
             return (std * torch.randn(*shape, generator=generator)).requires_grad_()
 
-        entries = sum(pyramid.steps(LENGTH, STRIDES)) * PER_CLIP
-        self.query = normal(BATCH, QUERIES, HEADS, HEAD_WIDTH)
-        self.bias = normal(BATCH, KEPT)
-        self.key = normal(HEADS, HEAD_WIDTH, WIDTH, std=WIDTH**-0.5)
-        self.value = normal(HEADS, WIDTH, HEAD_WIDTH, std=WIDTH**-0.5)
-        self.indices = torch.randint(entries, (BATCH, KEPT), generator=generator)
-        self.valid = torch.ones(BATCH, KEPT, dtype=torch.bool)
-        tokens = torch.randn(BATCH, LENGTH, PER_CLIP, WIDTH, generator=generator)
+        entries = sum(pyramid.steps(length, STRIDES)) * per_clip
+        self.query = normal(batch, QUERIES, HEADS, HEAD_WIDTH)
+        self.bias = normal(batch, KEPT)
+        self.key = normal(HEADS, HEAD_WIDTH, width, std=width**-0.5)
+        self.value = normal(HEADS, width, HEAD_WIDTH, std=width**-0.5)
+        self.indices = torch.randint(entries, (batch, KEPT), generator=generator)
+        self.valid = torch.ones(batch, KEPT, dtype=torch.bool)
+        tokens = torch.randn(self.shape, generator=generator)
         self.scales = None
         if stored == "int8":
             self.tokens, self.scales = quantize(tokens)
@@ -80,22 +81,39 @@ class Problem:
     def leaves(self) -> tuple[Tensor, ...]:
         return self.query, self.bias, self.key, self.value
 
+    def work(self, projections: bool) -> dict[str, int]:
+        """FLOPs and bytes of the forward pass, with or without the two projections."""
+        batch, _, _, width = self.shape
+        rows, element = QUERIES * HEADS, self.tokens.element_size()
+        projecting = 4 * batch * rows * HEAD_WIDTH * width if projections else 0
+        return {
+            "flops": flops(batch, rows, KEPT, width) + projecting,
+            "bytes": bytes(batch, rows, KEPT, width, STRIDES, element),
+        }
+
 
 def by_name(name: str) -> Callable:
     return lambda *args, **options: gathered_attention(*args, **options, implementation=name)
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(
+    ("shape", "stored"),
+    [
+        ("patch tokens", "float32"),
+        ("patch tokens", "int8"),
+        *((shape, "float16") for shape in SHAPES),
+    ],
+)
 @pytest.mark.parametrize("direction", ["forward", "forward+backward"])
-def bench_gathered_attention(benchmark, direction: str, stored: str) -> None:
+def bench_gathered_attention(benchmark, direction: str, shape: str, stored: str) -> None:
     """With its projections, against gathering, projecting and attending: time and memory."""
-    problem = Problem(stored)
+    problem = Problem(shape, stored)
     formulations = {
         "native": lambda: problem.with_the_op(by_name("native")),
         "reference": lambda: problem.with_the_op(by_name("reference")),
         "projected": problem.projected,
     }
-    upstream = torch.randn(BATCH, QUERIES, HEADS, HEAD_WIDTH)
+    upstream = torch.randn(problem.query.shape)
 
     def run(name: str) -> tuple[Tensor, ...]:
         if direction == "forward":
@@ -108,15 +126,13 @@ def bench_gathered_attention(benchmark, direction: str, stored: str) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     seconds = interleave({name: lambda name=name: run(name) for name in formulations}, ROUNDS)
     peak = {name: peak_memory(lambda name=name: run(name)) for name in formulations}
-    factor = 1 if direction == "forward" else 2.5
-    projections = 4 * BATCH * QUERIES * HEADS * HEAD_WIDTH * WIDTH
-    element = problem.tokens.element_size()
-    benchmark.group = f"gathered_attention {direction}, {stored} store"
+    benchmark.group = f"gathered_attention {direction}"
+    rivals = ("reference", "projected")
     benchmark.extra_info |= {
-        **{f"against {name}": ratio(seconds[name], seconds["native"]) for name in formulations},
+        **{f"against {name}": ratio(seconds[name], seconds["native"]) for name in rivals},
+        **(problem.work(projections=True) if direction == "forward" else {}),
         "peak bytes": peak,
-        "flops": int(factor * (flops(BATCH, QUERIES * HEADS, KEPT, WIDTH) + projections)),
-        "bytes": int(factor * bytes(BATCH, QUERIES * HEADS, KEPT, WIDTH, STRIDES, element)),
+        "store": stored,
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -125,15 +141,16 @@ def bench_gathered_attention(benchmark, direction: str, stored: str) -> None:
     told = ", ".join(
         f"{benchmark.extra_info[f'against {name}']['median']:.1f}x {name} "
         f"({peak[name] / 2**20:.1f} MiB)"
-        for name in ("reference", "projected")
+        for name in rivals
     )
-    print(f"\n{direction}, {stored}: {told}; native {peak['native'] / 2**20:.1f} MiB")
+    print(f"\n{direction}, {shape}, {stored}: {told}; native {peak['native'] / 2**20:.1f} MiB")
 
 
 def bench_gathered_attention_compiled(benchmark) -> None:
     """The op alone, against its reference under torch.compile."""
-    problem = Problem("float16")
-    absorbed = torch.randn(BATCH, QUERIES, HEADS, WIDTH) / WIDTH**0.5
+    problem = Problem("patch tokens", "float16")
+    batch, _, _, width = problem.shape
+    absorbed = torch.randn(batch, QUERIES, HEADS, width) / width**0.5
     compiled = torch.compile(by_name("reference"), fullgraph=True)
     attentions = {
         "native": by_name("native"),
@@ -147,11 +164,12 @@ def bench_gathered_attention_compiled(benchmark) -> None:
 
     torch.testing.assert_close(run("native"), run("torch.compile"), rtol=1e-3, atol=1e-3)
     seconds = interleave({name: lambda name=name: run(name) for name in attentions}, ROUNDS)
-    benchmark.group = "gathered_attention forward, float16 store"
+    benchmark.group = "gathered_attention forward"
+    rivals = ("eager", "torch.compile")
     benchmark.extra_info |= {
-        **{f"against {n}": ratio(seconds[n], seconds["native"]) for n in attentions},
-        "flops": flops(BATCH, QUERIES * HEADS, KEPT, WIDTH),
-        "bytes": bytes(BATCH, QUERIES * HEADS, KEPT, WIDTH, STRIDES, 2),
+        **{f"against {name}": ratio(seconds[name], seconds["native"]) for name in rivals},
+        **problem.work(projections=False),
+        "store": "float16",
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",

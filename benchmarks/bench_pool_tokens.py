@@ -33,7 +33,7 @@ def bench_pool_tokens(benchmark, shape: str, store: str, direction: str) -> None
 
     def by(name: str) -> Tensor:
         if name == "torch.compile":
-            return compiled(tokens, u, KEPT, None)
+            return compiled(tokens, u, KEPT, None, None)
         return pool_tokens(tokens, u, KEPT, implementation=name)
 
     def forward(name: str) -> Tensor:

@@ -27,7 +27,7 @@ def bench_select_tokens(benchmark, shape: str, store: str, direction: str) -> No
 
     def by(name: str) -> tuple[Tensor, Tensor, Tensor]:
         if name == "torch.compile":
-            return compiled(tokens, u, KEPT, None, STRIDES, SEGMENTS)
+            return compiled(tokens, u, KEPT, None, STRIDES, SEGMENTS, None)
         return select_tokens(
             tokens, u, KEPT, strides=STRIDES, segments=SEGMENTS, implementation=name
         )

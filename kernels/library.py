@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 3  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 4  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -27,8 +27,8 @@ KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ct
 SIGNATURES = {
     "cpu": {
         "sdst_use_openmp": "p",
-        "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
-        "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
+        "sdst_deformable_attention_forward": "pppppp" + "nnnnnn" + "i",
+        "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
         "sdst_dropout": "ppp" + "nn" + "fi",
         "sdst_pool_tokens_forward": "pppppp" + "nnnnn" + "ii",
         "sdst_pool_tokens_backward": "ppppppp" + "nnnnn" + "ii",

@@ -94,7 +94,7 @@ def typical_call(op: str) -> tuple:
     x = torch.zeros(1, 4, 2, 8, **options)
     lengths = torch.tensor([4], device=x.device)
     return {
-        "deformable_attention": (x, x, x, lengths),
+        "deformable_attention": (x, x[..., 0], x, x, lengths),
         "dense_attention": (x, x, x, lengths, 0.0),
         "dropout": (x,),
         "select_tokens": (x, x[:, 0, 0]),

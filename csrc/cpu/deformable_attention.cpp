@@ -1,12 +1,15 @@
 // Deformable attention over time: for every batch b, query m and head h
 //
+//     p_s = center + offset_s width / 2,   A = softmax_s(logits)
 //     x_s = p_s L - 0.5,   i = floor(x_s),   f = x_s - i
 //     out = sum_s A_s ((1 - f) v_i + f v_{i+1})        taps outside of [0, L) are 0
 //
-// value [B, L, H, C]; points p, weights A [B, M, H, S]; out [B, M, H, C]; all contiguous fp32.
-// lengths [B] or null are the valid L; what lies beyond is neither read nor given a gradient.
+// value [B, L, H, C]; references (center, width) [B, M, 2]; offsets, logits [B, M, H, S];
+// out [B, M, H, C]; all contiguous fp32. lengths [B] or null are the valid L; what lies beyond is
+// neither read nor given a gradient.
 #include <algorithm>
-#include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "parallel.h"
 #include "sdst.h"
@@ -17,153 +20,250 @@ namespace {
 
 struct Shape {
     int64_t batch, length, queries, heads, channels, samples;
+
+    int64_t row() const { return heads * channels; }
 };
 
-// The two taps of one sample. Outside of the video a tap points at some valid clip with weight 0,
-// so reading needs no branch. A point that is NaN makes both weights NaN.
-struct Taps {
-    int64_t left, right;
-    float left_weight, right_weight;
-    bool left_inside, right_inside;
+struct Inputs {
+    Shape n;
+    const float *value, *references, *offsets, *logits;
+    const int64_t* lengths;
+
+    int64_t length(int64_t batch) const { return lengths ? lengths[batch] : n.length; }
 };
 
-SDST_INLINE Taps taps(float point, int64_t length) {
-    const float size = static_cast<float>(length);
-    const float x = point * size - 0.5f;
-    const float i = std::floor(x);
-    const float f = x - i;
-    const float last = size - 1;
-    Taps t;
-    t.left_inside = !(i < 0 || i > last);
-    t.right_inside = !(i < -1 || i > last - 1);
-    t.left_weight = t.left_inside ? 1 - f : 0;
-    t.right_weight = t.right_inside ? f : 0;
-    // NaN fails every comparison and lands on clip 0.
-    t.left = i > 0 ? static_cast<int64_t>(i < last ? i : last) : 0;
-    t.right = i + 1 > 0 ? static_cast<int64_t>(i + 1 < last ? i + 1 : last) : 0;
-    return t;
-}
+// The samples of some neighbouring heads of one query, found eight at a time and without a branch.
+// Outside of the video a tap points at some valid clip with share 0, so reading needs none either.
+// A point that is NaN makes both shares NaN.
+class Samples {
+ public:
+    const int64_t count;
+
+    // Memory for `count` samples; what follows them up to a multiple of eight is never read.
+    explicit Samples(int64_t count)
+        : count(count), size_((count + 7) / 8 * 8), numbers_(7 * size_), clips_(2 * size_) {}
+
+    const int32_t* left() const { return clips_.data(); }
+    const int32_t* right() const { return left() + size_; }
+    const float* weight() const { return numbers_.data(); }
+    const float* left_share() const { return weight() + size_; }
+    const float* right_share() const { return weight() + 2 * size_; }
+    // What the shares grow by per unit of the point, where the tap is inside.
+    const float* left_slope() const { return weight() + 3 * size_; }
+    const float* right_slope() const { return weight() + 4 * size_; }
+
+    // reference: center and width; offsets and logits [found / samples heads, samples].
+    SDST_INLINE void find(int64_t found, int64_t samples, const float* reference,
+                          const float* offsets, const float* logits, int64_t length) {
+        float* weights = numbers_.data();
+        float *positions = weights + 5 * size_, *exponents = weights + 6 * size_;
+        const float size = static_cast<float>(length);
+        const float center = reference[0] * size - 0.5f, half = reference[1] / 2 * size;
+        for (int64_t j = 0; j < found; ++j) positions[j] = center + offsets[j] * half;
+        for (int64_t first = 0; first < found; first += samples) {
+            float top = logits[first];
+            for (int64_t j = first; j < first + samples; ++j) top = std::max(top, logits[j]);
+            for (int64_t j = first; j < first + samples; ++j) exponents[j] = logits[j] - top;
+        }
+        for (int64_t j = 0; j < found; j += 8) {
+            place(load<Lanes>(positions + j), length, j);
+            store<Lanes>(exponents + j, exponential(load<Lanes>(exponents + j)));
+        }
+        for (int64_t first = 0; first < found; first += samples) {
+            float total = 0;
+            for (int64_t j = first; j < first + samples; ++j) total += exponents[j];
+            for (int64_t j = first; j < first + samples; ++j) weights[j] = exponents[j] / total;
+        }
+    }
+
+ private:
+    // The taps at positions x, in clips.
+    SDST_INLINE void place(Lanes x, int64_t length, int64_t j) {
+        const int32_t last = static_cast<int32_t>(length - 1);
+        const float size = static_cast<float>(length);
+        // Far outside is as good as two clips outside, and fits an integer.
+        x = x < -2.0f ? Lanes{} - 2.0f : x;
+        x = x > size + 1 ? Lanes{} + (size + 1) : x;
+        const Integers down = __builtin_convertvector(x, Integers);
+        const Integers i = down + (x < __builtin_convertvector(down, Lanes));  // true is -1
+        const Lanes f = x - __builtin_convertvector(i, Lanes);
+        const Integers left_outside = (x < 0.0f) | (x >= size);
+        const Integers right_outside = (x < -1.0f) | (x >= size - 1);
+        float* shares = numbers_.data() + size_ + j;
+        store<Lanes>(shares, left_outside ? Lanes{} : 1 - f);
+        store<Lanes>(shares + size_, right_outside ? Lanes{} : f);
+        store<Lanes>(shares + 2 * size_, left_outside ? Lanes{} : Lanes{} - size);
+        store<Lanes>(shares + 3 * size_, right_outside ? Lanes{} : Lanes{} + size);
+        clips(i, last, clips_.data() + j);
+        clips(i + 1, last, clips_.data() + size_ + j);
+    }
+
+    SDST_INLINE static void clips(Integers i, int32_t last, int32_t* out) {
+        i = i < 0 ? Integers{} : i;
+        i = i > last ? Integers{} + last : i;
+        std::memcpy(out, &i, sizeof(i));
+    }
+
+    int64_t size_;
+    std::vector<float> numbers_;
+    std::vector<int32_t> clips_;
+};
 
 // N neighbouring channels, as vectors or single floats, of one query and head.
 template <class T, int N>
-SDST_INLINE void gather(const Shape& n, int64_t length, const float* value, const float* points,
-                        const float* weights, float* out) {
+SDST_INLINE void gather(const Shape& n, const Samples& x, int64_t first, const float* value,
+                        float* out) {
     constexpr int64_t step = sizeof(T) / sizeof(float);
-    const int64_t row = n.heads * n.channels;
     T sum[N] = {};
-    for (int64_t s = 0; s < n.samples; ++s) {
-        const Taps t = taps(points[s], length);
-        const float a = weights[s] * t.left_weight, b = weights[s] * t.right_weight;
-        const float *left = value + t.left * row, *right = value + t.right * row;
+    for (int64_t s = first; s < first + n.samples; ++s) {
+        const float a = x.weight()[s] * x.left_share()[s], b = x.weight()[s] * x.right_share()[s];
+        const float* left = value + x.left()[s] * n.row();
+        const float* right = value + x.right()[s] * n.row();
         for (int j = 0; j < N; ++j)
             sum[j] += a * load<T>(left + j * step) + b * load<T>(right + j * step);
     }
     for (int j = 0; j < N; ++j) store<T>(out + j * step, sum[j]);
 }
 
-struct Forward {
-    Shape n;
-    const float *value, *points, *weights;
-    const int64_t* lengths;
-    float* out;
-};
-
 // Rows are (batch, query) pairs; a row holds all heads.
-SDST_MULTIVERSION void forward_rows(const Forward& x, int64_t begin, int64_t end) {
+SDST_MULTIVERSION void forward_rows(const Inputs& x, float* out, int64_t begin, int64_t end) {
     const Shape& n = x.n;
+    Samples samples(n.heads * n.samples);
+    out += begin * n.row();
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t batch = row / n.queries;
-        const int64_t length = x.lengths ? x.lengths[batch] : n.length;
-        const float* points = x.points + row * n.heads * n.samples;
-        const float* weights = x.weights + row * n.heads * n.samples;
-        float* out = x.out + row * n.heads * n.channels;
+        const int64_t batch = row / n.queries, first = row * n.heads * n.samples;
+        const int64_t length = x.length(batch);
         if (length <= 0) {
-            std::fill(out, out + n.heads * n.channels, 0.0f);
+            out = std::fill_n(out, n.row(), 0.0f);
             continue;
         }
-        for (int64_t h = 0; h < n.heads; ++h, points += n.samples, weights += n.samples) {
-            const float* value = x.value + (batch * n.length * n.heads + h) * n.channels;
+        samples.find(samples.count, n.samples, x.references + 2 * row, x.offsets + first,
+                     x.logits + first, length);
+        const float* value = x.value + batch * n.length * n.row();
+        for (int64_t h = 0; h < n.heads; ++h, value += n.channels) {
+            const int64_t s = h * n.samples;
             int64_t c = 0;
             for (; c + 32 <= n.channels; c += 32, out += 32)
-                gather<Lanes, 4>(n, length, value + c, points, weights, out);
+                gather<Lanes, 4>(n, samples, s, value + c, out);
             for (; c + 8 <= n.channels; c += 8, out += 8)
-                gather<Lanes, 1>(n, length, value + c, points, weights, out);
-            for (; c < n.channels; ++c, ++out)
-                gather<float, 1>(n, length, value + c, points, weights, out);
+                gather<Lanes, 1>(n, samples, s, value + c, out);
+            for (; c < n.channels; ++c, ++out) gather<float, 1>(n, samples, s, value + c, out);
         }
     }
 }
 
-// <v_i, g> and <v_{i+1}, g>
-struct Products {
-    float left, right;
+struct Gradients {
+    float *value, *references, *offsets, *logits;
 };
 
-// Adds one sample's share to the gradient of its two rows, and gives what A and p need.
-SDST_INLINE Products scatter(int64_t channels, float a, float b, const float* g, const float* left,
-                             const float* right, float* grad_left, float* grad_right) {
-    Lanes left_sum = {}, right_sum = {};
-    int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) {
-        const Lanes gradient = load<Lanes>(g + c);
-        left_sum += load<Lanes>(left + c) * gradient;
-        right_sum += load<Lanes>(right + c) * gradient;
+using sdst::sum;
+SDST_INLINE float sum(float x) { return x; }
+
+// N neighbouring channels of one query and head: their part of the values' gradient, and of the
+// products <v_i, g> and <v_{i+1}, g> of every sample.
+template <class T, int N>
+SDST_INLINE void scatter(const Shape& n, const Samples& x, int64_t first, const float* g,
+                         const float* value, float* grad_value, float* left_products,
+                         float* right_products) {
+    constexpr int64_t step = sizeof(T) / sizeof(float);
+    T gradient[N];
+    for (int j = 0; j < N; ++j) gradient[j] = load<T>(g + j * step);
+    for (int64_t s = 0; s < n.samples; ++s) {
+        const int64_t t = first + s;
+        const int64_t left = x.left()[t] * n.row(), right = x.right()[t] * n.row();
+        const float a = x.weight()[t] * x.left_share()[t], b = x.weight()[t] * x.right_share()[t];
+        T left_sum = {}, right_sum = {};
+        for (int j = 0; j < N; ++j) {
+            left_sum += load<T>(value + left + j * step) * gradient[j];
+            right_sum += load<T>(value + right + j * step) * gradient[j];
+        }
+        left_products[s] += sum(left_sum);
+        right_products[s] += sum(right_sum);
         // One after the other: at the ends of the video both taps may be the same row.
-        add<Lanes>(grad_left + c, a * gradient);
-        add<Lanes>(grad_right + c, b * gradient);
+        for (int j = 0; j < N; ++j) add<T>(grad_value + left + j * step, a * gradient[j]);
+        for (int j = 0; j < N; ++j) add<T>(grad_value + right + j * step, b * gradient[j]);
     }
-    Products sum = {0, 0};
-    for (; c < channels; ++c) {
-        sum.left += left[c] * g[c];
-        sum.right += right[c] * g[c];
-        grad_left[c] += a * g[c];
-        grad_right[c] += b * g[c];
-    }
-    for (int j = 0; j < 8; ++j) {
-        sum.left += left_sum[j];
-        sum.right += right_sum[j];
-    }
-    return sum;
 }
 
-struct Backward {
-    Shape n;
-    const float *grad, *value, *points, *weights;
-    const int64_t* lengths;
-    float *grad_value, *grad_points, *grad_weights;
-};
-
-// A task is a (batch, head) pair and owns its slice of every gradient: no atomics, and the same
-// bits whatever the number of threads.
+// Gradients of one query and head; `products` is room for 2 S numbers.
 //
 //     dv_i += A (1 - f) g    dv_{i+1} += A f g    dA = <y, g>    dp = L A <v_{i+1} - v_i, g>
-SDST_MULTIVERSION void backward_pairs(const Backward& x, int64_t begin, int64_t end) {
+//     dlogit = A (dA - sum_t A_t dA_t)    doffset = dp w / 2
+//     dcenter = sum dp    dwidth = sum dp offset / 2
+SDST_INLINE void backward_head(const Shape& n, const Samples& x, int64_t first, float width,
+                               const float* g, const float* value, const float* offsets,
+                               float* grad_value, float* grad_reference, float* grad_offsets,
+                               float* grad_logits, float* products) {
+    float *left = products, *right = products + n.samples;
+    std::fill_n(products, 2 * n.samples, 0.0f);
+    int64_t c = 0;
+    for (; c + 32 <= n.channels; c += 32)
+        scatter<Lanes, 4>(n, x, first, g + c, value + c, grad_value + c, left, right);
+    for (; c + 8 <= n.channels; c += 8)
+        scatter<Lanes, 1>(n, x, first, g + c, value + c, grad_value + c, left, right);
+    for (; c < n.channels; ++c)
+        scatter<float, 1>(n, x, first, g + c, value + c, grad_value + c, left, right);
+
+    const float* weights = x.weight() + first;
+    float mean = 0, grad_center = 0, grad_width = 0;
+    for (int64_t s = 0; s < n.samples; ++s) {
+        const int64_t t = first + s;
+        const float grad_weight = x.left_share()[t] * left[s] + x.right_share()[t] * right[s];
+        const float grad_point =
+            weights[s] * (x.left_slope()[t] * left[s] + x.right_slope()[t] * right[s]);
+        mean += weights[s] * grad_weight;
+        grad_center += grad_point;
+        grad_width += grad_point * offsets[s] / 2;
+        grad_offsets[s] = grad_point * width / 2;
+        grad_logits[s] = grad_weight;
+    }
+    for (int64_t s = 0; s < n.samples; ++s) grad_logits[s] = weights[s] * (grad_logits[s] - mean);
+    grad_reference[0] = grad_center;
+    grad_reference[1] = grad_width;
+}
+
+// How the work of the backward is cut: a task is one video and some neighbouring heads of it, and
+// owns its part of every gradient. No atomics, and the same bits whatever the number of threads.
+struct Tasks {
+    int64_t heads, per_video, count;
+    bool own_rows;  // whole rows: a task clears them itself, right before it needs them
+
+    // All heads where the batch keeps the threads busy.
+    Tasks(const Shape& n, int64_t threads) {
+        heads = std::clamp<int64_t>(n.batch * n.heads / (4 * threads), 1, n.heads);
+        per_video = (n.heads + heads - 1) / heads;
+        count = n.batch * per_video;
+        own_rows = heads == n.heads;
+    }
+};
+
+SDST_MULTIVERSION void backward_tasks(const Inputs& x, const float* grad, const Gradients& to,
+                                      const Tasks& tasks, int64_t begin, int64_t end) {
     const Shape& n = x.n;
-    const int64_t row = n.heads * n.channels;
-    for (int64_t pair = begin; pair < end; ++pair) {
-        const int64_t batch = pair / n.heads, head = pair % n.heads;
-        const int64_t length = x.lengths ? x.lengths[batch] : n.length;
-        const int64_t first = (batch * n.length * n.heads + head) * n.channels;
-        for (int64_t i = 0; i < n.length; ++i)
-            std::fill_n(x.grad_value + first + i * row, n.channels, 0.0f);
-        for (int64_t m = 0; m < n.queries; ++m) {
-            const int64_t group = (batch * n.queries + m) * n.heads + head;
-            const float* g = x.grad + group * n.channels;
-            for (int64_t s = group * n.samples; s < (group + 1) * n.samples; ++s) {
-                if (length <= 0) {
-                    x.grad_points[s] = x.grad_weights[s] = 0;
-                    continue;
-                }
-                const Taps t = taps(x.points[s], length);
-                const int64_t left = first + t.left * row, right = first + t.right * row;
-                const float a = x.weights[s];
-                const Products dot =
-                    scatter(n.channels, a * t.left_weight, a * t.right_weight, g, x.value + left,
-                            x.value + right, x.grad_value + left, x.grad_value + right);
-                x.grad_weights[s] = t.left_weight * dot.left + t.right_weight * dot.right;
-                x.grad_points[s] =
-                    static_cast<float>(length) * a *
-                    ((t.right_inside ? dot.right : 0) - (t.left_inside ? dot.left : 0));
+    Samples samples(tasks.heads * n.samples);
+    std::vector<float> products(2 * n.samples);
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t batch = task / tasks.per_video, head = task % tasks.per_video * tasks.heads;
+        const int64_t heads = std::min(tasks.heads, n.heads - head), length = x.length(batch);
+        const int64_t first = batch * n.length * n.row() + head * n.channels;
+        if (tasks.own_rows) std::fill_n(to.value + first, n.length * n.row(), 0.0f);
+        for (int64_t query = batch * n.queries; query < (batch + 1) * n.queries; ++query) {
+            const int64_t group = query * n.heads + head, sample = group * n.samples;
+            if (length <= 0) {
+                std::fill_n(to.references + 2 * group, 2 * heads, 0.0f);
+                std::fill_n(to.offsets + sample, heads * n.samples, 0.0f);
+                std::fill_n(to.logits + sample, heads * n.samples, 0.0f);
+                continue;
+            }
+            const float* reference = x.references + 2 * query;
+            samples.find(heads * n.samples, n.samples, reference, x.offsets + sample,
+                         x.logits + sample, length);
+            for (int64_t h = 0; h < heads; ++h) {
+                const int64_t s = h * n.samples, c = first + h * n.channels;
+                backward_head(n, samples, s, reference[1], grad + (group + h) * n.channels,
+                              x.value + c, x.offsets + sample + s, to.value + c,
+                              to.references + 2 * (group + h), to.offsets + sample + s,
+                              to.logits + sample + s, products.data());
             }
         }
     }
@@ -175,34 +275,43 @@ int64_t grain(int64_t channels_per_task) { return 1 + (1 << 17) / (channels_per_
 }  // namespace
 }  // namespace sdst
 
-SDST_API void sdst_deformable_attention_forward(const float* value, const float* points,
-                                                const float* weights, const int64_t* lengths,
-                                                float* out, int64_t batch, int64_t length,
-                                                int64_t queries, int64_t heads, int64_t channels,
-                                                int64_t samples, int32_t threads) {
-    const sdst::Forward x{
-        {batch, length, queries, heads, channels, samples}, value, points, weights, lengths, out};
+SDST_API void sdst_deformable_attention_forward(const float* value, const float* references,
+                                                const float* offsets, const float* logits,
+                                                const int64_t* lengths, float* out, int64_t batch,
+                                                int64_t length, int64_t queries, int64_t heads,
+                                                int64_t channels, int64_t samples,
+                                                int32_t threads) {
+    const sdst::Inputs x{{batch, length, queries, heads, channels, samples},
+                         value,
+                         references,
+                         offsets,
+                         logits,
+                         lengths};
     sdst::parallel_for(batch * queries, sdst::grain(heads * samples * channels), threads,
-                       [&](int64_t begin, int64_t end) { sdst::forward_rows(x, begin, end); });
+                       [&](int64_t begin, int64_t end) { sdst::forward_rows(x, out, begin, end); });
 }
 
-SDST_API void sdst_deformable_attention_backward(const float* grad, const float* value,
-                                                 const float* points, const float* weights,
-                                                 const int64_t* lengths, float* grad_value,
-                                                 float* grad_points, float* grad_weights,
-                                                 int64_t batch, int64_t length, int64_t queries,
-                                                 int64_t heads, int64_t channels, int64_t samples,
-                                                 int32_t threads) {
-    const sdst::Backward x{{batch, length, queries, heads, channels, samples},
-                           grad,
-                           value,
-                           points,
-                           weights,
-                           lengths,
-                           grad_value,
-                           grad_points,
-                           grad_weights};
-    const int64_t channels_per_task = (length + 2 * queries * samples) * channels;
-    sdst::parallel_for(batch * heads, sdst::grain(channels_per_task), threads,
-                       [&](int64_t begin, int64_t end) { sdst::backward_pairs(x, begin, end); });
+// grad_references [B, M, H, 2] is told for every head.
+SDST_API void sdst_deformable_attention_backward(
+    const float* grad, const float* value, const float* references, const float* offsets,
+    const float* logits, const int64_t* lengths, float* grad_value, float* grad_references,
+    float* grad_offsets, float* grad_logits, int64_t batch, int64_t length, int64_t queries,
+    int64_t heads, int64_t channels, int64_t samples, int32_t threads) {
+    const sdst::Inputs x{{batch, length, queries, heads, channels, samples},
+                         value,
+                         references,
+                         offsets,
+                         logits,
+                         lengths};
+    const sdst::Gradients to{grad_value, grad_references, grad_offsets, grad_logits};
+    const sdst::Tasks tasks(x.n, std::max(threads, 1));
+    if (!tasks.own_rows)
+        sdst::parallel_for(
+            batch * length, sdst::grain(x.n.row()), threads, [&](int64_t begin, int64_t end) {
+                std::fill(grad_value + begin * x.n.row(), grad_value + end * x.n.row(), 0.0f);
+            });
+    const int64_t rows = 2 * queries * samples + tasks.own_rows * length;
+    sdst::parallel_for(
+        tasks.count, sdst::grain(rows * channels * tasks.heads), threads,
+        [&](int64_t begin, int64_t end) { sdst::backward_tasks(x, grad, to, tasks, begin, end); });
 }

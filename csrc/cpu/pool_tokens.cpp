@@ -48,36 +48,33 @@ struct Inputs {
 
 template <class T>
 struct Forward : Inputs<T> {
-    float *out, *workspace;  // workspace [B, 3, P]
+    float *out, *workspace;  // workspace [B, L, 2, P]
 };
 
+// A task is a clip, so that one long video occupies all threads.
 template <class T>
 SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
     const Shape& n = x.n;
-    for (int64_t batch = begin; batch < end; ++batch) {
-        const float* u = x.u + batch * n.width;
-        float* scores = x.workspace + batch * 3 * n.per_clip;
-        const int64_t length = x.lengths ? x.lengths[batch] : n.length;
-        for (int64_t clip = 0; clip < n.length; ++clip) {
-            const int64_t row = batch * n.length + clip;
-            const T* tokens = x.tokens + row * n.per_clip * n.width;
-            float* out = x.out + row * n.width;
-            std::fill_n(out, n.width, 0.0f);
-            if (clip >= length) continue;
-            for (int64_t p = 0; p < n.per_clip; ++p)
-                scores[p] = x.scale(row, p) * dot(tokens + p * n.width, u, n.width);
-            to_weights(n, scores, scores + n.per_clip);
-            for (int64_t p = 0; p < n.per_clip; ++p)
-                if (scores[p] != 0)
-                    accumulate(x.scale(row, p) * scores[p], tokens + p * n.width, out, n.width);
-        }
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t batch = row / n.length;
+        const T* tokens = x.tokens + row * n.per_clip * n.width;
+        float* out = x.out + row * n.width;
+        std::fill_n(out, n.width, 0.0f);
+        if (x.lengths && row % n.length >= x.lengths[batch]) continue;
+        float* scores = x.workspace + row * 2 * n.per_clip;
+        for (int64_t p = 0; p < n.per_clip; ++p)
+            scores[p] = x.scale(row, p) * dot(tokens + p * n.width, x.u + batch * n.width, n.width);
+        to_weights(n, scores, scores + n.per_clip);
+        for (int64_t p = 0; p < n.per_clip; ++p)
+            if (scores[p] != 0)
+                accumulate(x.scale(row, p) * scores[p], tokens + p * n.width, out, n.width);
     }
 }
 
 template <class T>
 struct Backward : Inputs<T> {
     const float* grad;
-    float *grad_u, *workspace;
+    float *grad_u, *workspace;  // workspace [B, 3, P]
 };
 
 // A task is a sample and owns its gradient. Weights are computed again rather than kept.
@@ -127,9 +124,8 @@ SDST_POOLING(int8_t)
 #undef SDST_POOLING
 
 template <class Pass>
-void run_all(const Pass& pass, int32_t threads) {
-    parallel_for(pass.n.batch, 1, threads,
-                 [&](int64_t begin, int64_t end) { run(pass, begin, end); });
+void run_all(const Pass& pass, int64_t tasks, int32_t threads) {
+    parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) { run(pass, begin, end); });
 }
 
 }  // namespace
@@ -142,7 +138,8 @@ SDST_API void sdst_pool_tokens_forward(const void* tokens, const float* scales, 
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Forward<T>{{n, x, scales, u, lengths}, out, workspace}, threads);
+        sdst::run_all(sdst::Forward<T>{{n, x, scales, u, lengths}, out, workspace}, batch * length,
+                      threads);
     });
 }
 
@@ -154,7 +151,7 @@ SDST_API void sdst_pool_tokens_backward(const float* grad, const void* tokens, c
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Backward<T>{{n, x, scales, u, lengths}, grad, grad_u, workspace},
+        sdst::run_all(sdst::Backward<T>{{n, x, scales, u, lengths}, grad, grad_u, workspace}, batch,
                       threads);
     });
 }

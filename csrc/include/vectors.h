@@ -9,6 +9,7 @@
 // anywhere and fast. Everything it calls must be inlined into it (SDST_INLINE) to be compiled with
 // it.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define SDST_CLONES
 #define SDST_MULTIVERSION \
     __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

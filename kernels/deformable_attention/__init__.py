@@ -11,12 +11,12 @@ from sdst.kernels.deformable_attention import native, reference
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
     "deformable_attention_forward("
-    "Tensor value, Tensor points, Tensor weights, Tensor? lengths) -> Tensor"
+    "Tensor value, Tensor references, Tensor offsets, Tensor logits, Tensor? lengths) -> Tensor"
 )
 library.define(
     "deformable_attention_backward("
-    "Tensor grad, Tensor value, Tensor points, Tensor weights, Tensor? lengths"
-    ") -> (Tensor, Tensor, Tensor)"
+    "Tensor grad, Tensor value, Tensor references, Tensor offsets, Tensor logits, Tensor? lengths"
+    ") -> (Tensor, Tensor, Tensor, Tensor)"
 )
 library.impl("deformable_attention_forward", native.forward, "CPU")
 library.impl("deformable_attention_backward", native.backward, "CPU")
@@ -26,15 +26,24 @@ for name in ("forward", "backward"):
 
 
 @torch.library.register_fake("sdst::deformable_attention_forward")
-def _fake_forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
-    return value.new_empty(points.shape[:3] + value.shape[3:])
+def _fake_forward(
+    value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor, lengths: Tensor | None
+) -> Tensor:
+    return value.new_empty(offsets.shape[:3] + value.shape[3:])
 
 
 @torch.library.register_fake("sdst::deformable_attention_backward")
 def _fake_backward(
-    grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(x.new_empty(x.shape) for x in (value, points, weights))
+    grad: Tensor,
+    value: Tensor,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_references = offsets.new_empty((*offsets.shape[:3], 2), dtype=torch.float32)
+    grad_value, grad_offsets, grad_logits = (x.new_empty(x.shape) for x in (value, offsets, logits))
+    return grad_value, grad_references, grad_offsets, grad_logits
 
 
 def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
@@ -42,7 +51,10 @@ def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *torch.ops.sdst.deformable_attention_backward(grad, *ctx.saved_tensors), None
+    value, by_head, *others = torch.ops.sdst.deformable_attention_backward(grad, *ctx.saved_tensors)
+    references = ctx.saved_tensors[1]
+    summed = by_head.sum(2).to(references.dtype) if ctx.needs_input_grad[1] else None
+    return value, summed, *others, None
 
 
 torch.library.register_autograd(
@@ -51,9 +63,15 @@ torch.library.register_autograd(
 
 
 def _not_on_gpu(
-    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None = None
+    value: Tensor,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    lengths: Tensor | None = None,
 ) -> list[str]:
-    return gpu.unsupported_reasons(value=value, points=points, weights=weights)
+    return gpu.unsupported_reasons(
+        value=value, references=references, offsets=offsets, logits=logits
+    )
 
 
 dispatch.register(
@@ -66,43 +84,46 @@ dispatch.register(
 
 def deformable_attention(
     value: Tensor,
-    points: Tensor,
-    weights: Tensor,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
     lengths: Tensor | None = None,
     *,
     implementation: str = "auto",
 ) -> Tensor:
-    """Sample values over time at given points and sum them up with given weights.
+    """Attend to a few points of time around a reference, straight from the raw projections.
 
+        p_s = center + offset_s width / 2,   A = softmax_s(logits)
         x_s = p_s L - 0.5,   i = floor(x_s),   f = x_s - i
         out = sum_s A_s ((1 - f) v_i + f v_{i+1})        taps outside of [0, L) are 0
 
-    which is `grid_sample` on an image of height 1 (align_corners=False, zeros). [P], 1-D form of
-    Deformable-DETR's.
+    where the sampling is `grid_sample` on an image of height 1 (align_corners=False, zeros). [P],
+    1-D form of Deformable-DETR's. With S = 1 the weight is 1: plain sampling at the references'
+    centres where the offsets are 0.
 
     Args:
         value: [B, L, H, C], what is sampled.
-        points: [B, M, H, S] where, in units of the valid length: 0 is its start, 1 its end. Points
-            outside are allowed.
-        weights: [B, M, H, S], A.
+        references: [B, M, 2] (center, width) in units of the valid length: 0 is its start, 1 its
+            end. Points outside are allowed.
+        offsets: [B, M, H, S] in half widths: -1 is the reference's left end, 1 its right end.
+        logits: [B, M, H, S].
         lengths: [B] int64 in [0, L], valid clips of each video; all of L if None. What lies beyond
             is never read and gets gradient 0; a video of length 0 gives 0.
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
         [B, M, H, C] in the dtype of value, accumulated in fp32; differentiable with respect to
-        value, points and weights, deterministically.
+        value, references, offsets and logits, deterministically.
 
     Raises:
         ValueError: shapes that do not belong together.
     """
-    _check(value, points, weights, lengths)
-    chosen = dispatch.choose(
-        "deformable_attention", implementation, value, points, weights, lengths
-    )
+    inputs = (value, references, offsets, logits, lengths)
+    _check(*inputs)
+    chosen = dispatch.choose("deformable_attention", implementation, *inputs)
     if chosen == "reference":
-        return reference.deformable_attention(value, points, weights, lengths)
-    return torch.ops.sdst.deformable_attention_forward(value, points, weights, lengths)
+        return reference.deformable_attention(*inputs)
+    return torch.ops.sdst.deformable_attention_forward(*inputs)
 
 
 def flops(batch: int, queries: int, heads: int, channels: int, samples: int) -> int:
@@ -121,23 +142,36 @@ def bytes(
     channels: int,
     samples: int,
     element: int = 4,
+    backward: bool = False,
 ) -> int:
-    """Bytes that the forward pass must move at least: everything read or written once."""
-    rows = min(length, 2 * queries * samples) + queries
-    return batch * heads * element * (rows * channels + 2 * queries * samples)
+    """Bytes that the forward pass, or the backward, must move: everything read or written once.
+
+    Of the values only what the samples can touch is read; all of their gradient is written.
+    """
+    touched = min(length, 2 * queries * samples)
+    rows = touched + queries + backward * length
+    scalars = 2 * queries * (samples * heads + 1) * (1 + backward)
+    return batch * element * (rows * heads * channels + scalars)
 
 
-def _check(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> None:
+def _check(
+    value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor, lengths: Tensor | None
+) -> None:
     batch, _, heads, _ = value.shape
-    if points.dim() != 4 or (points.shape[0], points.shape[2]) != (batch, heads):
+    if offsets.dim() != 4 or (offsets.shape[0], offsets.shape[2]) != (batch, heads):
         raise ValueError(
-            f"deformable_attention: points must be [B, M, H, S] with B={batch} and H={heads} of "
-            f"value {list(value.shape)}, found {list(points.shape)}"
+            f"deformable_attention: offsets must be [B, M, H, S] with B={batch} and H={heads} of "
+            f"value {list(value.shape)}, found {list(offsets.shape)}"
         )
-    if weights.shape != points.shape:
+    if logits.shape != offsets.shape:
         raise ValueError(
-            f"deformable_attention: weights {list(weights.shape)} must have the shape of points "
-            f"{list(points.shape)}"
+            f"deformable_attention: logits {list(logits.shape)} must have the shape of offsets "
+            f"{list(offsets.shape)}"
+        )
+    if references.shape != (*offsets.shape[:2], 2):
+        raise ValueError(
+            f"deformable_attention: references must be {[*offsets.shape[:2], 2]}, found "
+            f"{list(references.shape)}"
         )
     if lengths is not None and lengths.shape != (batch,):
         raise ValueError(

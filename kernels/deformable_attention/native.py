@@ -1,6 +1,8 @@
 """Deformable attention in C++ (csrc/cpu/deformable_attention.cpp), by ctypes.
 
 16-bit inputs are computed in fp32 and the result is cast back; strided ones are made contiguous.
+Against points and weights computed by PyTorch around the same sampling, one op takes 0.4 to 0.5 of
+the time forward and 0.6 to 0.7 forward and backward (QVHighlights' shape, two AVX2 cores).
 """
 
 from __future__ import annotations
@@ -12,44 +14,67 @@ from sdst.kernels import library
 
 
 def unsupported_reasons(
-    value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None = None
+    value: Tensor,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    lengths: Tensor | None = None,
 ) -> list[str]:
     """Why the C++ kernels cannot serve this call; empty if they can."""
-    return library.unsupported_reasons(value=value, points=points, weights=weights)
+    return library.unsupported_reasons(
+        value=value, references=references, offsets=offsets, logits=logits
+    )
 
 
-def forward(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None) -> Tensor:
+def forward(
+    value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor, lengths: Tensor | None
+) -> Tensor:
     """out [B, M, H, C] of the op, in the dtype of value [B, L, H, C]."""
-    sizes = _sizes(value, points)
-    # The prepared inputs must have names: what only a pointer refers to may be freed under it.
-    values, where, scores = _prepare(value), _prepare(points), _prepare(weights)
-    out = values.new_empty(points.shape[:3] + value.shape[3:])
+    # The prepared inputs must have a name: what only a pointer refers to may be freed under it.
+    inputs = tuple(_prepare(x) for x in (value, references, offsets, logits))
     valid = library.prepare_lengths(lengths)
+    out = inputs[0].new_empty(offsets.shape[:3] + value.shape[3:])
     library.load("cpu").sdst_deformable_attention_forward(
-        *library.pointers(values, where, scores, valid, out), *sizes, torch.get_num_threads()
+        *library.pointers(*inputs, valid, out), *_sizes(value, offsets), torch.get_num_threads()
     )
     return out.to(value.dtype)
 
 
 def backward(
-    grad: Tensor, value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, points and weights, each in its dtype; grad is that of out."""
-    sizes = _sizes(value, points)
-    inputs = tuple(_prepare(x) for x in (grad, value, points, weights))
-    gradients = tuple(torch.empty_like(x) for x in inputs[1:])
+    grad: Tensor,
+    value: Tensor,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of value, references (of every head, [B, M, H, 2] fp32), offsets and logits."""
+    inputs = tuple(_prepare(x) for x in (grad, value, references, offsets, logits))
     valid = library.prepare_lengths(lengths)
-    library.load("cpu").sdst_deformable_attention_backward(
-        *library.pointers(*inputs, valid, *gradients), *sizes, torch.get_num_threads()
+    gradients = (
+        torch.empty_like(inputs[1]),
+        inputs[0].new_empty(*offsets.shape[:3], 2),
+        torch.empty_like(inputs[3]),
+        torch.empty_like(inputs[4]),
     )
-    given = (value, points, weights)
-    return tuple(x.to(like.dtype) for x, like in zip(gradients, given, strict=True))
+    library.load("cpu").sdst_deformable_attention_backward(
+        *library.pointers(*inputs, valid, *gradients),
+        *_sizes(value, offsets),
+        torch.get_num_threads(),
+    )
+    grad_value, grad_references, grad_offsets, grad_logits = gradients
+    return (
+        grad_value.to(value.dtype),
+        grad_references,
+        grad_offsets.to(offsets.dtype),
+        grad_logits.to(logits.dtype),
+    )
 
 
-def _sizes(value: Tensor, points: Tensor) -> tuple[int, ...]:
-    (batch, length, heads, channels), (queries, samples) = value.shape, points.shape[1::2]
+def _sizes(value: Tensor, offsets: Tensor) -> tuple[int, ...]:
+    (batch, length, heads, channels), (queries, samples) = value.shape, offsets.shape[1::2]
     return batch, length, queries, heads, channels, samples
 
 
 def _prepare(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32).contiguous()
+    return tensor.float().contiguous()

@@ -29,8 +29,8 @@ from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_le
 
 WARPS = 8
 ROWS = 16  # queries and heads per program
-KEYS = 32  # kept tokens per turn
-CHANNELS = 32  # per turn of the logits
+TURN = 32  # kept tokens, and channels of the logits, per turn
+TURN_INT8 = 16  # the same of an int8 store: more would spill
 OUTPUTS = 128  # channels of the result per program
 
 
@@ -330,6 +330,7 @@ def _launch(
     others = [x if x is None else x.contiguous() for x in others]
     heads, batch, queries, channels = rows[0].shape
     tile = min(OUTPUTS, max(16, triton.next_power_of_2(channels)))
+    turn = TURN_INT8 if tokens.dtype == torch.int8 else TURN
     gpu.launch(
         kernel,
         (batch * triton.cdiv(queries * heads, ROWS), triton.cdiv(channels, tile)),
@@ -337,8 +338,8 @@ def _launch(
         *(scale, tokens.stride(0), *tokens.shape[1:], batch, queries, heads, others[0].shape[1]),
         STRIDES=tuple(strides),
         BR=ROWS,
-        BK=KEYS,
-        BD=min(CHANNELS, tile),
+        BK=turn,
+        BD=min(turn, tile),
         BO=tile,
         num_warps=WARPS,
         num_stages=1,

@@ -21,7 +21,7 @@ def forward(
     store, direction = tokens.contiguous(), u.float().contiguous()
     valid, factors = library.prepare_lengths(lengths), library.prepare_scales(scales)
     out = direction.new_empty(batch, length, width)
-    workspace = direction.new_empty(batch, 3, per_clip)
+    workspace = direction.new_empty(batch, length, 2, per_clip)
     library.load("cpu").sdst_pool_tokens_forward(
         *library.pointers(store, factors, direction, valid, out, workspace),
         *(batch, length, per_clip, width, min(kept, per_clip)),

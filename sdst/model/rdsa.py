@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sdst.kernels import deformable_attention
 from sdst.model.config import ModelConfig
@@ -45,11 +46,11 @@ class DeformableReader(nn.Module):
     def read(self, query: Tensor, references: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
         """query [B, M, Q], references [B, M, 2] (center, width), source [B, L, F] -> [B, M, F]."""
         shape = (self.heads, self.points)
-        center, width = references[..., None, None].unbind(2)
-        points = center + self.offsets(query).unflatten(-1, shape) * (width / 2)
-        weights = self.scores(query).unflatten(-1, shape).softmax(-1)
+        offsets = self.offsets(query).unflatten(-1, shape)
+        logits = self.scores(query).unflatten(-1, shape)
         values = self.value(source).unflatten(-1, (self.heads, -1))
-        return self.out(deformable_attention(values, points, weights, lengths).flatten(2))
+        read = deformable_attention(values, references, offsets, logits, lengths)
+        return self.out(read.flatten(2))
 
 
 class RDSA(DeformableReader):
@@ -117,6 +118,8 @@ def gather_ends(source: Tensor, references: Tensor, lengths: Tensor) -> Tensor:
     """
     center, width = references.unbind(-1)
     ends = torch.stack((center - width / 2, center, center + width / 2), dim=-1).clamp(0.0, 1.0)
-    points = ends.flatten(1)[:, :, None, None]
-    sampled = deformable_attention(source[:, :, None], points, torch.ones_like(points), lengths)
+    # One sample in the middle of references without width: its weight is 1.
+    points = functional.pad(ends.flatten(1)[..., None], (0, 1))
+    zeros = points.new_zeros(*points.shape[:2], 1, 1)
+    sampled = deformable_attention(source[:, :, None], points, zeros, zeros, lengths)
     return sampled.view(*center.shape, -1)

@@ -17,21 +17,22 @@ SHAPES = [(2, 9, 5, 2, 8, 4), (1, 1, 1, 1, 1, 1), (3, 17, 4, 3, 5, 2), (2, 75, 1
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """value, references, offsets, logits; some points lie outside of the video."""
     batch, length, queries, heads, channels, samples = shape
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(batch, length, heads, channels, generator=generator, dtype=dtype)
-    # Some points lie outside of the video, where the taps are 0.
-    points = (
-        torch.rand(batch, queries, heads, samples, generator=generator, dtype=dtype) * 1.4 - 0.2
-    )
-    weights = torch.rand(batch, queries, heads, samples, generator=generator, dtype=dtype)
-    return [value, points, weights]
+    references = torch.rand(batch, queries, 2, generator=generator, dtype=dtype)
+    offsets = torch.randn(batch, queries, heads, samples, generator=generator, dtype=dtype)
+    logits = torch.randn(batch, queries, heads, samples, generator=generator, dtype=dtype)
+    return [value, references, offsets, logits]
 
 
-def by_grid_sample(value: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """The same sum from image sampling on a picture of height 1."""
+def by_grid_sample(value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    """The same from image sampling on a picture of height 1, Deformable-DETR's formulation."""
     batch, length, heads, channels = value.shape
-    queries, samples = points.shape[1], points.shape[3]
+    queries, samples = offsets.shape[1], offsets.shape[3]
+    center, width = references[:, :, None, None].unbind(-1)
+    points, weights = center + offsets * width / 2, logits.softmax(-1)
     picture = value.permute(0, 2, 3, 1).reshape(batch * heads, channels, 1, length)
     x = (2 * points - 1).permute(0, 2, 1, 3).reshape(batch * heads, queries, samples)
     grid = torch.stack((x, torch.zeros_like(x)), dim=-1)
@@ -100,23 +101,47 @@ def test_native_serves_empty_batches(shape: tuple[int, ...]) -> None:
 @needs_native
 @pytest.mark.parametrize("implementation", ["native", "reference"])
 def test_nan_in_the_padding_reaches_neither_output_nor_gradient(implementation: str) -> None:
-    value, points, weights = make_inputs((2, 9, 3, 2, 8, 4))
-    lengths = torch.tensor([5, 9])
-    clean = run(implementation, [value, points, weights], lengths)
-    value[0, 5:] = torch.nan
-    for before, after in zip(
-        clean, run(implementation, [value, points, weights], lengths), strict=True
-    ):
+    inputs, lengths = make_inputs((2, 9, 3, 2, 8, 4)), torch.tensor([5, 9])
+    clean = run(implementation, inputs, lengths)
+    inputs[0][0, 5:] = torch.nan
+    for before, after in zip(clean, run(implementation, inputs, lengths), strict=True):
         assert torch.equal(before, after)
 
 
 @needs_native
 def test_native_takes_views_and_expanded_inputs() -> None:
-    value, points, weights = make_inputs((2, 9, 3, 2, 8, 4))
+    value, references, offsets, logits = make_inputs((2, 9, 3, 2, 8, 4))
     strided = torch.stack((value, value), dim=-1)[..., 0]
-    expanded = weights[:, :, :, :1].expand_as(weights)
-    found = run("native", [strided, points, expanded])
-    assert_as_exact_as_the_reference([value, points, expanded.contiguous()], found)
+    expanded = logits[:, :, :, :1].expand_as(logits)
+    found = run("native", [strided, references, offsets, expanded])
+    whole = [value, references, offsets, expanded.contiguous()]
+    assert_as_exact_as_the_reference(whole, found)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_native_takes_half_precision(dtype: torch.dtype) -> None:
+    inputs = [x.to(dtype) for x in make_inputs((2, 9, 5, 2, 8, 4))]
+    found = run("native", inputs)
+    assert all(x.dtype == dtype for x in found)
+    assert_as_exact_as_the_reference(inputs, found)
+
+
+@needs_native
+def test_points_far_outside_give_zero_and_one_that_is_not_a_number_shows() -> None:
+    value, references, offsets, logits = make_inputs((1, 9, 4, 1, 8, 1))
+    offsets[0, :, 0, 0] = torch.tensor([torch.inf, -torch.inf, 1e30, torch.nan])
+    out, _, _, *gradients = run("native", [value, references, offsets, logits])
+    assert (out[0, :3] == 0).all()
+    assert out[0, 3].isnan().all()
+    assert all((x[0, :3] == 0).all() for x in gradients)
+
+
+@needs_native
+def test_large_logits_do_not_overflow() -> None:
+    value, references, offsets, logits = make_inputs((2, 9, 5, 2, 8, 4))
+    inputs = [value, references, offsets, 1e4 * logits]
+    assert_as_exact_as_the_reference(inputs, run("native", inputs))
 
 
 @needs_native
@@ -135,9 +160,9 @@ def test_native_gives_the_same_bits_in_any_number_of_threads() -> None:
 
 @needs_native
 def test_the_registered_op_is_sound() -> None:
-    value, points, weights = (x.requires_grad_() for x in make_inputs((2, 9, 3, 2, 8, 4)))
+    inputs = [x.requires_grad_() for x in make_inputs((2, 9, 3, 2, 8, 4))]
     op = torch.ops.sdst.deformable_attention_forward.default
-    torch.library.opcheck(op, (value, points, weights, torch.tensor([9, 4])))
+    torch.library.opcheck(op, (*inputs, torch.tensor([9, 4])))
 
 
 @needs_native
@@ -156,9 +181,11 @@ def test_native_says_why_it_does_not_fit() -> None:
         deformable_attention(*inputs, implementation="native")
 
 
-@pytest.mark.parametrize("change", [(0, 1), (2, 2)])
-def test_shapes_that_do_not_belong_together_are_named(change: tuple[int, int]) -> None:
-    value, points, weights = make_inputs((2, 9, 3, 2, 8, 4))
-    points = points.narrow(change[0], 0, change[1] - (change == (2, 2)))
-    with pytest.raises(ValueError, match="must"):
-        deformable_attention(value, points, weights)
+@pytest.mark.parametrize(
+    ("name", "argument"), [("references", 1), ("offsets", 2), ("logits", 3), ("lengths", 4)]
+)
+def test_shapes_that_do_not_belong_together_are_named(name: str, argument: int) -> None:
+    inputs = [*make_inputs((2, 9, 3, 2, 8, 4)), torch.tensor([9, 4])]
+    inputs[argument] = inputs[argument][:1]
+    with pytest.raises(ValueError, match=f"{name}.* must"):
+        deformable_attention(*inputs)

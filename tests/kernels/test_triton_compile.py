@@ -45,10 +45,10 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
 def sample(dtype: torch.dtype, queries: int, heads: int, channels: int, samples: int) -> None:
     """Deformable attention at QVHighlights' B=32, L=75."""
     value = empty(32, 75, heads, channels, dtype=dtype)
-    points = empty(32, queries, heads, samples, dtype=dtype)
-    lengths = empty(32, dtype=torch.int64)
-    out = deformable.forward(value, points, points, lengths)
-    deformable.backward(out, value, points, points, lengths)
+    references = empty(32, queries, 2, dtype=dtype)
+    offsets = empty(32, queries, heads, samples, dtype=dtype)
+    inputs = (value, references, offsets, offsets, empty(32, dtype=torch.int64))
+    deformable.backward(deformable.forward(*inputs), *inputs)
 
 
 def store(dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

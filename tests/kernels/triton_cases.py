@@ -140,7 +140,7 @@ class TestDeformableAttention:
 
     @pytest.mark.parametrize(
         "shape",
-        [(2, 9, 5, 2, 8, 4), (1, 1, 1, 1, 1, 1), (1, 70, 18, 3, 5, 2), (1, 7, 3, 1, 130, 1)],
+        [(2, 9, 5, 2, 8, 4), (1, 1, 1, 1, 1, 1), (1, 70, 18, 3, 5, 3), (1, 7, 3, 1, 130, 1)],
     )
     def test_forward_and_backward(self, shape: tuple[int, ...]) -> None:
         inputs = on_device(*deformable.make_inputs(shape))
@@ -166,12 +166,13 @@ class TestDeformableAttention:
             assert torch.equal(before, after)
 
     def test_points_far_outside_and_not_a_number(self) -> None:
-        value, points, weights = on_device(*deformable.make_inputs((1, 9, 4, 1, 8, 1)))
-        points[0, :, 0, 0] = torch.tensor([torch.inf, -torch.inf, 1e30, torch.nan])
-        out, *gradients = deformable.run("triton", [value, points, weights])
+        value, references, offsets, logits = on_device(*deformable.make_inputs((1, 9, 4, 1, 8, 1)))
+        offsets[0, :, 0, 0] = torch.tensor([torch.inf, -torch.inf, 1e30, torch.nan])
+        inputs = [value, references, offsets, logits]
+        out, _, _, *gradients = deformable.run("triton", inputs)
         assert (out[0, :3] == 0).all()
         assert out[0, 3].isnan().all()
-        assert all((x[0, :3] == 0).all() for x in gradients[1:])
+        assert all((x[0, :3] == 0).all() for x in gradients)
 
     @pytest.mark.parametrize("shape", [(0, 9, 5, 2, 8, 4), (2, 9, 0, 2, 8, 4)])
     def test_empty_batches(self, shape: tuple[int, ...]) -> None:
@@ -188,11 +189,11 @@ class TestDeformableAttention:
         torch.library.opcheck(op, (*leaves, *on_device(torch.tensor([9, 4]))))
 
     def test_views_and_expanded_inputs(self) -> None:
-        value, points, weights = on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
+        value, references, offsets, logits = on_device(*deformable.make_inputs((2, 9, 3, 2, 8, 4)))
         strided = torch.stack((value, value), dim=-1)[..., 0]
-        expanded = weights[:, :, :, :1].expand_as(weights)
-        found = deformable.run("triton", [strided, points, expanded])
-        inputs = [value, points, expanded.contiguous()]
+        expanded = logits[:, :, :, :1].expand_as(logits)
+        found = deformable.run("triton", [strided, references, offsets, expanded])
+        inputs = [value, references, offsets, expanded.contiguous()]
         deformable.assert_as_exact_as_the_reference(inputs, found)
 
 
