@@ -367,7 +367,7 @@ def _draw_histogram(axes: Axes, values: Mapping[str, Sequence[float]], whole: bo
             axes.stairs(shares, edges, color=SERIES[i % len(SERIES)], linewidth=1.6, label=name)
     axes.set(yticks=[], xlim=(edges[0], edges[-1]), ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
-    if everything.max() > edges[-1]:
+    if everything.max() > 2 * edges[-1] - edges[-2]:
         axes.set_xlabel("and above", loc="right", fontsize=8, color=MUTED, labelpad=1)
 
 
@@ -401,10 +401,10 @@ def _draw_example(
 ) -> None:
     """A labelled query below `top` (inches): its words, video, ratings and windows."""
     width, total = figure.get_size_inches()
-    top = _draw_title(figure, top - GAP, title)
     name = f"{example.vid}, qid {example.qid}"
-    place = (1 - MARGIN / width, (top + TITLE_LINE - 0.05) / total)
-    figure.text(*place, name, fontsize=8.5, color=MUTED, ha="right", va="top", parse_math=False)
+    place = (1 - MARGIN / width, (top - GAP) / total)
+    figure.text(*place, name, fontsize=8.5, color=MUTED, ha="right", parse_math=False)
+    top = _draw_title(figure, top - GAP, title)
     if video is not None:
         _draw_strip(_axes(figure, top - STRIP, STRIP), video, example.duration)
         top -= STRIP
