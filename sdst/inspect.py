@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show_files(options: Namespace) -> None:
     """Print and draw what annotation files say."""
-    splits = read({path.stem: path for path in options.annotations}, options.clip_length)
+    paths = options.annotations
+    unique = len({path.stem for path in paths}) == len(paths)
+    files = {path.stem if unique else str(path): path for path in paths}
+    splits = read(files, options.clip_length)
     show_splits(splits)
     draw(options, splits, options.clip_length, {})
 
@@ -60,10 +63,17 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
     config = load_config(options.config or ("custom" if options.root else "demo"), overrides)
     root = dataset_root(config)
     files = {name: root / file for name, file in config.data.annotations.items()}
-    splits = read(files, config.data.clip_length)
+    there = {name: file for name, file in files.items() if file.is_file()}
+    if not there:
+        raise InputError(
+            f"{root}: none of {', '.join(config.data.annotations.values())} is there; "
+            "--config says what the dataset's annotations are called"
+        )
+    splits = read(there, config.data.clip_length)
     show_splits(splits)
-    for name in files.keys() - splits.keys():
-        print(f"{name}: not there, expected {files[name]}")
+    for name in files:
+        if name not in there:
+            print(f"{name}: not there, expected {files[name]}")
     annotations = {name: split.annotations for name, split in splits.items()}
     for line in coverage(config, root, annotations):
         print(line)
@@ -100,21 +110,11 @@ def draw(
 
 
 def read(files: Mapping[str, Path], clip_length: float | None) -> dict[str, Split]:
-    """The annotations of every file that is there, by name.
-
-    Raises:
-        InputError: none is there, or one has a fault, naming it.
-    """
+    """The annotations of every file, by name; a fault is an `InputError` that names the file."""
     splits = {}
     for name, file in files.items():
-        if file.is_file():
-            repairs: Counter[str] = Counter()
-            splits[name] = Split(read_annotations(file, repairs, clip_length), repairs)
-    if not splits:
-        raise InputError(
-            f"{', '.join(map(str, files.values()))}: no such file; name annotation files, or the "
-            "dataset's --config with its --root"
-        )
+        repairs: Counter[str] = Counter()
+        splits[name] = Split(read_annotations(file, repairs, clip_length), repairs)
     return splits
 
 

@@ -402,7 +402,7 @@ def _draw_example(
     """A labelled query below `top` (inches): its words, video, ratings and windows."""
     width, total = figure.get_size_inches()
     name = f"{example.vid}, qid {example.qid}"
-    place = (1 - MARGIN / width, (top - GAP) / total)
+    place = (1 - MARGIN / width, (top - GAP + 0.05) / total)
     figure.text(*place, name, fontsize=8.5, color=MUTED, ha="right", parse_math=False)
     top = _draw_title(figure, top - GAP, title)
     if video is not None:

@@ -68,6 +68,18 @@ def test_unlabelled_queries_are_counted(tmp_path, shown):
     assert (tmp_path / "out.png").exists()
 
 
+def test_files_of_one_name_are_told_apart(tmp_path, shown):
+    files = [tmp_path / folder / "val.jsonl" for folder in ("a", "b")]
+    for file in files:
+        write_json_lines(file, [{"qid": 1, **QUERY}])
+    assert shown("--annotations", *files)["median (least-most)"] == [str(file) for file in files]
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none of train.jsonl, val.jsonl, test.jsonl is there"):
+        main(["--root", str(tmp_path)])
+
+
 def test_videos_in_two_splits_are_told(tmp_path, shown):
     for name in ("train", "val"):
         write_json_lines(tmp_path / f"{name}.jsonl", [{"qid": name, **QUERY}])
@@ -114,7 +126,7 @@ def test_examples_are_labelled_and_spread_over_the_last_split():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--annotations", "no-such.jsonl"], "no-such.jsonl: no such file"),
+        (["--annotations", "no-such.jsonl"], "no-such.jsonl: cannot be read"),
         (["--annotations", "a.jsonl", "--root", "data"], "not both"),
         (["--root", "no-such-folder"], "no-such-folder"),
         (["--annotations", "a.jsonl", "--plot", "out.xyz"], "no picture format"),
