@@ -119,7 +119,7 @@ setup(
         *(f"sdst.kernels.{name}" for name in kernels),
     ],
     package_dir={"sdst": "sdst", "sdst.kernels": "kernels"},
-    package_data={"sdst": ["configs/*.yaml", "data/demo/backbone/*"]},
+    package_data={"sdst": ["configs/*.yaml", "configs/parts/*.yaml", "data/demo/backbone/*"]},
     ext_modules=native_libraries(),
     cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
 )

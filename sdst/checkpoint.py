@@ -1,6 +1,7 @@
 """What a training run leaves on disk, how it is taken up again, and how it is loaded for use.
 
     config.yaml           the whole configuration
+    features.json         what decides the features it was trained on
     model/                the best weights so far: `SDST.from_pretrained`
     checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
     metrics.jsonl         a line per validation
@@ -18,10 +19,11 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdst.config import Config, as_dict, load_config, save_config
+from sdst.config import FROM_FEATURES, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
 
+FEATURES = "features.json"
 _MODEL_FILES = ("config.json", "model.safetensors")
 
 
@@ -72,6 +74,22 @@ class RunFolder:
                 f"--resume: {self.path} was started with another configuration "
                 f"({'; '.join(different)}); give the same one, or another --output"
             )
+
+    def settle(self, config: Config, features: dict) -> None:
+        """Keep what opening the data has decided: widths in `config`, and what its features are.
+
+        Raises:
+            InputError: the run in this folder was started on other features.
+        """
+        if self._features_file.is_file():
+            started = json.loads(self._features_file.read_text())
+            if different := _differences({"features": started}, {"features": features}):
+                raise InputError(
+                    f"--resume: {self.path} was started on other features "
+                    f"({'; '.join(different)}); give the same ones, or another --output"
+                )
+        save_config(config, self._config_file)
+        self.write(FEATURES, json.dumps(features, indent=2) + "\n")
 
     def last_state(self) -> Path | None:
         """The newest complete training state, None before the first epoch's end."""
@@ -135,6 +153,10 @@ class RunFolder:
     def _config_file(self) -> Path:
         return self.path / "config.yaml"
 
+    @property
+    def _features_file(self) -> Path:
+        return self.path / FEATURES
+
     def _free_name(self) -> Path:
         number = 1
         while (path := self.path.with_name(f"{self.path.name}.{number}")).exists():
@@ -148,7 +170,7 @@ def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
     Raises:
         InputError: it is no checkpoint, or its parts do not belong together.
     """
-    for part in ("config.yaml", *(f"model/{name}" for name in _MODEL_FILES)):
+    for part in ("config.yaml", FEATURES, *(f"model/{name}" for name in _MODEL_FILES)):
         if not (folder / part).is_file():
             raise InputError(
                 f"checkpoint {folder}: {part} not found; expected the --output folder of a "
@@ -169,10 +191,17 @@ def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
     return config, model.eval()
 
 
+def trained_on(folder: Path) -> dict:
+    """What decides the features that the checkpoint in `folder` was trained on."""
+    return json.loads((folder / FEATURES).read_text())
+
+
 def _differences(old: dict, new: dict) -> list[str]:
+    """Keys of `new`, section by section, that are not as in `old`, but for widths left open."""
     return [
-        f"{section}.{key} was {old[section][key]!r}, now {value!r}"
+        f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section][key] != value
+        if old[section].get(key) != value
+        and not (key in ("video_width", "text_width") and value == FROM_FEATURES)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from sdst.errors import InputError
 from sdst.model.config import ModelConfig
 from sdst.model.losses import LossConfig
 
+FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
 PACKAGED = Path(__file__).parent / "configs"
 
 
@@ -24,22 +25,38 @@ class DataConfig:
     """What is trained on, and how a video becomes features.
 
     Args:
-        dataset: `demo` renders itself; `custom` reads `root`, a folder with `videos/` and
-            `train.jsonl`, `val.jsonl`, optionally `test.jsonl`.
+        dataset: `demo` renders itself; `custom` reads `root`.
         root: the dataset's folder; the demo's default is `cache_dir() / "demo"`.
+        annotations: file of every split in `root`; `train` and `val` must be there, `test` may.
+        features: `encode` runs `backbone` over `root`/videos once; otherwise the layout of feature
+            files that are there already, a name in `sdst.data.files.LAYOUTS`.
+        video_features: folders of such files in `root`, joined in this order.
+        text_features: folder of such files of the queries.
+        endpoints: append every clip's relative start and end to such features.
         backbone: `demo` (packaged), an open_clip model as `NAME` or `NAME:PRETRAINED`, or
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.
         limit: keep only the first so many queries of every split (for short trials).
+        allow_missing: go on without the queries whose features are missing; else that is an error.
+        on_device: keep all features in the memory of the GPU, where they fit.
     """
 
     dataset: Literal["demo", "custom"] = "demo"
     root: str | None = None
+    annotations: dict[str, str] = field(
+        default_factory=lambda: {split: f"{split}.jsonl" for split in ("train", "val", "test")}
+    )
+    features: Literal["encode", "sdst", "moment_detr", "univtg", "r2_tuning"] = "encode"
+    video_features: list[str] = field(default_factory=list)
+    text_features: str = ""
+    endpoints: bool = False
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
     limit: int | None = None
+    allow_missing: bool = False
+    on_device: bool = False
 
 
 @dataclass
@@ -81,6 +98,25 @@ class TrainConfig:
 
 
 @dataclass
+class PredictConfig:
+    """How a model's moments become an answer.
+
+    Args:
+        round_to: seconds that starts and ends are rounded to, as the annotators' tool did; those at
+            the video's end stay.
+        nms: what becomes of moments that overlap a better one: `hard` drops them, `linear` and
+            `gaussian` lower their score (soft-NMS).
+        nms_threshold: IoU above which `hard` and `linear` take two moments for one.
+        nms_sigma: width of `gaussian`.
+    """
+
+    round_to: float | None = None
+    nms: Literal["none", "hard", "linear", "gaussian"] = "none"
+    nms_threshold: float = 0.7
+    nms_sigma: float = 0.5
+
+
+@dataclass
 class Config:
     """An experiment."""
 
@@ -88,6 +124,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
 
 
 def cache_dir() -> Path:
@@ -125,13 +162,16 @@ def config_parser() -> ArgumentParser:
 def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Config:
     """Read a config by packaged name or path and apply `--section.key value` overrides.
 
+    A file may begin with `include: [NAME, ...]`, other configs that it builds on: a later one wins
+    over an earlier, the file over all. A name is a path beside the file, or a packaged config.
+
     Raises:
         InputError: unknown name, key or value, naming it.
     """
     path = config_path(name)
     parser = config_parser()
     with _named(f"config {path}"):
-        from_file = parser.parse_path(str(path))
+        from_file = parser.parse_object(_read(path))
     with _named("command line"):
         namespace = parser.parse_args(list(overrides), namespace=from_file)
     config = _from_namespace(namespace)
@@ -152,7 +192,34 @@ def as_dict(config: Config) -> dict:
     return _plain(asdict(config))
 
 
-_SECTIONS = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig, "train": TrainConfig}
+_SECTIONS = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
+}
+
+
+def _read(path: Path) -> dict:
+    """The content of a YAML file, on top of what it includes."""
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict):
+        raise InputError(f"found {content!r}, expected sections with keys")
+    merged: dict = {}
+    for name in content.pop("include", []):
+        beside = path.parent / name
+        included = _read(beside if beside.is_file() else config_path(name))
+        _merge(merged, included)
+    return _merge(merged, content)
+
+
+def _merge(base: dict, other: dict) -> dict:
+    """Lay the sections of `other` over those of `base`."""
+    for section, values in other.items():
+        both = isinstance(values, dict) and isinstance(base.get(section), dict)
+        base[section] = {**base[section], **values} if both else values
+    return base
 
 
 def _from_namespace(namespace: Namespace) -> Config:
@@ -161,7 +228,7 @@ def _from_namespace(namespace: Namespace) -> Config:
 
 
 def _problems(config: Config) -> list[str]:
-    found = config.model.problems()
+    found = _with_some_width(config.model).problems()
     positive = {
         "data.clip_length": config.data.clip_length,
         "data.frames_per_clip": config.data.frames_per_clip,
@@ -178,8 +245,30 @@ def _problems(config: Config) -> list[str]:
             f"train.batch_size {config.train.batch_size} is not a multiple of "
             f"train.accumulation {config.train.accumulation}"
         )
-    if config.data.dataset == "custom" and not config.data.root:
-        found.append("data.dataset is custom, so data.root must name its folder")
+    if config.data.on_device and config.train.workers:
+        found.append("data.on_device needs train.workers 0; other processes cannot share it")
+    return found + _data_problems(config.data)
+
+
+def _with_some_width(model: ModelConfig) -> ModelConfig:
+    """`model` with a width where it is left to the features."""
+    return replace(
+        model,
+        video_width=model.video_width if model.video_width != FROM_FEATURES else 1,
+        text_width=model.text_width if model.text_width != FROM_FEATURES else 1,
+    )
+
+
+def _data_problems(data: DataConfig) -> list[str]:
+    found = []
+    from_files = data.features != "encode"
+    if from_files and not (data.video_features and data.text_features):
+        found.append(
+            f"data.features is {data.features}, so data.video_features and data.text_features must "
+            "name the folders of the files"
+        )
+    if data.endpoints and not from_files:
+        found.append("data.endpoints goes with features from files, not with data.features encode")
     return found
 
 

@@ -1,4 +1,8 @@
-"""`python -m sdst.extract`: encode videos and sentences with a frozen backbone, once for all."""
+"""Encode videos and sentences with a frozen backbone, once for all.
+
+python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train` then finds
+python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from sdst.backbones import Backbone, load_backbone
+from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.features import FeatureStore, FeatureWriter
 from sdst.data.video import probe, read_clips
@@ -203,27 +208,64 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m sdst.extract", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sdst.extract",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--videos", type=Path, nargs="+", required=True, metavar="PATH", help="files or folders")
+    add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
+    add("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders")
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
     add("--backbone", default="demo", help="demo, an open_clip MODEL:PRETRAINED, local-dir:FOLDER")
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
-    add("--output", type=Path, required=True, help="folder of the store, must not exist yet")
+    add("--output", type=Path, help="folder of the store, must not exist yet")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.extract --help`."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if (options.config is None) == (options.videos is None):
+        raise InputError("give either --config or --videos; see python -m sdst.extract --help")
+    given = [name for name, value in vars(options).items() if value != parser.get_default(name)]
+    if options.config is not None and len(given) > 1:
+        other = next(name for name in given if name != "config").replace("_", "-")
+        raise InputError(f"--{other} goes with --videos; with --config use its --section.key")
+    if options.config is not None:
+        store = _extract_dataset(load_config(options.config, overrides))
+    elif overrides:
+        raise InputError(f"unknown option {overrides[0]}; see python -m sdst.extract --help")
+    elif options.output is None:
+        raise InputError("--videos goes with --output, the folder of the store")
+    else:
+        store = _extract_videos(options)
+    shapes = ", ".join(f"{name} {value}" for name, value in store.shapes.items())
+    print(f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries; {shapes}")
+    return 0
+
+
+def _extract_dataset(config: Config) -> FeatureStore:
+    from sdst.data.sources import open_data  # it extracts by this module
+
+    if config.data.features != "encode":
+        raise InputError(
+            f"data.features is {config.data.features}: the features are there already; "
+            "python -m sdst.convert packs them"
+        )
+    return open_data(config).source
+
+
+def _extract_videos(options: argparse.Namespace) -> FeatureStore:
     videos = find_videos(options.videos)
     queries = {a.qid: a.query for path in options.annotations for a in read_annotations(path)}
     if options.output.exists():
         raise InputError(f"--output {options.output}: exists already; choose another folder")
     backbone = load_backbone(options.backbone, options.layers)
-    store = extract_features(
+    return extract_features(
         videos,
         queries,
         backbone,
@@ -231,9 +273,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.clip_length,
         options.frames_per_clip,
     )
-    shapes = ", ".join(f"{name} {value}" for name, value in store.shapes.items())
-    print(f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries; {shapes}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdst.backbones import TextFeatures, load_backbone
-from sdst.checkpoint import load_checkpoint
+from sdst.backbones import Backbone, TextFeatures, load_backbone
+from sdst.checkpoint import load_checkpoint, trained_on
 from sdst.config import Config, cache_dir
 from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.errors import InputError, run
@@ -64,11 +64,17 @@ class Grounder:
     def __init__(self, checkpoint: str | Path, device: str | torch.device | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.config, model = load_checkpoint(Path(checkpoint))
+        if self.config.data.features != "encode":
+            raise InputError(
+                f"checkpoint {checkpoint}: trained on feature files of others "
+                f"({self.config.data.features}), which nothing here makes of a new video; train on "
+                "videos (data.features encode) to ground videos"
+            )
         self.model = model.to(self.device).eval()
         self.backbone = load_backbone(
             self.config.data.backbone, self.config.model.layers, self.device
         )
-        _check_fit(self.backbone.video_width, self.backbone.text_width, self.config)
+        _check_fit(self.backbone, self.config, trained_on(Path(checkpoint)))
         self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
 
     def ground(self, video: str | Path, queries: Sequence[str], top: int = 5) -> list[Grounding]:
@@ -115,7 +121,7 @@ class Grounder:
         text_lengths = torch.tensor([sentence.shape[2]], device=self.device)
         outputs = self.model(video, sentence, lengths, text_lengths)
         clip_length = self.config.data.clip_length
-        [answer] = decode(outputs, lengths, [features.duration], clip_length)
+        [answer] = decode(outputs, lengths, [features.duration], clip_length, self.config.predict)
         return Grounding(
             query=query,
             windows=answer.windows[:top].tolist(),
@@ -208,14 +214,21 @@ def as_json(video: Path, answers: Sequence[Grounding]) -> str:
     return json.dumps(content) + "\n"
 
 
-def _check_fit(video_width: int, text_width: int, config: Config) -> None:
-    found = {"video_width": video_width, "text_width": text_width}
-    for name, width in found.items():
-        if width != getattr(config.model, name):
+def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
+    """Refuse a backbone whose features are not those of the training."""
+    for name in ("video_width", "text_width"):
+        width, expected = getattr(backbone, name), getattr(config.model, name)
+        if width != expected:
             raise InputError(
                 f"backbone {config.data.backbone}: {name} {width}, but the checkpoint was trained "
-                f"on {getattr(config.model, name)}; it needs the backbone of its features"
+                f"on {expected}; it needs the backbone of its features"
             )
+    if backbone.fingerprint != features["fingerprint"]:
+        raise InputError(
+            f"backbone {config.data.backbone}: its weights or preprocessing are not those the "
+            f"checkpoint was trained with (fingerprint {backbone.fingerprint}, then "
+            f"{features['fingerprint']}); it needs the backbone of its features"
+        )
 
 
 def _check_output(option: str, path: Path | None) -> None:

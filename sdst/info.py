@@ -11,7 +11,7 @@ import torch
 
 import sdst
 from sdst.config import load_config, packaged_configs
-from sdst.errors import run
+from sdst.errors import InputError, run
 from sdst.kernels import dispatch, library
 from sdst.model import SDST, parameter_count
 
@@ -106,7 +106,10 @@ def typical_call(op: str) -> tuple:
 
 def show_parameters(name: str) -> None:
     """Trainable parameters of a config's model, by part."""
-    model = SDST(load_config(name).model)
+    config = load_config(name).model
+    if problems := config.problems():
+        raise InputError(f"config {name}: {'; '.join(problems)}; it depends on the features")
+    model = SDST(config)
     counts = parameter_count(model)
     rows = {part: f"{count:>12,}" for part, count in counts.items()}
     show(f"trainable parameters of {name}", {**rows, "total": f"{sum(counts.values()):>12,}"})

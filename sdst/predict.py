@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sdst.checkpoint import load_checkpoint
+from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
 from sdst.data.sources import open_data
+from sdst.errors import InputError
+from sdst.kernels import temporal_nms
 from sdst.model import Outputs
 from sdst.model.spans import to_ends
 from sdst.zero_shot import zero_shot_moments
@@ -35,7 +38,11 @@ class Prediction:
 
 
 def decode(
-    outputs: Outputs, lengths: torch.Tensor, durations: Sequence[float], clip_length: float
+    outputs: Outputs,
+    lengths: Tensor,
+    durations: Sequence[float],
+    clip_length: float,
+    options: PredictConfig | None = None,
 ) -> list[Prediction]:
     """The last step's moments, ranked, in seconds and inside their video.
 
@@ -44,19 +51,52 @@ def decode(
         lengths: [B], valid clips.
         durations: B, seconds.
         clip_length: seconds per clip.
+        options: rounding and suppression; the default does neither.
     """
+    options = options or PredictConfig()
     seconds = (lengths * clip_length).float()
     ends = to_ends(outputs.spans[-1].float()) * seconds[:, None, None]
-    limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)
-    ends = torch.minimum(ends.clamp(min=0), limit[:, None, None])
-    scores, order = outputs.scores[-1].float().sort(descending=True, stable=True)
-    ends = ends.gather(1, order[..., None].expand(-1, -1, 2))
+    limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)[:, None, None]
+    ends = torch.minimum(ends.clamp(min=0), limit)
+    if options.round_to is not None:
+        ends = round_ends(ends, limit, options.round_to)
+    order, scores = rank(ends, outputs.scores[-1].float(), options)
+    ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
     windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
+    kept = (order >= 0).sum(1).tolist()
     saliency = outputs.saliency[-1].cpu().numpy()
     return [
-        Prediction(sample, curve[:length])
-        for sample, curve, length in zip(windows, saliency, lengths.tolist(), strict=True)
+        Prediction(sample[:count], curve[:length])
+        for sample, count, curve, length in zip(
+            windows, kept, saliency, lengths.tolist(), strict=True
+        )
     ]
+
+
+def round_ends(ends: Tensor, limit: Tensor, unit: float) -> Tensor:
+    """Starts and ends [B, M, 2] as multiples of `unit`, at least one apart where the video allows.
+
+    What lies at the video's end, `limit` [B, 1, 1], stays there.
+    """
+    rounded = torch.where(ends < limit, (ends / unit).round() * unit, ends)
+    start, end = torch.minimum(rounded, limit).split(1, dim=-1)
+    end = torch.minimum(torch.maximum(end, start + unit), limit)
+    start = torch.minimum(start, end - unit).clamp(min=0)
+    return torch.cat((start, end), dim=-1)
+
+
+def rank(ends: Tensor, scores: Tensor, options: PredictConfig) -> tuple[Tensor, Tensor]:
+    """Order [B, M] of moments [B, M, 2] by score, -1 behind the last one kept, and their scores."""
+    if options.nms == "none":
+        scores, order = scores.sort(descending=True, stable=True)
+        return order, scores
+    return temporal_nms(
+        ends,
+        scores,
+        method=options.nms,
+        threshold=options.nms_threshold,
+        sigma=options.nms_sigma,
+    )
 
 
 @torch.inference_mode()
@@ -66,6 +106,7 @@ def predict(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    options: PredictConfig | None = None,
 ) -> list[dict]:
     """Predictions for every query of `dataset`, in its order, as official submission records."""
     model.eval()
@@ -75,19 +116,27 @@ def predict(
         batch = collate(samples).to(torch.device(device))
         annotations = [sample.annotation for sample in samples]
         durations = [annotation.duration for annotation in annotations]
-        answers = decode(
-            model(*batch.inputs()), batch.video_lengths, durations, dataset.clip_length
-        )
+        outputs = model(*batch.inputs())
+        answers = decode(outputs, batch.video_lengths, durations, dataset.clip_length, options)
         records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
     return records
 
 
 def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:
-    """What the frozen backbone alone answers, by similarity of clips and sentence; the baseline."""
+    """What the frozen backbone alone answers, by similarity of clips and sentence; the baseline.
+
+    Raises:
+        InputError: the features come without embeddings in a space shared by video and text.
+    """
+    if not dataset.source.shapes["embed_width"]:
+        raise InputError(
+            f"{dataset.source.path}: zero-shot needs features with embeddings in a space shared by "
+            "video and text; these have none"
+        )
     records = []
     for annotation in dataset.annotations:
-        video = dataset.store.video(annotation.vid)
-        sentence = dataset.store.query(annotation.qid)
+        video = dataset.source.video(annotation.vid)
+        sentence = dataset.source.query(annotation.qid)
         windows, saliency = zero_shot_moments(
             video.embedding, sentence.embedding, dataset.clip_length, annotation.duration
         )
@@ -111,5 +160,7 @@ def predict_split(checkpoint: Path, split: str) -> tuple[list[dict], list[Annota
     config, model = load_checkpoint(checkpoint)
     dataset = open_data(config).dataset(split)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    records = predict(model.to(device), dataset, config.train.batch_size, device)
+    records = predict(
+        model.to(device), dataset, config.train.batch_size, device, options=config.predict
+    )
     return records, dataset.annotations, config.data.clip_length

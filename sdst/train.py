@@ -176,11 +176,12 @@ class Trainer:
     def predict(self, dataset: GroundingDataset) -> list[dict]:
         """Predictions for `dataset`, shared out over the processes and put together again."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        share = GroundingDataset(
-            dataset.annotations[rank::processes], dataset.store, dataset.clip_length
-        )
         records = predict(
-            self.bare_model, share, device=self.accelerator.device, progress=rank == 0
+            self.bare_model,
+            dataset.share(rank, processes),
+            device=self.accelerator.device,
+            progress=rank == 0,
+            options=self.config.predict,
         )
         if processes == 1:
             return records
@@ -190,6 +191,13 @@ class Trainer:
     def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
         """The official figures, at this dataset's clip length."""
         return evaluate(records, annotations, self.config.data.clip_length)
+
+    def zero_shot_report(self, dataset: GroundingDataset) -> dict | None:
+        """The baseline's figures; None for features that know no zero-shot answer."""
+        if not dataset.source.shapes["embed_width"]:
+            self.say("zero-shot: skipped, these features share no space between video and text")
+            return None
+        return self.report(predict_zero_shot(dataset), dataset.annotations)
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, once for all processes."""
@@ -281,8 +289,8 @@ def train(config: Config, output: Path, resume: bool = False) -> dict:
         resume: go on with the run in `output` after its last complete epoch.
 
     Returns:
-        What `metrics.json` holds: `split`, the tuner's report, the zero-shot baseline's, and the
-        run's numbers.
+        What `metrics.json` holds: `split`, the tuner's report, the zero-shot baseline's (None where
+        the features know none), and the run's numbers.
     """
     began = time.monotonic()
     folder = RunFolder(output)
@@ -291,6 +299,9 @@ def train(config: Config, output: Path, resume: bool = False) -> dict:
         folder.resume(config) if resume else folder.begin(config)
     with accelerator.main_process_first():
         data = open_data(config)
+    config = data.config
+    if accelerator.is_main_process:
+        folder.settle(config, data.meta)
     data_ready = time.monotonic()
     accelerator.init_trackers("tensorboard")
     trainer = Trainer(config, data, folder, accelerator)
@@ -320,7 +331,7 @@ def train(config: Config, output: Path, resume: bool = False) -> dict:
 def finish(trainer: Trainer) -> dict:
     """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
     folder, data = trainer.folder, trainer.data
-    split = "test" if "test" in data.splits else "val"
+    split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)
     trainer.accelerator.wait_for_everyone()
     _, best = load_checkpoint(folder.path)
@@ -334,7 +345,7 @@ def finish(trainer: Trainer) -> dict:
     return {
         "split": split,
         "report": trainer.report(records, dataset.annotations),
-        "zero_shot": trainer.report(predict_zero_shot(dataset), dataset.annotations),
+        "zero_shot": trainer.zero_shot_report(dataset),
         "best_epoch": trainer.progress.best_epoch,
         "epochs": trainer.progress.epoch,
         "parameters": parameter_count(best),
@@ -349,7 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics = train(config, output, options.resume)
     if not metrics:
         return 0
-    print(format_report({"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}))
+    reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
+    print(format_report({name: report for name, report in reports.items() if report}))
     seconds = metrics["seconds"]
     print(
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "

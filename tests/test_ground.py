@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from sdst import ground as module
-from sdst.config import Config, load_config, save_config
+from sdst.backbones import load_backbone
+from sdst.checkpoint import RunFolder
+from sdst.config import Config, load_config
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
 from sdst.errors import InputError, run
@@ -22,13 +24,15 @@ from sdst.model import SDST
 QUERIES = ["the red square spins", "a small blue circle moves to the left"]
 
 
-def write_checkpoint(folder: Path, config: Config) -> Path:
-    """An untrained model, laid out as training leaves one."""
-    folder.mkdir()
+def write_checkpoint(path: Path, config: Config, fingerprint: str | None = None) -> Path:
+    """An untrained model, laid out as training on the demo's backbone leaves one."""
+    backbone = load_backbone(config.data.backbone, config.model.layers)
+    folder = RunFolder(path)
+    folder.begin(config)
+    folder.settle(config, {"fingerprint": fingerprint or backbone.fingerprint})
     torch.manual_seed(0)
-    save_config(config, folder / "config.yaml")
-    SDST(config.model).save_pretrained(folder / "model")
-    return folder
+    folder.save_model(SDST(config.model))
+    return path
 
 
 def small_config() -> Config:
@@ -179,6 +183,19 @@ def test_a_backbone_of_other_widths_is_refused(tmp_path, cache):
     other = replace(config, model=replace(config.model, video_width=128))
     with pytest.raises(InputError, match="video_width 96, but the checkpoint was trained on 128"):
         Grounder(write_checkpoint(tmp_path / "run", other))
+
+
+def test_a_backbone_of_other_weights_is_refused(tmp_path, cache):
+    checkpoint = write_checkpoint(tmp_path / "run", small_config(), fingerprint="f00")
+    with pytest.raises(InputError, match=r"not those the checkpoint was trained with .* f00\)"):
+        Grounder(checkpoint)
+
+
+def test_a_checkpoint_trained_on_feature_files_says_why_it_cannot_ground(tmp_path, cache):
+    config = small_config()
+    files = replace(config.data, features="sdst", video_features=["video"], text_features="text")
+    with pytest.raises(InputError, match=r"trained on feature files of others \(sdst\)"):
+        Grounder(write_checkpoint(tmp_path / "run", replace(config, data=files)))
 
 
 @pytest.mark.parametrize(

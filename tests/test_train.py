@@ -60,7 +60,14 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 def test_a_run_leaves_what_the_readme_lists(tiny_checkpoint: Path) -> None:
     left = {path.name for path in tiny_checkpoint.iterdir()}
-    expected = {"config.yaml", "metrics.json", "metrics.jsonl", "predictions.jsonl", "curves.png"}
+    expected = {
+        "config.yaml",
+        "features.json",
+        "metrics.json",
+        "metrics.jsonl",
+        "predictions.jsonl",
+        "curves.png",
+    }
     assert expected | {"model", "checkpoints", "tensorboard"} <= left
     assert not any(name.startswith(".") for name in left)
 
@@ -229,5 +236,5 @@ def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], t
     for file in tiny_dataset.glob("*.jsonl"):
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "videos").mkdir()
-    with pytest.raises(InputError, match="annotated videos not found"):
+    with pytest.raises(InputError, match=r"videos: not found: 10 of 10 annotated videos"):
         main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(tmp_path)])

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 NUM_RATERS = 3
 MAX_RATING = 4
-# ActivityNet Captions has windows that end a little after the video; these are clamped. What ends
-# later than this (seconds) is taken for a fault of the file.
+# ActivityNet Captions has windows that end after the video, by 0.01 s in the 5 of val_1; these are
+# clamped. What ends later than this (seconds) is taken for a fault of the file.
 END_TOLERANCE = 0.5
 
 Window = tuple[float, float]
@@ -76,18 +76,27 @@ class Annotation:
         return self.ratings_per_clip(num_clips).mean(axis=1)
 
 
-def read_annotations(path: str | Path, repairs: Counter[str] | None = None) -> list[Annotation]:
+def read_annotations(
+    path: str | Path, repairs: Counter[str] | None = None, clip_length: float | None = None
+) -> list[Annotation]:
     """Read and check an annotation file.
 
     Known blemishes of public files are repaired: spaces around a query are stripped, a window that
     ends at most `END_TOLERANCE` after the video is clamped. Their number is logged in one line and
     added to `repairs`, by kind. Any other fault is an `InputError` that names file and line.
+
+    Args:
+        clip_length: seconds per clip, where known: relevant clips must then lie in the video, and
+            moments shorter than a clip are counted with the repairs (`sdst.data.batches` trains
+            on them as one clip; the annotation keeps them as they are).
     """
     found: Counter[str] = Counter()
     annotations = []
     first_use: dict[int | str, str] = {}
     for where, record in read_json_lines(path):
         annotation = _parse_annotation(record, where, found)
+        if clip_length is not None:
+            _check_clips(annotation, clip_length, where, found)
         if annotation.qid in first_use:
             raise InputError(
                 f"{where}: qid {annotation.qid!r} is already used at {first_use[annotation.qid]}; "
@@ -226,6 +235,19 @@ def _check_ratings(ratings: object, where: str) -> None:
             f"{where}: saliency_scores has {ratings!r}, "
             f"expected {NUM_RATERS} ratings of 0 to {MAX_RATING}"
         )
+
+
+def _check_clips(
+    annotation: Annotation, clip_length: float, where: str, repairs: Counter[str]
+) -> None:
+    clips = math.ceil(annotation.duration / clip_length)
+    if annotation.clip_ids and max(annotation.clip_ids) >= clips:
+        raise InputError(
+            f"{where}: relevant_clip_ids has {max(annotation.clip_ids)}, but "
+            f"{annotation.duration:g} s are {clips} clips of {clip_length:g} s, counted from 0"
+        )
+    if short := sum(end - start < clip_length for start, end in annotation.windows or ()):
+        repairs["moments shorter than a clip, trained on as one clip"] += short
 
 
 def _is_integer(value: object) -> bool:

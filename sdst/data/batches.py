@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdst.data.annotations import Annotation
-from sdst.data.features import FeatureStore
-from sdst.errors import InputError
+from sdst.data.features import FeatureSource
 
 
 @dataclass
@@ -20,16 +19,19 @@ class Sample:
 
     Attributes:
         annotation: where it comes from.
-        video: [K, L, P, Dv], a view into the store.
-        text: [K, N, Dt].
+        video: [K, L, P, Dv], a view into a store, or a tensor on its device. [1, L, P, Dv] where
+            one stored layer serves all steps.
+        text: [K, N, Dt], or [1, N, Dt] likewise.
+        layers: K.
         spans: [G, 2], moments as (center, width) in units of the L clips.
         saliency: [L], rating per clip.
         positive_clip: a clip with positive rating, -1 if there is none.
     """
 
     annotation: Annotation
-    video: np.ndarray
-    text: np.ndarray
+    video: np.ndarray | Tensor
+    text: np.ndarray | Tensor
+    layers: int
     spans: np.ndarray
     saliency: np.ndarray
     positive_clip: int
@@ -40,8 +42,8 @@ class Batch:
     """Padded samples; the lengths say what is real.
 
     Attributes:
-        video: [B, K, L, P, Dv].
-        text: [B, K, N, Dt].
+        video: [B, K, L, P, Dv]; a layer that serves all steps is there once, with stride 0.
+        text: [B, K, N, Dt], likewise.
         video_lengths, text_lengths: [B].
         spans: [B, G, 2], G at least 1.
         span_counts: [B].
@@ -60,8 +62,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        moved = (getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
-        return Batch(*moved)
+        return Batch(*(_move(getattr(self, f.name), device) for f in fields(self)))
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `SDST.forward` takes."""
@@ -76,34 +77,40 @@ class GroundingDataset(Dataset):
     """
 
     def __init__(
-        self, annotations: list[Annotation], store: FeatureStore, clip_length: float, seed: int = 0
+        self,
+        annotations: list[Annotation],
+        source: FeatureSource,
+        clip_length: float,
+        layers: int,
+        seed: int = 0,
     ) -> None:
-        missing = sorted({a.vid for a in annotations} - set(store.video_ids))
-        if missing:
-            raise InputError(
-                f"{store.path}: no features for {len(missing)} annotated videos "
-                f"(first: {missing[0]}); extract them again"
-            )
         self.annotations = annotations
-        self.store = store
+        self.source = source
         self.clip_length = clip_length
+        self.layers = layers
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.annotations)
 
+    def share(self, rank: int, processes: int) -> GroundingDataset:
+        """Every `processes`-th query, beginning with number `rank`."""
+        mine = self.annotations[rank::processes]
+        return GroundingDataset(mine, self.source, self.clip_length, self.layers, self.seed)
+
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]
-        video = self.store.video(annotation.vid).tokens
-        text = self.store.query(annotation.qid).tokens
+        video = self.source.video(annotation.vid).tokens
+        text = self.source.query(annotation.qid).tokens
         clips = video.shape[1]
         saliency = clip_ratings(annotation, clips, self.clip_length)
         return Sample(
             annotation,
             video,
             text,
-            relative_spans(annotation, clips * self.clip_length),
+            self.layers,
+            relative_spans(annotation, clips, self.clip_length),
             saliency,
             self._positive_clip(saliency, index),
         )
@@ -116,21 +123,35 @@ class GroundingDataset(Dataset):
         return int(generator.choice(positive))
 
 
-def relative_spans(annotation: Annotation, length: float) -> np.ndarray:
-    """[G, 2] (center, width) of the annotated windows, in units of `length` seconds."""
-    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
-    start, end = np.clip(windows / length, 0.0, 1.0).T
-    return np.stack(((start + end) / 2, end - start), axis=1)
+def relative_spans(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
+    """[G, 2] (center, width) of the annotated windows, in units of the video's clips.
+
+    What is annotated beyond the last clip is cut off, and a moment shorter than a clip is widened
+    to one about its center, as R2-Tuning does for its targets: a finer one cannot be seen.
+    """
+    start, end = np.clip(_windows(annotation) / (clips * clip_length), 0.0, 1.0).T
+    center = np.clip((start + end) / 2, 0.5 / clips, 1 - 0.5 / clips)
+    return np.stack((center, np.maximum(end - start, 1 / clips)), axis=1).astype(np.float32)
 
 
 def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
-    """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given."""
+    """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given.
+
+    A clip is inside by its center; a moment too short for that has the clip it is centered on.
+    """
     if annotation.saliency is not None:
         return annotation.saliency_per_clip(clips).astype(np.float32)
+    windows = _windows(annotation)
     center = (np.arange(clips) + 0.5) * clip_length
-    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
-    return inside.any(axis=0).astype(np.float32)
+    ratings = inside.any(axis=0)
+    short = windows[~inside.any(axis=1)].mean(axis=1)
+    ratings[np.minimum(short // clip_length, clips - 1).astype(int)] = True
+    return ratings.astype(np.float32)
+
+
+def _windows(annotation: Annotation) -> np.ndarray:
+    return np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -140,9 +161,12 @@ def collate(samples: list[Sample]) -> Batch:
     it; all else is fp32.
     """
     videos = [s.video for s in samples]
+    video = _pad(videos, axis=1, dtype=_number_type(videos[0]), batch_axis=1).transpose(0, 1)
+    text = _pad([s.text for s in samples], axis=1)
+    layers = samples[0].layers
     return Batch(
-        video=_pad(videos, axis=1, dtype=videos[0].dtype, batch_axis=1).transpose(0, 1),
-        text=_pad([s.text for s in samples], axis=1),
+        video=video.expand(-1, layers, -1, -1, -1),
+        text=text.expand(-1, layers, -1, -1),
         video_lengths=torch.tensor([s.video.shape[1] for s in samples]),
         text_lengths=torch.tensor([s.text.shape[1] for s in samples]),
         spans=_pad([s.spans for s in samples], axis=0, least=1),
@@ -153,17 +177,31 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def _pad(
-    arrays: list[np.ndarray],
+    arrays: list[np.ndarray] | list[Tensor],
     axis: int,
     least: int = 0,
-    dtype: np.dtype | type = np.float32,
+    dtype: torch.dtype = torch.float32,
     batch_axis: int = 0,
 ) -> Tensor:
     """Stack arrays that differ in size along `axis` alone, zeros after the shorter ones."""
     shape = list(arrays[0].shape)
     shape[axis] = max(least, *(a.shape[axis] for a in arrays))
     shape.insert(batch_axis, len(arrays))
-    out = np.zeros(shape, dtype)
-    for row, array in zip(np.moveaxis(out, batch_axis, 0), arrays, strict=True):
+    on_device = isinstance(arrays[0], Tensor)
+    out = torch.zeros(shape, dtype=dtype, device=arrays[0].device if on_device else None)
+    rows = out.movedim(batch_axis, 0)
+    for row, array in zip(rows if on_device else rows.numpy(), arrays, strict=True):
         row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
-    return torch.from_numpy(out)
+    return out
+
+
+def _number_type(values: np.ndarray | Tensor) -> torch.dtype:
+    if isinstance(values, Tensor):
+        return values.dtype
+    return torch.from_numpy(np.empty(0, values.dtype)).dtype
+
+
+def _move(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; what is repeated by a stride of 0 travels once."""
+    once = tuple(slice(1 if stride == 0 else None) for stride in values.stride())
+    return values[once].to(device, non_blocking=True).expand_as(values)

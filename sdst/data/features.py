@@ -2,80 +2,132 @@
 
 A store is a folder of four flat binary files and one JSON index that says what lies where:
 
-    index.json              shapes, number type, meta, clips per video, tokens per query
+    index.json              shapes, number type, meta; clips, seconds and checksum of every video,
+                            tokens and checksum of every query
     video_tokens.bin        per video  [K, L, P, Dv]
     video_embeddings.bin    per video  [L, E]
     query_tokens.bin        per query  [K, N, Dt]
     query_embeddings.bin    per query  [E]
 
-It appears complete or not at all, opens in milliseconds whatever its size, and hands out views that
-cost nothing until they are read.
+Features of last layers alone have K = 1; those that come without a space shared by video and text
+have no embeddings, E = 0. A store appears complete or not at all, opens in milliseconds whatever
+its size, and hands out views that cost nothing until they are read.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from sdst.errors import InputError
 
 FORMAT = "sdst-features"
-VERSION = 1
+VERSION = 2
 DTYPES = ("float16", "float32")
 INDEX = "index.json"
+JOURNAL = "journal.jsonl"
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """A video of L clips: tokens `[K, L, P, Dv]`, embedding `[L, E]` (unit rows), seconds."""
+    """A video of L clips: tokens `[K, L, P, Dv]`, unit embeddings `[L, E]` or None, seconds."""
 
-    tokens: np.ndarray
-    embedding: np.ndarray
+    tokens: np.ndarray | Tensor
+    embedding: np.ndarray | Tensor | None
     duration: float
 
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """A sentence of N tokens: tokens `[K, N, Dt]`, embedding `[E]` (a unit vector)."""
+    """A sentence of N tokens: tokens `[K, N, Dt]`, embedding `[E]` (a unit vector) or None."""
 
-    tokens: np.ndarray
-    embedding: np.ndarray
+    tokens: np.ndarray | Tensor
+    embedding: np.ndarray | Tensor | None
+
+
+class FeatureSource(Protocol):
+    """Where features come from: a `FeatureStore`, or files as others wrote them (`FeatureFiles`).
+
+    `shapes` holds `layers`, `tokens_per_frame`, `video_width`, `text_width` and `embed_width`,
+    which is 0 without embeddings.
+    """
+
+    path: Path
+    shapes: dict[str, int]
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The videos that have features."""
+
+    @property
+    def query_ids(self) -> list[int | str]:
+        """The queries that have features."""
+
+    def video(self, vid: str) -> VideoFeatures:
+        """A video's features."""
+
+    def query(self, qid: int | str) -> QueryFeatures:
+        """A sentence's features."""
 
 
 class FeatureWriter:
-    """Writes a store; a context manager that publishes it on a clean exit, else leaves nothing.
+    """Writes a store; a context manager that publishes it on a clean exit.
 
     Args:
         path: the store's folder; must not exist yet.
         meta: kept with the store, JSON types only; by convention `backbone`, `fingerprint`,
             `clip_length`, `frames_per_clip`.
         dtype: `float16` or `float32`.
+        resume: what was added stays when the writer does not get to the end, were it killed, and
+            the next one with `resume` goes on behind it (`video_ids`, `query_ids` say where). Else
+            nothing is left.
     """
 
-    def __init__(self, path: str | Path, meta: dict, dtype: str = "float16"):
+    def __init__(
+        self, path: str | Path, meta: dict, dtype: str = "float16", resume: bool = False
+    ) -> None:
         self.path = Path(path)
         if self.path.exists():
             raise InputError(f"{path}: exists already; remove it or choose another folder")
         if dtype not in DTYPES:
             raise InputError(f"feature type {dtype!r}: expected one of {', '.join(DTYPES)}")
         self._dtype = np.dtype(dtype)
-        self._index = {"format": FORMAT, "version": VERSION, "dtype": dtype, "meta": meta}
+        self._header = {"format": FORMAT, "version": VERSION, "dtype": dtype, "meta": meta}
+        self._resume = resume
         self._shapes: dict[str, int] = {}
-        self._videos: dict[str, tuple[int, float]] = {}
-        self._queries: dict[int | str, int] = {}
+        self._videos: dict[str, tuple[int, float, int]] = {}
+        self._queries: dict[int | str, tuple[int, int]] = {}
 
     def __enter__(self) -> FeatureWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._building = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        self._files = {name: (self._building / f"{name}.bin").open("wb") for name in FILES}
+        if self._resume:
+            self._building = self.path.with_name(f".{self.path.name}.partial")
+            self._building.mkdir(exist_ok=True)
+        else:
+            prefix = f".{self.path.name}-"
+            self._building = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
+        self._journal = (self._building / JOURNAL).open("ab+")
+        try:
+            self._take_up()
+        except BaseException:
+            self._journal.close()
+            raise
+        self._files = {name: (self._building / f"{name}.bin").open("ab") for name in FILES}
         return self
 
     def __exit__(
@@ -84,16 +136,27 @@ class FeatureWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self._files.values():
+        for file in (*self._files.values(), self._journal):
             file.close()
         try:
             if kind is None:
                 self._publish()
         finally:
-            shutil.rmtree(self._building, ignore_errors=True)
+            if kind is None or not self._resume:
+                shutil.rmtree(self._building, ignore_errors=True)
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The videos added so far, those of an interrupted writer included."""
+        return list(self._videos)
+
+    @property
+    def query_ids(self) -> list[int | str]:
+        """The queries added so far, those of an interrupted writer included."""
+        return list(self._queries)
 
     def add_video(
-        self, vid: str, duration: float, tokens: np.ndarray, embedding: np.ndarray
+        self, vid: str, duration: float, tokens: np.ndarray, embedding: np.ndarray | None = None
     ) -> None:
         """Append a video: tokens `[K, L, P, Dv]`, embedding `[L, E]`, duration in seconds."""
         if vid in self._videos:
@@ -104,23 +167,23 @@ class FeatureWriter:
             layers=layers,
             tokens_per_frame=per_frame,
             video_width=width,
-            embed_width=embedding.shape[-1],
+            embed_width=_width(embedding),
         )
-        self._write("video_tokens", f"video {vid}", tokens)
-        self._write("video_embeddings", f"video {vid}", embedding)
-        self._videos[vid] = (clips, float(duration))
+        checksum = self._write("video", f"video {vid}", tokens, embedding)
+        self._videos[vid] = clips, float(duration), checksum
+        self._note("video", vid, *self._videos[vid])
 
-    def add_query(self, qid: int | str, tokens: np.ndarray, embedding: np.ndarray) -> None:
+    def add_query(
+        self, qid: int | str, tokens: np.ndarray, embedding: np.ndarray | None = None
+    ) -> None:
         """Append a sentence: tokens `[K, N, Dt]`, embedding `[E]`."""
         if qid in self._queries:
             raise InputError(f"{self.path}: query {qid} is given twice")
         layers, length, width = tokens.shape
-        self._expect(
-            f"query {qid}", layers=layers, text_width=width, embed_width=embedding.shape[-1]
-        )
-        self._write("query_tokens", f"query {qid}", tokens)
-        self._write("query_embeddings", f"query {qid}", embedding)
-        self._queries[qid] = length
+        self._expect(f"query {qid}", layers=layers, text_width=width, embed_width=_width(embedding))
+        checksum = self._write("query", f"query {qid}", tokens, embedding)
+        self._queries[qid] = length, checksum
+        self._note("query", qid, *self._queries[qid])
 
     def _expect(self, what: str, **shapes: int) -> None:
         for name, value in shapes.items():
@@ -131,24 +194,73 @@ class FeatureWriter:
                     "one store holds the features of one backbone"
                 )
 
-    def _write(self, name: str, what: str, values: np.ndarray) -> None:
-        with np.errstate(over="ignore"):  # what does not fit becomes inf, which is refused below
-            stored = np.ascontiguousarray(values, dtype=self._dtype)
-        if not np.isfinite(stored).all():
+    def _write(self, kind: str, what: str, tokens: np.ndarray, embedding: np.ndarray | None) -> int:
+        """Append to the files of `kind`; the checksum of what was written."""
+        checksum = 0
+        for part, values in (("tokens", tokens), ("embeddings", embedding)):
+            if values is None:
+                continue
+            name = f"{kind}_{part}"
+            with np.errstate(
+                over="ignore"
+            ):  # what does not fit becomes inf, which is refused below
+                stored = np.ascontiguousarray(values, dtype=self._dtype)
+            if not np.isfinite(stored).all():
+                raise InputError(
+                    f"{self.path}: {what} has {name} that are NaN or do not fit {self._dtype}; "
+                    "check the backbone, or store float32"
+                )
+            self._files[name].write(stored.data)
+            self._files[name].flush()
+            checksum = zlib.crc32(stored.data, checksum)
+        return checksum
+
+    def _note(self, *entry: object) -> None:
+        """Tell the journal what the files hold now; only what it tells is there after a kill."""
+        self._journal.write(json.dumps([self._shapes, *entry]).encode() + b"\n")
+        self._journal.flush()
+
+    def _take_up(self) -> None:
+        """Go on behind the last entry that an interrupted writer wrote completely."""
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{self.path}: another process is writing this store") from None
+        self._journal.seek(0)
+        header = self._journal.readline()
+        if not header.endswith(b"\n"):
+            self._journal.truncate(0)
+            self._journal.write(json.dumps(self._header).encode() + b"\n")
+            self._journal.flush()
+        elif json.loads(header) != self._header:
             raise InputError(
-                f"{self.path}: {what} has {name} that are NaN or do not fit {self._dtype}; "
-                "check the backbone, or store float32"
+                f"{self._building}: an unfinished store of other features or another number type; "
+                "remove it, or finish it with the settings it was begun with"
             )
-        self._files[name].write(stored.data)
+        kept = dict.fromkeys(FILES, 0)
+        good = self._journal.tell()
+        while (line := self._journal.readline()).endswith(b"\n"):
+            shapes, kind, key, length, *rest = json.loads(line)
+            sizes = _entry_bytes(shapes, kind, length, self._dtype)
+            after = {name: kept[name] + sizes.get(name, 0) for name in FILES}
+            if any(size > _size(self._building / f"{name}.bin") for name, size in after.items()):
+                break  # the machine went down before the file was on the disk
+            (self._videos if kind == "video" else self._queries)[key] = (length, *rest)
+            self._shapes, kept, good = shapes, after, self._journal.tell()
+        self._journal.truncate(good)
+        for name, size in kept.items():
+            with (self._building / f"{name}.bin").open("ab") as file:
+                file.truncate(size)
 
     def _publish(self) -> None:
         index = {
-            **self._index,
+            **self._header,
             "shapes": self._shapes,
             "videos": [[vid, *entry] for vid, entry in self._videos.items()],
-            "queries": [[qid, length] for qid, length in self._queries.items()],
+            "queries": [[qid, *entry] for qid, entry in self._queries.items()],
         }
         (self._building / INDEX).write_text(json.dumps(index))
+        (self._building / JOURNAL).unlink()
         self._building.chmod(0o755)
         try:
             self._building.rename(self.path)
@@ -159,16 +271,17 @@ class FeatureWriter:
 
 
 class FeatureStore:
-    """Reads a store through memory maps.
+    """Reads a store through memory maps, or from the memory of a device.
 
     Args:
         path: a folder that `FeatureWriter` published.
+        device: keep all features there, as tensors; None maps the files.
 
     Raises:
         InputError: it is missing, of another version, corrupt or truncated.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, device: torch.device | None = None):
         self.path = Path(path)
         index = _read_index(self.path)
         try:
@@ -182,6 +295,10 @@ class FeatureStore:
                 "remove the folder and extract again"
             ) from None
         self._maps = {name: self._map(name) for name in FILES}
+        if device is not None:
+            self._maps = {
+                name: torch.tensor(values, device=device) for name, values in self._maps.items()
+            }
 
     def __reduce__(self) -> tuple:
         # Data-loading processes open the maps themselves instead of receiving their content.
@@ -203,33 +320,55 @@ class FeatureStore:
         """Ids of the queries, in the order written."""
         return list(self._queries)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features."""
+        return sum(rows * width for rows, width in self._rows.values()) * self._dtype.itemsize
+
     def video(self, vid: str) -> VideoFeatures:
         """Read-only views of a video's features."""
         if vid not in self._videos:
             raise InputError(f"{self.path}: no features of video {vid}; extract them first")
-        row, clips, duration = self._videos[vid]
+        row, clips, duration, _ = self._videos[vid]
         tokens = self._view("video_tokens", row, (self._layers, clips, *self._frame))
-        return VideoFeatures(
-            tokens, self._view("video_embeddings", row, (clips, self._embed)), duration
-        )
+        embedding = self._view("video_embeddings", row, (clips, self._embed))
+        return VideoFeatures(tokens, embedding if self._embed else None, duration)
 
     def query(self, qid: int | str) -> QueryFeatures:
         """Read-only views of a sentence's features."""
         if qid not in self._queries:
             raise InputError(f"{self.path}: no features of query {qid}; extract them first")
-        number, row, length = self._queries[qid]
+        number, row, length, _ = self._queries[qid]
         tokens = self._view("query_tokens", row, (self._layers, length, self._text))
-        return QueryFeatures(tokens, self._view("query_embeddings", number, (1, self._embed))[0])
+        embedding = self._view("query_embeddings", number, (1, self._embed))[0]
+        return QueryFeatures(tokens, embedding if self._embed else None)
 
-    def require(self, **shapes: int) -> None:
-        """Check `layers`, `video_width`, `text_width`, ... against what a model was built for."""
-        for name, expected in shapes.items():
-            found = self.shapes.get(name)
-            if found != expected:
-                raise InputError(
-                    f"{self.path}: {name} of the features is {found}, the model expects "
-                    f"{expected}; set model.{name} accordingly or extract with another backbone"
-                )
+    def verify(self, progress: bool = True) -> None:
+        """Read everything and compare it with the checksums of the index.
+
+        Raises:
+            InputError: naming how many entries differ from what was written, and the first.
+        """
+        bar = tqdm(self._checksums(), "verify", len(self._videos) + len(self._queries))
+        bar.disable = not progress
+        if damaged := [what for what, found, expected in bar if found != expected]:
+            raise InputError(
+                f"{self.path}: {len(damaged)} entries are not what was written "
+                f"(first: {damaged[0]}); remove the folder and make it again"
+            )
+
+    def _checksums(self) -> Iterator[tuple[str, int, int]]:
+        """Of every entry its name, its checksum as read, and as noted when it was written."""
+        for kind, ids, entries in (
+            ("video", self.video, self._videos),
+            ("query", self.query, self._queries),
+        ):
+            for key, (*_, expected) in entries.items():
+                features = ids(key)
+                found = zlib.crc32(features.tokens)
+                if features.embedding is not None:
+                    found = zlib.crc32(features.embedding, found)
+                yield f"{kind} {key}", found, expected
 
     def _lay_out(self, videos: list, queries: list) -> None:
         """Find where every entry begins, in rows: clips of videos, tokens of queries."""
@@ -237,22 +376,21 @@ class FeatureStore:
         self._frame = (self.shapes.get("tokens_per_frame", 0), self.shapes.get("video_width", 0))
         self._text = self.shapes.get("text_width", 0)
         self._embed = self.shapes.get("embed_width", 0)
-        starts = _starts(clips for _, clips, _ in videos)
+        starts = _starts(clips for _, clips, *_ in videos)
         self._videos = {
-            vid: (row, clips, duration)
-            for row, (vid, clips, duration) in zip(starts, videos, strict=False)
+            vid: (row, clips, duration, checksum)
+            for row, (vid, clips, duration, checksum) in zip(starts, videos, strict=False)
         }
-        tokens = _starts(length for _, length in queries)
+        tokens = _starts(length for _, length, _ in queries)
         self._queries = {
-            qid: (number, row, length)
-            for number, (row, (qid, length)) in enumerate(zip(tokens, queries, strict=False))
+            qid: (number, row, length, checksum)
+            for number, (row, (qid, length, checksum)) in enumerate(
+                zip(tokens, queries, strict=False)
+            )
         }
-        self._rows = {
-            "video_tokens": (starts[-1], self._layers * self._frame[0] * self._frame[1]),
-            "video_embeddings": (starts[-1], self._embed),
-            "query_tokens": (tokens[-1], self._layers * self._text),
-            "query_embeddings": (len(queries), self._embed),
-        }
+        rows = (starts[-1], starts[-1], tokens[-1], len(queries))
+        widths = _row_widths(self.shapes)
+        self._rows = {name: (n, widths[name]) for name, n in zip(FILES, rows, strict=True)}
 
     def _map(self, name: str) -> np.ndarray:
         file = self.path / f"{name}.bin"
@@ -268,9 +406,9 @@ class FeatureStore:
             return np.empty(0, self._dtype)
         return np.memmap(file, self._dtype, mode="r")
 
-    def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray:
+    def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray | Tensor:
         start = row * self._rows[name][1]
-        return self._maps[name][start : start + int(np.prod(shape))].reshape(shape)
+        return self._maps[name][start : start + math.prod(shape)].reshape(shape)
 
 
 def _read_index(path: Path) -> dict:
@@ -288,6 +426,48 @@ def _read_index(path: Path) -> dict:
             "extract it again"
         )
     return index
+
+
+def require(source: FeatureSource, **shapes: int) -> None:
+    """Check `layers`, `video_width`, `text_width`, ... against what a model was built for.
+
+    Features of one layer serve every number of layers: each step reads the same.
+    """
+    for name, expected in shapes.items():
+        found = source.shapes.get(name)
+        if found != expected and (name, found) != ("layers", 1):
+            raise InputError(
+                f"{source.path}: {name} of the features is {found}, the model expects {expected}; "
+                f"set model.{name} accordingly or take other features"
+            )
+
+
+def _row_widths(shapes: dict[str, int]) -> dict[str, int]:
+    """Numbers in a row of each file: of a clip, of a token, of a sentence."""
+    layers, embed = shapes.get("layers", 0), shapes.get("embed_width", 0)
+    frame = shapes.get("tokens_per_frame", 0) * shapes.get("video_width", 0)
+    return {
+        "video_tokens": layers * frame,
+        "video_embeddings": embed,
+        "query_tokens": layers * shapes.get("text_width", 0),
+        "query_embeddings": embed,
+    }
+
+
+def _entry_bytes(shapes: dict[str, int], kind: str, length: int, dtype: np.dtype) -> dict[str, int]:
+    """What a video of `length` clips or a query of `length` tokens takes in each file of its."""
+    widths = _row_widths(shapes)
+    vectors = length if kind == "video" else 1
+    rows = {f"{kind}_tokens": length, f"{kind}_embeddings": vectors}
+    return {name: n * widths[name] * dtype.itemsize for name, n in rows.items()}
+
+
+def _width(embedding: np.ndarray | None) -> int:
+    return 0 if embedding is None else embedding.shape[-1]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _starts(counts: Iterable[int]) -> list[int]:

@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sdst.backbones import load_backbone
-from sdst.config import Config, cache_dir
+from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset
-from sdst.data.features import FeatureStore
+from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
+from sdst.data.files import FeatureFiles
 from sdst.errors import InputError
 from sdst.extract import extract_features
 
-SPLITS = ("train", "val", "test")
+logger = logging.getLogger(__name__)
+
+NAMED = 10  # of what is missing; the rest is counted
+DEVICE_SHARE = 0.5  # of a GPU's free memory that features may take
+
+Splits = dict[str, list[Annotation]]
 
 
 @dataclass
 class Data:
-    """The splits that a dataset has, over one feature store."""
+    """The splits that a dataset has, over one source of features.
 
-    splits: dict[str, list[Annotation]]
-    store: FeatureStore
+    Attributes:
+        source: features of all splits.
+        meta: what decides what the features are: the backbone and its settings, or the files.
+        config: the one that was opened, with the widths of the features in it.
+    """
+
+    splits: Splits
+    source: FeatureSource
+    meta: dict
     config: Config
+
+    def has_truth(self, split: str) -> bool:
+        """Whether there is such a split, and it can be evaluated on."""
+        found = self.splits.get(split)
+        return found is not None and all(a.windows is not None for a in found)
 
     def dataset(self, split: str) -> GroundingDataset:
         """The queries of `split` with their features."""
@@ -34,30 +56,34 @@ class Data:
             )
         config = self.config
         return GroundingDataset(
-            self.splits[split], self.store, config.data.clip_length, config.train.seed
+            self.splits[split],
+            self.source,
+            config.data.clip_length,
+            config.model.layers,
+            config.train.seed,
         )
 
 
 def open_data(config: Config) -> Data:
     """Render (the demo), encode and open what `config.data` names; each only if not yet done."""
     root = dataset_root(config)
-    splits = {
-        split: read_annotations(root / f"{split}.jsonl")[: config.data.limit]
-        for split in SPLITS
-        if (root / f"{split}.jsonl").is_file()
-    }
-    if missing := [split for split in ("train", "val") if split not in splits]:
-        raise InputError(
-            f"{root}: {missing[0]}.jsonl not found; a dataset is a folder with videos/, "
-            "train.jsonl, val.jsonl and optionally test.jsonl"
-        )
-    store = _open_store(config, root, splits)
-    store.require(
+    splits = read_splits(config, root)
+    if config.data.features == "encode":
+        splits, source = _encoded(config, root, splits)
+        meta = source.meta
+    else:
+        splits, source = _published(config, root, splits)
+        meta = files_identity(config)
+    if config.data.on_device and isinstance(source, FeatureStore):
+        source = _on_device(source)
+    config = _with_widths(config, source)
+    require(
+        source,
         layers=config.model.layers,
         video_width=config.model.video_width,
         text_width=config.model.text_width,
     )
-    return Data(splits, store, config)
+    return Data(splits, source, meta, config)
 
 
 def dataset_root(config: Config) -> Path:
@@ -66,35 +92,146 @@ def dataset_root(config: Config) -> Path:
         from sdst.data.demo import prepare_demo
 
         return prepare_demo(Path(config.data.root or cache_dir() / "demo"))
+    if not config.data.root:
+        raise InputError("data.dataset is custom; name its folder with --data.root DIR")
     root = Path(config.data.root)
     if not root.is_dir():
-        raise InputError(f"data.root {root}: no such folder")
+        raise InputError(f"data.root {root}: no such folder; name the dataset's with --data.root")
     return root
 
 
-def find_videos(folder: Path, vids: set[str]) -> dict[str, Path]:
-    """The file of every video id, `<vid>.<any ending>` below `folder`.
+def read_splits(config: Config, root: Path) -> Splits:
+    """The annotations of every split whose file is there.
 
     Raises:
-        InputError: the folder or a video is missing, naming how many are.
+        InputError: the file of `train` or `val` is missing, or one of its queries is unlabelled.
+    """
+    files = {split: root / name for split, name in config.data.annotations.items()}
+    splits = {
+        split: read_annotations(file, clip_length=config.data.clip_length)[: config.data.limit]
+        for split, file in files.items()
+        if file.is_file()
+    }
+    for split in ("train", "val"):
+        if split not in splits:
+            raise InputError(
+                f"{files.get(split, root)}: no such file; data.annotations names the annotations "
+                "of train, val and optionally test"
+            )
+        if unlabelled := [a.qid for a in splits[split] if a.windows is None]:
+            raise InputError(
+                f"{files[split]}: {len(unlabelled)} queries have no relevant_windows "
+                f"(first: qid {unlabelled[0]}); only test may be unlabelled"
+            )
+    return splits
+
+
+def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureFiles]:
+    """The feature files that `config.data` names, and the splits as far as they have some."""
+    data = config.data
+    files = FeatureFiles(
+        data.features,
+        root,
+        data.video_features,
+        data.text_features,
+        {a.vid: a.duration for split in splits.values() for a in split},
+        _queries(splits),
+        data.clip_length,
+        data.endpoints,
+    )
+    return keep_available(splits, root, files.video_ids, files.query_ids, data.allow_missing), files
+
+
+def files_identity(config: Config) -> dict:
+    """What decides the content of feature files packed into a store; its `meta`."""
+    data = config.data
+    names = ("features", "video_features", "text_features", "endpoints", "clip_length")
+    return {name: getattr(data, name) for name in names}
+
+
+def packed_path(config: Config, root: Path) -> Path:
+    """Where `sdst.convert` packs feature files, and where training looks for them."""
+    return root / "features" / f"{config.data.features}-{_digest(files_identity(config))}"
+
+
+def keep_available(
+    splits: Splits,
+    where: Path,
+    videos: Collection[str],
+    queries: Collection[int | str] | None,
+    allow_missing: bool,
+) -> Splits:
+    """Splits without the annotations whose videos or queries are missing, which are listed.
+
+    Args:
+        videos, queries: what there is in `where`; None is everything.
+
+    Raises:
+        InputError: something is missing and `allow_missing` is False, or a split has nothing left.
+    """
+    annotations = [a for split in splits.values() for a in split]
+    lists = []
+    for kind, wanted, there in (
+        ("videos", {a.vid for a in annotations}, videos),
+        ("queries", {a.qid for a in annotations}, queries),
+    ):
+        if there is not None and (missing := sorted(wanted.difference(there), key=str)):
+            rest = ", ..." if len(missing) > NAMED else ""
+            named = ", ".join(map(str, missing[:NAMED]))
+            lists.append(f"{len(missing)} of {len(wanted)} annotated {kind} ({named}{rest})")
+    if not lists:
+        return splits
+    if not allow_missing:
+        raise InputError(
+            f"{where}: not found: {' and '.join(lists)}; get them, or go on without by "
+            "--data.allow_missing true"
+        )
+    logger.warning("%s: left out, as not found: %s", where, " and ".join(lists))
+    videos, queries = set(videos), None if queries is None else set(queries)
+    kept = {
+        split: [a for a in found if a.vid in videos and (queries is None or a.qid in queries)]
+        for split, found in splits.items()
+    }
+    if empty := [split for split, found in kept.items() if not found]:
+        raise InputError(f"{where}: nothing found for any query of {empty[0]}; check data.root")
+    return kept
+
+
+def find_videos(folder: Path, vids: set[str]) -> dict[str, Path]:
+    """The files there are of these videos, `<vid>.<any ending>` in `folder`, by vid.
+
+    Raises:
+        InputError: there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; the dataset's videos are expected there")
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in vids}
-    if missing := sorted(vids - set(found)):
-        raise InputError(
-            f"{folder}: {len(missing)} of {len(vids)} annotated videos not found "
-            f"(first: {missing[0]}.*)"
-        )
-    return found
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.stem in vids}
 
 
-def _open_store(config: Config, root: Path, splits: dict[str, list[Annotation]]) -> FeatureStore:
+def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureSource]:
+    """Features from files: packed ones where there are, else the files themselves."""
+    packed = packed_path(config, root)
+    if packed.exists():
+        store = FeatureStore(packed)
+        available = store.video_ids, store.query_ids
+        return keep_available(splits, packed, *available, config.data.allow_missing), store
+    logger.warning(
+        "%s: feature files are read one by one, which training waits for; `python -m sdst.convert` "
+        "with the same options packs them once",
+        root,
+    )
+    return open_files(config, root, splits)
+
+
+def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureStore]:
     """The feature store of these queries and videos, extracted on first use."""
+    folder = root / "videos"
+    videos = find_videos(folder, {a.vid for split in splits.values() for a in split})
+    splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
     queries = _queries(splits)
-    videos = find_videos(root / "videos", {a.vid for split in splits.values() for a in split})
     backbone = load_backbone(config.data.backbone, config.model.layers)
     settings = {
+        "format": VERSION,
         "backbone": backbone.fingerprint,
         "clip_length": config.data.clip_length,
         "frames_per_clip": config.data.frames_per_clip,
@@ -104,11 +241,10 @@ def _open_store(config: Config, root: Path, splits: dict[str, list[Annotation]])
         "queries": [[str(qid), query] for qid, query in queries.items()],
         "videos": [[vid, *_file_identity(path)] for vid, path in videos.items()],
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    path = root / "features" / digest[:16]
+    path = root / "features" / _digest(identity)
     if path.exists():
-        return FeatureStore(path)
-    return extract_features(
+        return splits, FeatureStore(path)
+    return splits, extract_features(
         videos,
         queries,
         backbone,
@@ -118,20 +254,52 @@ def _open_store(config: Config, root: Path, splits: dict[str, list[Annotation]])
     )
 
 
+def _on_device(store: FeatureStore) -> FeatureStore:
+    """`store` in the memory of the GPU if there is one and it fits."""
+    if not torch.cuda.is_available():
+        logger.warning("data.on_device: no GPU here; %s stays a memory map", store.path)
+        return store
+    free, _ = torch.cuda.mem_get_info()
+    if store.nbytes > DEVICE_SHARE * free:
+        logger.warning(
+            "data.on_device: %s has %.1f GB, more than half of the GPU's free %.1f GB; it stays a "
+            "memory map",
+            store.path,
+            store.nbytes / 1e9,
+            free / 1e9,
+        )
+        return store
+    return FeatureStore(store.path, torch.device("cuda", torch.cuda.current_device()))
+
+
+def _with_widths(config: Config, source: FeatureSource) -> Config:
+    """`config` with the widths that it leaves to the features (0)."""
+    left_open = {
+        name: source.shapes[name]
+        for name in ("video_width", "text_width")
+        if getattr(config.model, name) == FROM_FEATURES
+    }
+    return replace(config, model=replace(config.model, **left_open))
+
+
+def _digest(identity: dict) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _file_identity(path: Path) -> tuple[int, int]:
     """Size and time of change: another file under the same name is encoded anew."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def _queries(splits: dict[str, list[Annotation]]) -> dict[int | str, str]:
+def _queries(splits: Splits) -> dict[int | str, str]:
     """Every query by its id; one id may stand for one sentence only."""
     queries: dict[int | str, str] = {}
     for split in splits:
         for annotation in splits[split]:
             if queries.setdefault(annotation.qid, annotation.query) != annotation.query:
                 raise InputError(
-                    f"{split}.jsonl: qid {annotation.qid} stands for another query in an earlier "
+                    f"{split}: qid {annotation.qid} stands for another query in an earlier "
                     "split; give every query an id of its own"
                 )
     return queries

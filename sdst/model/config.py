@@ -16,8 +16,9 @@ class ModelConfig:
 
     Args:
         layers: K, backbone blocks read, one refinement step each [P: 5].
-        video_width: Dv, width of the backbone's visual hidden states [P: 768, InternVideo2-1B].
-        text_width: Dt, width of its textual hidden states [P: 1024, BERT-large].
+        video_width: Dv, width of the backbone's visual hidden states [P: 768, InternVideo2-1B];
+            0 in a config file: as wide as the features are.
+        text_width: Dt, width of its textual hidden states [P: 1024, BERT-large]; likewise.
         width: F, width of the side-tuner [P: 256].
         queries: M, recurrent moment queries [D: CG-DETR; the official mAP keeps 10 windows].
         heads: attention heads [D: R2-Tuning].

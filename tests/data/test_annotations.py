@@ -27,21 +27,35 @@ def write(path: Path, *records: object) -> Path:
     return path
 
 
+STRIPPED = "queries stripped of spaces"
+CLAMPED = "windows clamped to the video's end"
+SHORT = "moments shorter than a clip, trained on as one clip"
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "clip_length", "repaired"),
     [
-        "qvhighlights/highlight_train_release.jsonl",
-        "qvhighlights/highlight_val_release.jsonl",
-        "charades/charades_train_release.jsonl",
-        "charades/charades_test_release.jsonl",
-        "tacos/tacos_train_release.jsonl",
-        "tacos/tacos_val_release.jsonl",
-        "activitynet/activitynet_val_release.jsonl",
+        ("qvhighlights/highlight_train_release.jsonl", 2, {}),
+        ("qvhighlights/highlight_val_release.jsonl", 2, {}),
+        ("charades/charades_train_release.jsonl", 1, {}),
+        ("charades/charades_test_release.jsonl", 1, {}),
+        ("tacos/tacos_train_release.jsonl", 2, {STRIPPED: 21, SHORT: 253}),
+        ("tacos/tacos_val_release.jsonl", 2, {STRIPPED: 12, SHORT: 82}),
+        (
+            "activitynet/activitynet_val_release.jsonl",
+            2,
+            {STRIPPED: 11639, CLAMPED: 5, SHORT: 662},
+        ),
     ],
 )
-def test_real_files_load_line_for_line(shared_data: Path, name: str) -> None:
+def test_real_files_load_line_for_line_with_their_repairs_counted(
+    shared_data: Path, name: str, clip_length: float, repaired: dict[str, int]
+) -> None:
     file = shared_data / name
-    assert len(read_annotations(file)) == sum(1 for line in file.open() if line.strip())
+    repairs: Counter[str] = Counter()
+    found = read_annotations(file, repairs, clip_length)
+    assert len(found) == sum(1 for line in file.open() if line.strip())
+    assert repairs == repaired
 
 
 def test_known_blemishes_are_repaired_and_counted(tmp_path: Path) -> None:
@@ -78,6 +92,15 @@ def test_ratings_are_averaged_per_clip_and_zero_elsewhere(tmp_path: Path) -> Non
         ({**GOOD, "relevant_windows": [[2, 60]]}, "60"),
         ({**GOOD, "relevant_windows": [[-3, 6]]}, "-3"),
         ({**GOOD, "relevant_windows": [[2]]}, r"window \[2\]"),
+        ({**GOOD, "relevant_windows": [[2, "6"]]}, r"window \[2, '6'\]"),
+        ({**GOOD, "relevant_windows": [[2, float("nan")]]}, "nan"),
+        ({**GOOD, "relevant_windows": []}, "leave the key out"),
+        ({**GOOD, "vid": ""}, "vid"),
+        ({**GOOD, "duration": float("inf")}, "duration"),
+        ({**GOOD, "relevant_clip_ids": [1, 1]}, "names a clip twice"),
+        ({**GOOD, "relevant_clip_ids": [1, -2]}, "clip numbers from 0"),
+        ({**GOOD, "relevant_clip_ids": [1, 5]}, r"relevant_clip_ids has 5, but 10 s are 5 clips"),
+        ({k: v for k, v in GOOD.items() if k != "saliency_scores"}, "only make sense together"),
         ({**GOOD, "saliency_scores": [[1, 2, 3]]}, "saliency_scores"),
         ({**GOOD, "saliency_scores": [[1, 2], [3, 4]]}, "saliency_scores"),
         ({**GOOD, "saliency_scores": [[1, 2, 9], [4, 4, 4]]}, "saliency_scores"),
@@ -90,7 +113,7 @@ def test_a_fault_is_one_line_that_names_file_and_line(
 ) -> None:
     file = write(tmp_path / "broken.jsonl", GOOD, fault)
     with pytest.raises(InputError, match=named) as error:
-        read_annotations(file)
+        read_annotations(file, clip_length=2.0)
     assert "broken.jsonl:2" in str(error.value)
     assert "\n" not in str(error.value)
 

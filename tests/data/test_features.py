@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sdst.data.features import FeatureStore, FeatureWriter
+from sdst.data.features import FeatureStore, FeatureWriter, require
 from sdst.errors import InputError
 
 K, P, DV, DT, E = 3, 5, 8, 6, 4
@@ -83,9 +84,9 @@ def test_a_large_store_opens_in_milliseconds(tmp_path):
     with FeatureWriter(tmp_path / "store", META) as writer:
         for i in range(5000):
             writer.add_video(f"v{i}", 4.0, *video_features(2))
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine must not fail it
     FeatureStore(tmp_path / "store")
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_a_store_travels_to_other_processes_as_its_path(store):
@@ -95,12 +96,12 @@ def test_a_store_travels_to_other_processes_as_its_path(store):
 
 
 def test_required_shapes_that_fit_are_accepted(store):
-    store.require(layers=K, video_width=DV, text_width=DT)
+    require(store, layers=K, video_width=DV, text_width=DT)
 
 
 def test_required_shapes_that_do_not_fit_name_both_numbers(store):
     with pytest.raises(InputError, match=f"layers of the features is {K}, the model expects 5"):
-        store.require(layers=5)
+        require(store, layers=5)
 
 
 def test_nothing_is_there_before_the_end(tmp_path):
@@ -161,6 +162,132 @@ def test_a_video_given_twice_is_refused(tmp_path):
             writer.add_video("a", 4.0, *video_features(2))
 
 
+def test_one_layer_serves_a_model_of_several(tmp_path):
+    with FeatureWriter(tmp_path / "store", META) as writer:
+        writer.add_video("a", 4.0, video_features(2)[0][:1])
+    require(FeatureStore(tmp_path / "store"), layers=5, video_width=DV)
+
+
+def test_features_without_embeddings_are_stored_without(tmp_path):
+    with FeatureWriter(tmp_path / "store", META) as writer:
+        writer.add_video("a", 4.0, video_features(2)[0])
+        writer.add_query(7, text_features(4)[0])
+    store = FeatureStore(tmp_path / "store")
+    assert store.shapes["embed_width"] == 0
+    assert store.video("a").embedding is None and store.query(7).embedding is None
+
+
+def test_a_store_with_and_without_embeddings_is_refused(tmp_path):
+    with (
+        pytest.raises(InputError, match="video b has embed_width 0, those before it 4"),
+        FeatureWriter(tmp_path / "store", META) as writer,
+    ):
+        writer.add_video("a", 4.0, *video_features(2))
+        writer.add_video("b", 4.0, video_features(2)[0])
+
+
+def test_an_intact_store_verifies(store):
+    store.verify(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("video_tokens", "video b"),
+        ("video_embeddings", "video b"),
+        ("query_tokens", "query seven"),
+        ("query_embeddings", "query seven"),
+    ],
+)
+def test_a_changed_byte_is_found_by_its_checksum(store, name, entry):
+    file = store.path / f"{name}.bin"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"1 entries .* \(first: {entry}\)"):
+        FeatureStore(store.path).verify(progress=False)
+
+
+def test_on_a_device_the_same_features_are_tensors(store):
+    held = FeatureStore(store.path, torch.device("cpu"))
+    for found, expected in (
+        (held.video("b").tokens, store.video("b").tokens),
+        (held.query(7).embedding, store.query(7).embedding),
+    ):
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def interrupted(path: Path, *videos: str) -> None:
+    """Leave what a killed writer leaves behind `videos`."""
+    with pytest.raises(KeyboardInterrupt), FeatureWriter(path, META, resume=True) as writer:
+        for vid in videos:
+            writer.add_video(vid, 4.0, *video_features(2, ord(vid)))
+        writer.add_query(7, *text_features(4, 2))
+        raise KeyboardInterrupt
+
+
+def finished(path: Path, *videos: str) -> dict[str, bytes]:
+    """Go on to the end; the content of the store."""
+    with FeatureWriter(path, META, resume=True) as writer:
+        for vid in videos:
+            writer.add_video(vid, 4.0, *video_features(2, ord(vid)))
+    FeatureStore(path).verify(progress=False)
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_an_interrupted_store_is_gone_on_with(tmp_path):
+    interrupted(tmp_path / "store", "a", "b")
+    with FeatureWriter(tmp_path / "store", META, resume=True) as writer:
+        assert writer.video_ids == ["a", "b"] and writer.query_ids == [7]
+        writer.add_video("c", 4.0, *video_features(2, ord("c")))
+    assert FeatureStore(tmp_path / "store").video_ids == ["a", "b", "c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("torn", ["journal.jsonl", "video_tokens.bin", "query_embeddings.bin"])
+def test_half_an_entry_is_written_again(tmp_path, torn):
+    for name in ("whole", "torn"):
+        interrupted(tmp_path / name, "a", "b")
+    file = tmp_path / ".torn.partial" / torn
+    if torn == "journal.jsonl":
+        file.write_bytes(file.read_bytes()[:-5])  # killed within the last line
+    else:
+        with file.open("ab") as more:  # killed between the features and their line
+            more.write(b"half")
+    with FeatureWriter(tmp_path / "torn", META, resume=True) as writer:
+        for qid in {7} - set(writer.query_ids):
+            writer.add_query(qid, *text_features(4, 2))
+    assert {f.name: f.read_bytes() for f in (tmp_path / "torn").iterdir()} == finished(
+        tmp_path / "whole"
+    )
+
+
+def test_features_that_never_reached_the_disk_are_written_again(tmp_path):
+    interrupted(tmp_path / "store", "a", "b")
+    file = tmp_path / ".store.partial" / "video_tokens.bin"
+    file.write_bytes(file.read_bytes()[:-2])
+    with FeatureWriter(tmp_path / "store", META, resume=True) as writer:
+        assert writer.video_ids == ["a"] and writer.query_ids == []
+
+
+def test_an_unfinished_store_of_other_settings_is_told(tmp_path):
+    interrupted(tmp_path / "store", "a")
+    with (
+        pytest.raises(InputError, match="unfinished store of other features"),
+        FeatureWriter(tmp_path / "store", META, "float32", resume=True),
+    ):
+        pass
+
+
+def test_two_processes_do_not_write_one_resumable_store(tmp_path):
+    with (
+        FeatureWriter(tmp_path / "store", META, resume=True),
+        pytest.raises(InputError, match="another process is writing"),
+        FeatureWriter(tmp_path / "store", META, resume=True),
+    ):
+        pass
+
+
 def test_what_is_not_in_the_store_is_named(store):
     with pytest.raises(InputError, match="no features of video c"):
         store.video("c")
@@ -190,7 +317,7 @@ def test_a_lost_file_is_told(store):
 def test_another_version_is_told(store):
     index = json.loads((store.path / "index.json").read_text())
     (store.path / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="version 99, expected sdst-features version 1"):
+    with pytest.raises(InputError, match="version 99, expected sdst-features version 2"):
         FeatureStore(store.path)
 
 

@@ -1,0 +1,40 @@
+"""From annotations to training targets and padded batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sdst.data.annotations import Annotation
+from sdst.data.batches import clip_ratings, relative_spans
+
+
+def annotated(*windows: tuple[float, float]) -> Annotation:
+    return Annotation(1, "a cat jumps", "v", 10.0, windows)
+
+
+def test_spans_are_center_and_width_in_units_of_the_video():
+    spans = relative_spans(annotated((0, 5), (4, 10)), clips=5, clip_length=2.0)
+    np.testing.assert_allclose(spans, [[0.25, 0.5], [0.7, 0.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("window", "center"), [((4.9, 5.1), 0.5), ((0.0, 0.4), 0.1), ((9.9, 10.0), 0.9)]
+)
+def test_a_moment_shorter_than_a_clip_becomes_one_clip_inside_the_video(window, center):
+    [span] = relative_spans(annotated(window), clips=5, clip_length=2.0)
+    np.testing.assert_allclose(span, [center, 0.2], rtol=1e-6)
+
+
+def test_what_features_do_not_reach_is_cut_off():
+    [span] = relative_spans(annotated((4, 10)), clips=4, clip_length=2.0)
+    np.testing.assert_allclose(span, [0.75, 0.5], rtol=1e-6)
+
+
+def test_clips_are_relevant_by_their_center():
+    assert clip_ratings(annotated((1.5, 6.0)), 5, 2.0).tolist() == [0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("window", "clip"), [((4.1, 4.5), 2), ((9.5, 10.0), 4), ((3.5, 4.4), 1)])
+def test_the_shortest_moment_has_a_relevant_clip(window, clip):
+    assert np.flatnonzero(clip_ratings(annotated(window), 5, 2.0)).tolist() == [clip]

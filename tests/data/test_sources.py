@@ -1,0 +1,263 @@
+"""Feature files of every layout are read as they are, trained on, and told when they are faulty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdst import train
+from sdst.config import load_config
+from sdst.data.batches import collate
+from sdst.data.sources import Data, open_data
+from sdst.errors import InputError
+from sdst.evaluate import main as evaluate
+from tests.native import WIDTHS, clips_of, training_options, write_annotations, write_features
+
+
+def dataset(root: Path, layout: str) -> list[str]:
+    write_annotations(root)
+    return write_features(root, layout)
+
+
+def opened(options: list[str], layout: str, *more: str) -> Data:
+    return open_data(load_config("demo", [*options, *training_options(layout), *more]))
+
+
+@pytest.mark.parametrize("layout", WIDTHS)
+def test_every_layout_trains_evaluates_and_resumes(layout, tmp_path, monkeypatch, capsys):
+    options = [*dataset(tmp_path / "data", layout), *training_options(layout)]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train.main(["--output", str(whole), *options]) == 0
+    assert "zero-shot: skipped" in capsys.readouterr().out
+    evaluate(["--checkpoint", str(whole), "--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text())
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert report["brief"] == metrics["report"]["brief"]
+
+    run_epoch = train.Trainer.train_epoch
+
+    def stop_in_the_second(self, epoch, bar):
+        if epoch == 2:
+            raise InterruptedError
+        return run_epoch(self, epoch, bar)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(train.Trainer, "train_epoch", stop_in_the_second)
+        train.main(["--output", str(stopped), *options])
+    assert train.main(["--output", str(stopped), "--resume", *options]) == 0
+    again = json.loads((stopped / "metrics.json").read_text())
+    assert again["report"] == metrics["report"]
+
+
+def test_layers_come_first_and_pooled_clips_have_one_token(tmp_path):
+    data = opened(dataset(tmp_path, "sdst"), "sdst")
+    file = np.load(tmp_path / "video" / "v3.npz")["visual_feats_interm_pooled"]
+    found = data.source.video("v3").tokens
+    np.testing.assert_array_equal(found[:, :, 0], file.transpose(1, 0, 2))
+    text = np.load(tmp_path / "text" / "5.npz")["text_feats"]
+    np.testing.assert_array_equal(data.source.query(5).tokens, text)
+
+
+def test_sources_are_normalised_cut_to_the_shortest_and_joined_in_order(tmp_path):
+    data = opened(dataset(tmp_path, "moment_detr"), "moment_detr")
+    found = data.source.video("v4").tokens
+    parts = [np.load(tmp_path / kind / "v4.npz")["features"] for kind in ("slowfast", "clip")]
+    expected = [x.astype(np.float32)[: clips_of("v4")] for x in parts]
+    expected = [x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x in expected]
+    assert found.shape == (1, clips_of("v4"), 1, 32)
+    np.testing.assert_allclose(found[0, :, 0], np.concatenate(expected, 1), rtol=1e-6)
+
+
+def test_the_order_of_sources_is_configuration(tmp_path):
+    options = dataset(tmp_path, "moment_detr")
+    [one, other] = [
+        opened(options, "moment_detr", "--data.video_features", order).source.video("v0").tokens
+        for order in ('["slowfast", "clip"]', '["clip", "slowfast"]')
+    ]
+    np.testing.assert_array_equal(np.roll(one, 12, axis=-1), other)
+
+
+def test_picture_and_flow_of_two_files_are_joined(tmp_path):
+    data = opened(dataset(tmp_path, "univtg_two_streams"), "univtg_two_streams")
+    flow = np.load(tmp_path / "video" / "v1_opt.npy")
+    flow /= np.linalg.norm(flow, axis=1, keepdims=True) + 1e-5
+    np.testing.assert_allclose(data.source.video("v1").tokens[0, :, 0, 20:], flow, rtol=1e-6)
+
+
+def test_patches_of_r2_tuning_keep_their_half_precision(tmp_path):
+    data = opened(dataset(tmp_path, "r2_tuning"), "r2_tuning")
+    file = np.load(tmp_path / "video" / "v2.npy").reshape(-1, 4, 50, 768)
+    found = data.source.video("v2").tokens
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, file.transpose(1, 0, 2, 3))
+    text = np.load(tmp_path / "text" / "2.npy")
+    np.testing.assert_array_equal(data.source.query(2).tokens, text.transpose(1, 0, 2))
+
+
+def test_padding_of_r2_tuning_is_dropped(tmp_path):
+    options = dataset(tmp_path, "r2_tuning")
+    file = tmp_path / "video" / "v2.npy"
+    clips = np.load(file)
+    np.save(file, np.pad(clips, ((0, 2), (0, 0)), constant_values=np.inf))
+    assert opened(options, "r2_tuning").source.video("v2").tokens.shape[1] == len(clips)
+
+
+def test_the_camera_in_names_of_tacos_is_found(tmp_path):
+    options = dataset(tmp_path, "r2_tuning")
+    for file in (tmp_path / "video").iterdir():
+        file.rename(file.with_stem(f"{file.stem}-cam-002"))
+    assert len(opened(options, "r2_tuning").source.video_ids) == 12
+
+
+def test_text_files_may_be_called_by_the_bare_qid_and_hold_tokens(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    for file in list((tmp_path / "text").iterdir()):
+        np.savez(file.with_stem(file.stem[3:]), token=np.load(file)["last_hidden_state"])
+        file.unlink()
+    assert len(opened(options, "univtg").source.query_ids) == 24
+
+
+def test_endpoints_tell_where_in_the_video_a_clip_is(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    data = opened(options, "univtg", "--data.endpoints", "true", "--model.video_width", "34")
+    clips = clips_of("v0")
+    found = data.source.video("v0").tokens[0, :, 0, 32:]
+    np.testing.assert_allclose(found[:, 0], np.arange(clips) / clips, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], np.arange(1, clips + 1) / clips, rtol=1e-6)
+
+
+def test_one_layer_is_repeated_for_the_recurrence_without_a_copy(tmp_path):
+    dataset_ = opened(dataset(tmp_path, "univtg"), "univtg").dataset("train")
+    batch = collate([dataset_[0], dataset_[5]])
+    assert batch.video.shape[:2] == (2, 4) and batch.video.stride(1) == 0
+    assert batch.text.shape[:2] == (2, 4) and batch.text.stride(1) == 0
+    moved = batch.to(batch.video.device)
+    assert moved.video.stride(1) == 0 and moved.video.equal(batch.video)
+
+
+def test_widths_left_open_are_those_of_the_features(tmp_path):
+    more = ("--model.video_width", "0", "--model.text_width", "0")
+    config = opened(dataset(tmp_path, "univtg"), "univtg", *more).config
+    assert (config.model.video_width, config.model.text_width) == WIDTHS["univtg"]
+
+
+def spoil_corrupt(root: Path) -> None:
+    file = root / "clip" / "v0.npz"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def spoil_empty(root: Path) -> None:
+    (root / "clip" / "v0.npz").write_bytes(b"")
+
+
+def spoil_key(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", feats=np.ones((5, 12)))
+
+
+def spoil_shape(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.ones((5, 4, 3)))
+
+
+def spoil_nan(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.full((5, 12), np.nan))
+
+
+def spoil_numbers(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.ones((5, 12), int))
+
+
+def spoil_length(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.ones((50, 12)))
+
+
+def spoil_duration(root: Path) -> None:
+    for kind, width in (("clip", 12), ("slowfast", 20)):
+        np.savez(root / kind / "v0.npz", features=np.ones((50, width)))
+
+
+def spoil_clips(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.ones((0, 12)))
+
+
+def spoil_objects(root: Path) -> None:
+    np.savez(root / "clip" / "v0.npz", features=np.array([{}]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_corrupt, "cannot be read"),
+        (spoil_empty, "cannot be read"),
+        (spoil_objects, "cannot be read"),
+        (spoil_key, "has feats, expected features"),
+        (spoil_shape, r"shape \(5, 4, 3\), expected \(l d\)"),
+        (spoil_nan, "NaN"),
+        (spoil_numbers, "holds int64, expected floating point"),
+        (spoil_clips, "is empty"),
+        (spoil_length, "6 and 50 clips; expected the same clip length"),
+        (spoil_duration, "50 clips of 2 s, but the video is annotated as 10 s"),
+    ],
+)
+def test_a_faulty_file_is_one_line_that_names_it(tmp_path, spoil, named):
+    options = dataset(tmp_path, "moment_detr")
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=named) as error:
+        opened(options, "moment_detr").source.video("v0")
+    assert str(tmp_path / "clip" / "v0.npz") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_video_of_another_width_is_named(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    np.save(tmp_path / "video" / "v3.npy", np.ones((8, 30), np.float32))
+    with pytest.raises(InputError, match=r"v3\.npy: video_width 30, the first file has 32"):
+        opened(options, "univtg").source.video("v3")
+
+
+def test_missing_videos_and_queries_are_listed(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    (tmp_path / "video" / "v3.npy").unlink()
+    (tmp_path / "video" / "v9.npy").unlink()
+    (tmp_path / "text" / "qid0.npz").unlink()
+    with pytest.raises(InputError, match=r"2 of 12 annotated videos \(v3, v9\) and 1 of 24"):
+        opened(options, "univtg")
+
+
+def test_the_rest_is_taken_where_allowed(tmp_path, caplog):
+    options = dataset(tmp_path, "univtg")
+    (tmp_path / "video" / "v3.npy").unlink()
+    (tmp_path / "text" / "qid0.npz").unlink()
+    data = opened(options, "univtg", "--data.allow_missing", "true")
+    assert {split: len(data.dataset(split)) for split in data.splits} == {"train": 13, "val": 8}
+    assert "v3" in caplog.text
+
+
+def test_no_features_at_all_tells_what_files_are_called(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    with pytest.raises(InputError, match=r"expected files called ID\.npz"):
+        opened(options, "univtg", "--data.features", "moment_detr")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    options = dataset(tmp_path, "univtg")
+    with pytest.raises(InputError, match=r"i3d: no such folder"):
+        opened(options, "univtg", "--data.video_features", '["i3d"]')
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_unlabelled_query_cannot_be_trained_or_validated_on(tmp_path, split):
+    options = dataset(tmp_path, "univtg")
+    file = tmp_path / f"{split}.jsonl"
+    [first, *rest] = file.read_text().splitlines()
+    unlabelled = {k: v for k, v in json.loads(first).items() if k != "relevant_windows"}
+    file.write_text("\n".join([json.dumps(unlabelled), *rest]))
+    with pytest.raises(InputError, match=rf"{split}\.jsonl: 1 queries have no relevant_windows"):
+        opened(options, "univtg")
+
+
+def test_a_dataset_without_root_is_told():
+    with pytest.raises(InputError, match=r"--data\.root"):
+        open_data(load_config("demo", ["--data.dataset", "custom"]))

@@ -1,0 +1,169 @@
+"""Packing feature files: the same features, at once or in pieces, found by training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdst import train
+from sdst.config import load_config
+from sdst.convert import main
+from sdst.data.features import FeatureStore
+from sdst.data.sources import open_data
+from sdst.errors import InputError
+from tests.native import WIDTHS, training_options, write_annotations, write_features
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    write_annotations(tmp_path / "data")
+    return ["--config", "demo", *write_features(tmp_path / "data", "moment_detr")]
+
+
+def content(root: Path) -> dict[str, bytes]:
+    [store] = (root / "features").iterdir()
+    return {file.name: file.read_bytes() for file in store.iterdir()}
+
+
+def source(options: list[str], layout: str = "moment_detr"):
+    return open_data(load_config("demo", [*options[2:], *training_options(layout)])).source
+
+
+@pytest.mark.parametrize("layout", WIDTHS)
+def test_the_store_holds_what_the_files_hold(tmp_path, layout):
+    write_annotations(tmp_path)
+    options = ["--config", "demo", *write_features(tmp_path, layout)]
+    files = source(options, layout)
+    assert main([*options, "--dtype", "float32"]) == 0
+    store = source(options, layout)
+    assert isinstance(store, FeatureStore)
+    assert store.shapes == files.shapes
+    for vid in files.video_ids:
+        np.testing.assert_array_equal(store.video(vid).tokens, files.video(vid).tokens)
+        assert store.video(vid).duration == files.video(vid).duration
+    for qid in files.query_ids:
+        np.testing.assert_array_equal(store.query(qid).tokens, files.query(qid).tokens)
+
+
+def test_training_from_the_store_gives_the_figures_of_the_files(options, tmp_path):
+    training = [*options, *training_options("moment_detr")]
+    train.main(["--output", str(tmp_path / "files"), *training])
+    main([*options, "--dtype", "float32"])
+    train.main(["--output", str(tmp_path / "store"), *training])
+    one, other = (
+        json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("files", "store")
+    )
+    assert one["report"] == other["report"]
+
+
+def test_a_run_on_the_files_resumes_on_the_store(options, tmp_path):
+    training = [*options, *training_options("moment_detr"), "--output", str(tmp_path / "run")]
+    train.main(training)
+    main(options)
+    assert train.main([*training, "--resume"]) == 0
+
+
+def test_half_precision_is_the_default(options, tmp_path):
+    main(options)
+    assert source(options).video("v0").tokens.dtype == np.float16
+
+
+def test_killed_and_run_again_it_goes_on_to_the_same_store(options, tmp_path):
+    code = f"""
+import os, signal
+from sdst.convert import main
+from sdst.data.features import FeatureWriter
+add = FeatureWriter.add_video
+def add_or_die(self, vid, *rest):
+    if vid == "v5":
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, vid, *rest)
+FeatureWriter.add_video = add_or_die
+main({options!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    root = tmp_path / "data"
+    assert [path.suffix for path in (root / "features").iterdir()] == [".partial"]
+    packed = [root / "clip" / f"v{i}.npz" for i in (1, 2, 3, 4)]
+    before = {file: file.read_bytes() for file in packed}
+    for file in packed:
+        file.write_bytes(b"must not be read again")
+    assert main(options) == 0
+    for file, was in before.items():
+        file.write_bytes(was)
+    resumed = content(root)
+    for file in (root / "features").glob("*/*"):
+        file.unlink()
+    next((root / "features").iterdir()).rmdir()
+    main(options)
+    assert content(root) == resumed
+
+
+def test_a_corrupt_file_is_named_and_the_next_run_goes_on(options, tmp_path):
+    file = tmp_path / "data" / "clip" / "v7.npz"
+    good = file.read_bytes()
+    file.write_bytes(good[:200])
+    with pytest.raises(InputError, match=r"v7\.npz: cannot be read"):
+        main(options)
+    file.write_bytes(good)
+    assert main(options) == 0
+
+
+def test_verification_accepts_an_intact_store_and_finds_a_changed_one(options, tmp_path, capsys):
+    main(options)
+    assert main([*options, "--verify"]) == 0
+    assert "intact" in capsys.readouterr().out
+    [file] = (tmp_path / "data" / "features").glob("*/video_tokens.bin")
+    changed = bytearray(file.read_bytes())
+    changed[0] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(InputError, match=r"1 entries .* \(first: video v0\)"):
+        main([*options, "--verify"])
+
+
+def test_other_settings_are_another_store(options, tmp_path):
+    main(options)
+    main([*options, "--data.endpoints", "true"])
+    assert len(list((tmp_path / "data" / "features").iterdir())) == 2
+
+
+def test_a_packed_store_is_not_packed_again(options):
+    main(options)
+    with pytest.raises(InputError, match="packed already"):
+        main(options)
+
+
+def test_the_files_are_not_needed_once_packed(options, tmp_path):
+    main(options)
+    for folder in ("clip", "slowfast", "text"):
+        (tmp_path / "data" / folder).rename(tmp_path / folder)
+    assert len(source(options).video_ids) == 12
+
+
+def test_what_annotations_got_since_is_missing_from_the_store(options, tmp_path):
+    main(options)
+    file = tmp_path / "data" / "val.jsonl"
+    new = {**json.loads(file.read_text().splitlines()[0]), "qid": 99, "vid": "new"}
+    file.write_text(file.read_text() + json.dumps(new) + "\n")
+    with pytest.raises(InputError, match=r"videos \(new\) and 1 of 25 annotated queries \(99\)"):
+        source(options)
+
+
+def test_without_a_gpu_the_store_stays_a_memory_map(options, caplog, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    main(options)
+    store = source([*options, "--data.on_device", "true"])
+    assert isinstance(store.video("v0").tokens, np.ndarray)
+    assert "no GPU" in caplog.text
+
+
+def test_videos_are_not_for_packing():
+    with pytest.raises(InputError, match=r"sdst\.extract encodes videos"):
+        main(["--config", "demo"])

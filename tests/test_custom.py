@@ -1,0 +1,131 @@
+"""A stranger's videos: three commands from a folder of files to the moments of a new one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdst import extract, ground, train
+from sdst.config import load_config
+from sdst.errors import InputError
+
+SETTINGS = {
+    "data.backbone": "demo",
+    "data.clip_length": 0.5,
+    "data.frames_per_clip": 2,
+    "model.layers": 3,
+    "model.width": 32,
+    "model.queries": 5,
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.warmup_steps": 2,
+}
+
+
+def options(root: Path, **changed: object) -> list[str]:
+    settings = {"data.root": root, **SETTINGS, **changed}
+    named = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return ["--config", "custom", *named]
+
+
+@pytest.fixture(scope="module")
+def root(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos under names of their own, a train and a val file, ids that are strings."""
+    root = tmp_path_factory.mktemp("stranger") / "my videos"
+    (root / "videos").mkdir(parents=True)
+    for split in ("train", "val"):
+        lines = []
+        for line in (tiny_dataset / f"{split}.jsonl").open():
+            record = json.loads(line)
+            [file] = (tiny_dataset / "videos").glob(f"{record['vid']}.*")
+            vid = f"holiday {record['vid']} (1)"
+            shutil.copy(file, root / "videos" / f"{vid}{file.suffix}")
+            kept = {key: record[key] for key in ("query", "duration", "relevant_windows")}
+            lines.append({"qid": f"q-{record['qid']}", "vid": vid, **kept})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / f"{split}.jsonl").write_text(text)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first two commands leave."""
+    output = tmp_path_factory.mktemp("runs") / "mine"
+    assert extract.main(options(root)) == 0
+    assert train.main(["--output", str(output), *options(root)]) == 0
+    return output
+
+
+def test_training_finds_what_was_extracted(checkpoint: Path, root: Path):
+    [store] = (root / "features").iterdir()
+    index = json.loads((store / "index.json").read_text())
+    assert index["meta"]["clip_length"] == 0.5 and index["meta"]["frames_per_clip"] == 2
+    assert index["shapes"]["layers"] == 3
+
+
+def test_the_checkpoint_carries_the_settings_and_the_widths(checkpoint: Path):
+    config = load_config(checkpoint / "config.yaml")
+    assert (config.data.clip_length, config.data.frames_per_clip) == (0.5, 2)
+    assert (config.model.layers, config.model.video_width, config.model.text_width) == (3, 96, 96)
+
+
+def test_a_new_video_is_grounded_at_the_settings_of_the_training(
+    checkpoint: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
+    record = json.loads((tiny_dataset / "test.jsonl").read_text().splitlines()[0])
+    [file] = (tiny_dataset / "videos").glob(f"{record['vid']}.*")
+    command = ["--checkpoint", str(checkpoint), "--video", str(file), "--query", record["query"]]
+    assert ground.main([*command, "--json", str(tmp_path / "answer.json")]) == 0
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert answer["clip_length"] == 0.5
+    clips = len(answer["answers"][0]["pred_saliency_scores"])
+    assert clips == pytest.approx(answer["duration"] / 0.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("data.clip_length", 1.0, r"data\.clip_length was 0\.5, now 1\.0"),
+        ("data.frames_per_clip", 1, r"data\.frames_per_clip was 2, now 1"),
+        ("model.layers", 4, r"model\.layers was 3, now 4"),
+    ],
+)
+def test_resuming_at_other_settings_is_refused(checkpoint, root, key, value, named):
+    with pytest.raises(InputError, match=named):
+        train.main(["--output", str(checkpoint), "--resume", *options(root, **{key: value})])
+
+
+def test_resuming_on_other_weights_of_the_backbone_is_refused(checkpoint, root, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    features = json.loads((run / "features.json").read_text())
+    (run / "features.json").write_text(json.dumps({**features, "fingerprint": "f00"}))
+    with pytest.raises(InputError, match=r"features\.fingerprint was 'f00'"):
+        train.main(["--output", str(run), "--resume", *options(root)])
+
+
+def test_extracting_twice_encodes_once(checkpoint, root, capsys):
+    [before] = (root / "features").iterdir()
+    changed = (before / "index.json").stat().st_mtime_ns
+    assert extract.main(options(root)) == 0
+    assert (before / "index.json").stat().st_mtime_ns == changed
+    assert str(before) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "either --config or --videos"),
+        (["--config", "custom", "--videos", "a.mp4"], "either --config or --videos"),
+        (["--config", "custom", "--layers", "3"], "--layers goes with --videos"),
+        (["--config", "qvhighlights_internvideo2"], "there already"),
+        (["--videos", "a.mp4", "--data.root", "x"], r"unknown option --data\.root"),
+        (["--videos", "a.mp4"], "--output"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(arguments, named):
+    with pytest.raises(InputError, match=named):
+        extract.main(arguments)
