@@ -30,10 +30,10 @@ SIGNATURES = {
         "sdst_deformable_attention_forward": "ppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppp" + "nnnnnn" + "i",
         "sdst_dropout": "ppp" + "nn" + "fi",
-        "sdst_pool_tokens_forward": "ppppp" + "nnnnn" + "ii",
-        "sdst_pool_tokens_backward": "pppppp" + "nnnnn" + "ii",
-        "sdst_select_tokens_forward": "ppppppppp" + "nnnnnnnn" + "ii",
-        "sdst_select_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
+        "sdst_pool_tokens_forward": "pppppp" + "nnnnn" + "ii",
+        "sdst_pool_tokens_backward": "ppppppp" + "nnnnn" + "ii",
+        "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnn" + "ii",
+        "sdst_select_tokens_backward": "pppppppp" + "nnnnnn" + "ii",
         "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnn" + "fii",
         "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnn" + "fii",
         "sdst_linear_assignment": "ppp" + "nnn" + "i",
@@ -41,6 +41,7 @@ SIGNATURES = {
     },
     "cuda": {
         "sdst_linear_assignment": "ppp" + "nnn" + "p",
+        "sdst_select_tokens": "pppppppp" + "nnnnnnn" + "p",
         "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
     },
 }
@@ -96,6 +97,11 @@ def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
 def prepare_lengths(lengths: Tensor | None) -> Tensor | None:
     """Lengths as the kernels read them."""
     return None if lengths is None else lengths.to(torch.int64).contiguous()
+
+
+def prepare_scales(scales: Tensor | None) -> Tensor | None:
+    """Scales of an int8 store as the kernels read them."""
+    return None if scales is None else scales.float().contiguous()
 
 
 def unsupported_reasons(**tensors: Tensor) -> list[str]:

@@ -22,6 +22,20 @@ def quantize(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return values.to(torch.int8), scales
 
 
+def check_scales(op: str, tokens: Tensor, scales: Tensor | None) -> None:
+    """Raise ValueError unless int8 tokens [..., D], and only these, come with scales [...]."""
+    if (tokens.dtype == torch.int8) != (scales is not None):
+        raise ValueError(
+            f"{op}: tokens are {tokens.dtype} and scales are "
+            f"{'missing' if scales is None else 'given'}; int8 tokens, and only these, have scales"
+        )
+    if scales is not None and scales.shape != tokens.shape[:-1]:
+        raise ValueError(
+            f"{op}: scales are {list(scales.shape)}, expected {list(tokens.shape[:-1])} "
+            f"of tokens {list(tokens.shape)}"
+        )
+
+
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
     """What `quantize` was given, [..., D] fp32, up to half a scale in every channel."""
     return values.float() * scales[..., None]

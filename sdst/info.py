@@ -96,6 +96,7 @@ def typical_call(op: str) -> tuple:
     return {
         "deformable_attention": (x, x, x, lengths),
         "dense_attention": (x, x, x, lengths, 0.0),
+        "dropout": (x,),
         "select_tokens": (x, x[:, 0, 0]),
         "pool_tokens": (x, x[:, 0, 0]),
         "gathered_attention": (x, x, lengths[None], x[:, :1, 0, 0], lengths[None] > 0),

@@ -3,8 +3,9 @@
 //     s_p = <x_p, u>,   w = softmax of s over the `kept` largest (equal ones included)
 //     out = sum_p w_p x_p
 //
-// tokens [B, L, P, D] fp32, fp16 or bf16; u [B, D], out [B, L, D] fp32; all contiguous. lengths [B]
-// or null are the valid L; what lies beyond is not read and gives 0.
+// tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D], out [B, L, D]
+// fp32; all contiguous. lengths [B] or null are the valid L; what lies beyond is not read and gives
+// 0.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -35,11 +36,18 @@ SDST_INLINE void to_weights(const Shape& n, float* scores, float* order) {
 }
 
 template <class T>
-struct Forward {
+struct Inputs {
     Shape n;
     const T* tokens;
-    const float* u;
+    const float *scales, *u;
     const int64_t* lengths;
+
+    // What token p of clip `row` of [B, L] is multiplied by.
+    float scale(int64_t row, int64_t p) const { return scales ? scales[row * n.per_clip + p] : 1; }
+};
+
+template <class T>
+struct Forward : Inputs<T> {
     float *out, *workspace;  // workspace [B, 3, P]
 };
 
@@ -57,21 +65,18 @@ SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
             std::fill_n(out, n.width, 0.0f);
             if (clip >= length) continue;
             for (int64_t p = 0; p < n.per_clip; ++p)
-                scores[p] = dot(tokens + p * n.width, u, n.width);
+                scores[p] = x.scale(row, p) * dot(tokens + p * n.width, u, n.width);
             to_weights(n, scores, scores + n.per_clip);
             for (int64_t p = 0; p < n.per_clip; ++p)
-                if (scores[p] != 0) accumulate(scores[p], tokens + p * n.width, out, n.width);
+                if (scores[p] != 0)
+                    accumulate(x.scale(row, p) * scores[p], tokens + p * n.width, out, n.width);
         }
     }
 }
 
 template <class T>
-struct Backward {
-    Shape n;
+struct Backward : Inputs<T> {
     const float* grad;
-    const T* tokens;
-    const float* u;
-    const int64_t* lengths;
     float *grad_u, *workspace;
 };
 
@@ -92,16 +97,17 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
             const int64_t row = batch * n.length + clip;
             const T* tokens = x.tokens + row * n.per_clip * n.width;
             for (int64_t p = 0; p < n.per_clip; ++p) {
-                weights[p] = dot(tokens + p * n.width, u, n.width);
-                along[p] = dot(tokens + p * n.width, x.grad + row * n.width, n.width);
+                const float scale = x.scale(row, p);
+                weights[p] = scale * dot(tokens + p * n.width, u, n.width);
+                along[p] = scale * dot(tokens + p * n.width, x.grad + row * n.width, n.width);
             }
             to_weights(n, weights, weights + n.per_clip);
             float mean = 0;
             for (int64_t p = 0; p < n.per_clip; ++p) mean += weights[p] * along[p];
             for (int64_t p = 0; p < n.per_clip; ++p)
                 if (weights[p] != 0)
-                    accumulate(weights[p] * (along[p] - mean), tokens + p * n.width, grad_u,
-                               n.width);
+                    accumulate(x.scale(row, p) * weights[p] * (along[p] - mean),
+                               tokens + p * n.width, grad_u, n.width);
         }
     }
 }
@@ -129,25 +135,26 @@ void run_all(const Pass& pass, int32_t threads) {
 }  // namespace
 }  // namespace sdst
 
-SDST_API void sdst_pool_tokens_forward(const void* tokens, const float* u, const int64_t* lengths,
-                                       float* out, float* workspace, int64_t batch, int64_t length,
-                                       int64_t per_clip, int64_t width, int64_t kept, int32_t type,
-                                       int32_t threads) {
+SDST_API void sdst_pool_tokens_forward(const void* tokens, const float* scales, const float* u,
+                                       const int64_t* lengths, float* out, float* workspace,
+                                       int64_t batch, int64_t length, int64_t per_clip,
+                                       int64_t width, int64_t kept, int32_t type, int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Forward<T>{n, x, u, lengths, out, workspace}, threads);
+        sdst::run_all(sdst::Forward<T>{{n, x, scales, u, lengths}, out, workspace}, threads);
     });
 }
 
-SDST_API void sdst_pool_tokens_backward(const float* grad, const void* tokens, const float* u,
-                                        const int64_t* lengths, float* grad_u, float* workspace,
-                                        int64_t batch, int64_t length, int64_t per_clip,
-                                        int64_t width, int64_t kept, int32_t type,
+SDST_API void sdst_pool_tokens_backward(const float* grad, const void* tokens, const float* scales,
+                                        const float* u, const int64_t* lengths, float* grad_u,
+                                        float* workspace, int64_t batch, int64_t length,
+                                        int64_t per_clip, int64_t width, int64_t kept, int32_t type,
                                         int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Backward<T>{n, grad, x, u, lengths, grad_u, workspace}, threads);
+        sdst::run_all(sdst::Backward<T>{{n, x, scales, u, lengths}, grad, grad_u, workspace},
+                      threads);
     });
 }

@@ -2,16 +2,18 @@
 // and the gradient of their scores. Averaging is linear, so every token is read once and the scores
 // are averaged.
 //
-// tokens [B, L, P, D] fp32, fp16 or bf16; u [B, D] fp32; strides [R]; all contiguous. lengths [B]
-// or null are the valid L; what lies beyond is not read. Level r holds ceil(L / stride_r) steps of
-// P tokens; the levels are concatenated, and an index is a place therein.
+// tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D] fp32; strides [R];
+// all contiguous. lengths [B] or null are the valid L; what lies beyond is not read. Level r holds
+// ceil(L / stride_r) steps of P tokens; the levels are concatenated, and an index is a place
+// therein.
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <type_traits>
 
 #include "parallel.h"
-#include "tokens.h"
+#include "pyramid.h"
+#include "selection.h"
 
 namespace sdst {
 namespace {
@@ -20,32 +22,8 @@ struct Shape {
     int64_t batch, length, per_clip, width, kept, levels, segments;
 };
 
-// The share of `part` when `total` is split into `parts`; the first ones take the remainder.
-int64_t share(int64_t total, int64_t parts, int64_t part) {
-    return total / parts + (part < total % parts);
-}
-
-// A score and the index it belongs to in one integer whose order is "higher score, then lower
-// index" and has no ties.
-constexpr int kIndexBits = 30;
-constexpr uint64_t kIndexMask = (uint64_t{1} << kIndexBits) - 1;
-
-uint64_t to_key(float score, int64_t index) {
-    score += 0.0f;  // -0 counts as 0
-    uint32_t bits;
-    std::memcpy(&bits, &score, sizeof(bits));
-    bits = bits >> 31 ? ~bits : bits | 0x80000000;
-    return uint64_t{bits} << kIndexBits | (kIndexMask - static_cast<uint64_t>(index));
-}
-
-int64_t key_index(uint64_t key) { return static_cast<int64_t>(kIndexMask - (key & kIndexMask)); }
-
-float key_score(uint64_t key) {
-    uint32_t bits = static_cast<uint32_t>(key >> kIndexBits);
-    bits = bits >> 31 ? bits & 0x7fffffff : ~bits;
-    float score;
-    std::memcpy(&score, &bits, sizeof(score));
-    return score;
+int64_t valid_length(const Shape& n, const int64_t* lengths, int64_t batch) {
+    return lengths ? std::min(lengths[batch], n.length) : n.length;
 }
 
 // Moves the `count` largest keys of [begin, end) to the front.
@@ -61,67 +39,83 @@ int64_t choose(const Shape& n, const int64_t* strides, int64_t length, const flo
     uint64_t* rest = keys;  // the end of those that no quota kept
     int64_t count = 0, offset = 0;
     for (int64_t level = 0; level < n.levels; ++level) {
-        const int64_t stride = strides[level], quota = share(n.kept, n.levels, level);
-        uint64_t* end = rest;
-        for (int64_t start = 0, segment = 0; start < length; start += stride) {
-            const int64_t clips = std::min(stride, length - start);
-            for (int64_t p = 0; p < n.per_clip; ++p) {
-                float total = 0;
-                for (int64_t i = start; i < start + clips; ++i) total += scores[i * n.per_clip + p];
-                const int64_t index = offset + start / stride * n.per_clip + p;
-                *end++ = to_key(total / static_cast<float>(clips), index);
+        const int64_t stride = strides[level];
+        const int64_t quota = share(n.kept, n.levels, level);
+        for (int64_t segment = 0; segment < n.segments; ++segment) {
+            uint64_t* end = rest;
+            const int64_t stop = first_step(length, stride, n.segments, segment + 1);
+            for (int64_t t = first_step(length, stride, n.segments, segment); t < stop; ++t) {
+                const int64_t start = t * stride, clips = std::min(stride, length - start);
+                for (int64_t p = 0; p < n.per_clip; ++p) {
+                    const float* raw = scores + start * n.per_clip + p;
+                    *end++ =
+                        to_key(mean_score(raw, clips, n.per_clip), offset + t * n.per_clip + p);
+                }
             }
-            const int64_t next = start + stride;
-            const int64_t next_segment = next < length ? next * n.segments / length : n.segments;
-            if (next_segment == segment) continue;
-            // A group is complete: its best go to `kept`, the others close up with the rest.
-            const int64_t wanted = share(quota, n.segments, segment);
-            const int64_t taken = std::min<int64_t>(wanted, end - rest);
+            // The group's best go to `kept`, the others close up with the rest.
+            const int64_t taken = std::min<int64_t>(share(quota, n.segments, segment), end - rest);
             best_first(rest, end, taken);
-            std::copy_n(rest, taken, kept + count);
+            kept = std::copy_n(rest, taken, kept);
             rest = std::copy(rest + taken, end, rest);
-            end = rest;
             count += taken;
-            segment = next_segment;
         }
-        offset += (n.length + stride - 1) / stride * n.per_clip;
+        offset += ceil_div(n.length, stride) * n.per_clip;
     }
     const int64_t more = std::min<int64_t>(n.kept - count, rest - keys);
     best_first(keys, rest, more);
-    std::copy_n(keys, more, kept + count);
-    std::sort(kept, kept + count + more, std::greater<uint64_t>());
-    return count + more;
+    kept = std::copy_n(keys, more, kept);
+    count += more;
+    std::sort(kept - count, kept, std::greater<uint64_t>());
+    return count;
 }
 
+// <x, u> of every raw token [B, L, P]. A task is a token, so that one long video occupies all
+// threads.
 template <class T>
-struct Forward {
+struct Scoring {
     Shape n;
     const T* tokens;
-    const float* u;
-    const int64_t *lengths, *strides;
-    int64_t* indices;
+    const float *scales, *u;
+    const int64_t* lengths;
     float* scores;
-    bool* valid;
-    float* token_scores;  // workspace [B, L, P]
-    uint64_t* keys;       // workspace [B, pyramid]
-    int64_t pyramid;
 };
 
 template <class T>
-SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
+SDST_INLINE void score(const Scoring<T>& x, int64_t begin, int64_t end) {
     const Shape& n = x.n;
-    const int64_t clip = n.per_clip * n.width;
+    const int64_t sample = n.length * n.per_clip;
+    while (begin < end) {
+        const int64_t batch = begin / sample, valid = valid_length(n, x.lengths, batch);
+        const int64_t stop = std::min(end, batch * sample + valid * n.per_clip);
+        for (int64_t i = begin; i < stop; ++i) {
+            x.scores[i] = dot(x.tokens + i * n.width, x.u + batch * n.width, n.width);
+            if (x.scales) x.scores[i] *= x.scales[i];
+        }
+        begin = (batch + 1) * sample;
+    }
+}
+
+// A task is a sample.
+struct Selection {
+    Shape n;
+    const int64_t *lengths, *strides;
+    const float* token_scores;
+    int64_t* indices;
+    float* scores;
+    bool* valid;
+    uint64_t* keys;  // workspace [B, pyramid]
+    int64_t pyramid;
+};
+
+void run(const Selection& x, int64_t begin, int64_t end) {
+    const Shape& n = x.n;
     for (int64_t batch = begin; batch < end; ++batch) {
-        const int64_t length = std::min(x.lengths ? x.lengths[batch] : n.length, n.length);
-        const T* tokens = x.tokens + batch * n.length * clip;
-        float* scores = x.token_scores + batch * n.length * n.per_clip;
-        for (int64_t i = 0; i < length * n.per_clip; ++i)
-            scores[i] = dot(tokens + i * n.width, x.u + batch * n.width, n.width);
         // The output doubles as workspace: both are 64 bits wide.
         int64_t* indices = x.indices + batch * n.kept;
         uint64_t* kept = reinterpret_cast<uint64_t*>(indices);
-        const int64_t count =
-            choose(n, x.strides, length, scores, x.keys + batch * x.pyramid, kept);
+        const int64_t count = choose(n, x.strides, valid_length(n, x.lengths, batch),
+                                     x.token_scores + batch * n.length * n.per_clip,
+                                     x.keys + batch * x.pyramid, kept);
         for (int64_t i = 0; i < n.kept; ++i) {
             const uint64_t key = i < count ? kept[i] : 0;
             x.valid[batch * n.kept + i] = i < count;
@@ -131,94 +125,82 @@ SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
     }
 }
 
-template <class T>
 struct Backward {
-    Shape n;
+    Pyramid pyramid;
     const float* grad;
-    const T* tokens;
-    const int64_t *indices, *lengths, *strides;
+    const int64_t* indices;
     const bool* valid;
     float* grad_u;
+    int64_t kept;
 };
 
 // du = sum_j g_j x_j, x_j the mean of the tokens behind the j-th kept index. A task is a sample.
-template <class T>
-SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
-    const Shape& n = x.n;
+SDST_MULTIVERSION void run(const Backward& x, int64_t begin, int64_t end) {
+    const int64_t width = x.pyramid.width;
     for (int64_t batch = begin; batch < end; ++batch) {
-        const int64_t length = std::min(x.lengths ? x.lengths[batch] : n.length, n.length);
-        const T* tokens = x.tokens + batch * n.length * n.per_clip * n.width;
-        float* grad_u = x.grad_u + batch * n.width;
-        std::fill_n(grad_u, n.width, 0.0f);
-        for (int64_t j = batch * n.kept; j < (batch + 1) * n.kept; ++j) {
-            if (!x.valid[j]) continue;
-            int64_t place = x.indices[j], stride = 1;
-            for (int64_t level = 0; level < n.levels; ++level) {
-                stride = x.strides[level];
-                const int64_t size = (n.length + stride - 1) / stride * n.per_clip;
-                if (place < size) break;
-                place -= size;
-            }
-            const int64_t start = place / n.per_clip * stride, p = place % n.per_clip;
-            const int64_t stop = std::min(start + stride, length);
-            const float part = x.grad[j] / static_cast<float>(stop - start);
-            for (int64_t i = start; i < stop; ++i)
-                accumulate(part, tokens + (i * n.per_clip + p) * n.width, grad_u, n.width);
-        }
+        float* grad_u = x.grad_u + batch * width;
+        std::fill_n(grad_u, width, 0.0f);
+        for (int64_t j = batch * x.kept; j < (batch + 1) * x.kept; ++j)
+            if (x.valid[j]) add_entry(x.pyramid, batch, x.indices[j], x.grad[j], 0, width, grad_u);
     }
 }
 
 // One function per number type: only functions that are no templates compile once per processor.
-#define SDST_SELECTION(T)                                                          \
-    SDST_MULTIVERSION void run(const Forward<T>& x, int64_t begin, int64_t end) {  \
-        forward(x, begin, end);                                                    \
-    }                                                                              \
-    SDST_MULTIVERSION void run(const Backward<T>& x, int64_t begin, int64_t end) { \
-        backward(x, begin, end);                                                   \
+#define SDST_SCORING(T)                                                           \
+    SDST_MULTIVERSION void run(const Scoring<T>& x, int64_t begin, int64_t end) { \
+        score(x, begin, end);                                                     \
     }
-SDST_SELECTION(float)
-SDST_SELECTION(Half)
-SDST_SELECTION(BFloat)
-SDST_SELECTION(int8_t)
-#undef SDST_SELECTION
+SDST_SCORING(float)
+SDST_SCORING(Half)
+SDST_SCORING(BFloat)
+SDST_SCORING(int8_t)
+#undef SDST_SCORING
 
 template <class Pass>
-void run_all(const Pass& pass, int32_t threads) {
-    parallel_for(pass.n.batch, 1, threads,
-                 [&](int64_t begin, int64_t end) { run(pass, begin, end); });
+void run_all(const Pass& pass, int64_t tasks, int64_t grain, int32_t threads) {
+    parallel_for(tasks, grain, threads, [&](int64_t begin, int64_t end) { run(pass, begin, end); });
 }
+
+constexpr int64_t kGrain = 32;  // tokens, enough to be worth a thread
 
 }  // namespace
 }  // namespace sdst
 
-SDST_API void sdst_select_tokens_forward(const void* tokens, const float* u, const int64_t* lengths,
-                                         const int64_t* strides, int64_t* indices, float* scores,
-                                         bool* valid, float* token_scores, int64_t* keys,
-                                         int64_t batch, int64_t length, int64_t per_clip,
-                                         int64_t width, int64_t kept, int64_t levels,
-                                         int64_t segments, int64_t pyramid, int32_t type,
-                                         int32_t threads) {
+SDST_API void sdst_select_tokens_forward(const void* tokens, const float* scales, const float* u,
+                                         const int64_t* lengths, const int64_t* strides,
+                                         int64_t* indices, float* scores, bool* valid,
+                                         float* token_scores, int64_t* keys, int64_t batch,
+                                         int64_t length, int64_t per_clip, int64_t width,
+                                         int64_t kept, int64_t levels, int64_t segments,
+                                         int64_t pyramid, int32_t type, int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept, levels, segments};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        const sdst::Forward<T> pass{
-            n,       x,      u,     lengths,      strides,
-            indices, scores, valid, token_scores, reinterpret_cast<uint64_t*>(keys),
-            pyramid};
-        sdst::run_all(pass, threads);
+        const sdst::Scoring<T> scoring{n, x, scales, u, lengths, token_scores};
+        sdst::run_all(scoring, batch * length * per_clip, sdst::kGrain, threads);
     });
+    const sdst::Selection selection{n,       lengths, strides, token_scores,
+                                    indices, scores,  valid,   reinterpret_cast<uint64_t*>(keys),
+                                    pyramid};
+    sdst::run_all(selection, batch, 1, threads);
 }
 
 SDST_API void sdst_select_tokens_backward(const float* grad, const void* tokens,
-                                          const int64_t* indices, const int64_t* lengths,
-                                          const int64_t* strides, const bool* valid, float* grad_u,
-                                          int64_t batch, int64_t length, int64_t per_clip,
-                                          int64_t width, int64_t kept, int64_t levels, int32_t type,
+                                          const float* scales, const int64_t* indices,
+                                          const int64_t* lengths, const int64_t* strides,
+                                          const bool* valid, float* grad_u, int64_t batch,
+                                          int64_t length, int64_t per_clip, int64_t width,
+                                          int64_t kept, int64_t levels, int32_t type,
                                           int32_t threads) {
-    const sdst::Shape n{batch, length, per_clip, width, kept, levels, 0};
-    sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
-        using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        const sdst::Backward<T> pass{n, grad, x, indices, lengths, strides, valid, grad_u};
-        sdst::run_all(pass, threads);
-    });
+    const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
+                                tokens,
+                                scales,
+                                lengths,
+                                strides,
+                                levels,
+                                length,
+                                per_clip,
+                                width};
+    const sdst::Backward pass{pyramid, grad, indices, valid, grad_u, kept};
+    sdst::run_all(pass, batch, 1, threads);
 }

@@ -19,32 +19,33 @@ struct BFloat {
 
 typedef uint32_t Words __attribute__((vector_size(32)));
 
-// Named one by one, a compiler sees one instruction in them, and in a converted vector several.
-SDST_INLINE Words words(const void* p) {
-    uint16_t x[8];
+// Eight neighbouring T with their sign extended. Named one by one, a compiler sees one instruction
+// in them, and in a converted vector several.
+template <class T>
+SDST_INLINE Integers extend(const void* p) {
+    T x[8];
     std::memcpy(x, p, sizeof(x));
-    return Words{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
+    return Integers{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
 }
 
 SDST_INLINE Lanes widen(const float* p) { return load<Lanes>(p); }
 
-SDST_INLINE Lanes widen(const BFloat* p) { return reinterpret_cast<Lanes>(words(p) << 16); }
-
-// Exponent and fraction move into place; the multiplication corrects the exponent's bias and makes
-// subnormal numbers normal. Infinity and NaN keep an exponent of all ones.
-SDST_INLINE Lanes widen(const Half* p) {
-    const Words half = words(p);
-    const Words magnitude = (half & 0x7fff) << 13;
-    const Words scaled = reinterpret_cast<Words>(reinterpret_cast<Lanes>(magnitude) * 0x1p112f);
-    const Words special = reinterpret_cast<Words>((half & 0x7c00) == 0x7c00) & 0x7f800000;
-    return reinterpret_cast<Lanes>(scaled | special | (half & 0x8000) << 16);
+SDST_INLINE Lanes widen(const int8_t* p) {
+    return __builtin_convertvector(extend<int8_t>(p), Lanes);
 }
 
-SDST_INLINE Lanes widen(const int8_t* p) {
-    int8_t x[8];
-    std::memcpy(x, p, sizeof(x));
-    const Integers values{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
-    return __builtin_convertvector(values, Lanes);
+SDST_INLINE Lanes widen(const BFloat* p) {
+    return reinterpret_cast<Lanes>(reinterpret_cast<Words>(extend<int16_t>(p)) << 16);
+}
+
+// Sign, exponent and fraction move into place, the sign by extension; the multiplication corrects
+// the exponent's bias and makes subnormal numbers normal. Infinity and NaN get an exponent of all
+// ones.
+SDST_INLINE Lanes widen(const Half* p) {
+    const Words half = reinterpret_cast<Words>(extend<int16_t>(p));
+    const Lanes scaled = reinterpret_cast<Lanes>((half << 13) & 0x8fffe000) * 0x1p112f;
+    const Words special = reinterpret_cast<Words>((half & 0x7c00) == 0x7c00) & 0x7f800000;
+    return reinterpret_cast<Lanes>(reinterpret_cast<Words>(scaled) | special);
 }
 
 // The last `count` < 8 numbers of a row, zeros after them.

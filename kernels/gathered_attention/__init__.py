@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.gathered_attention import native, reference
+from sdst.kernels.quantization import check_scales
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -117,7 +118,8 @@ def gathered_attention(
     Raises:
         ValueError: shapes that do not belong together.
     """
-    _check(query, tokens, indices, bias, valid, lengths, scales)
+    _check(query, tokens, indices, bias, valid, lengths)
+    check_scales("gathered_attention", tokens, scales)
     chosen = dispatch.choose(
         "gathered_attention", implementation, query, tokens, indices, bias, valid
     )
@@ -158,7 +160,6 @@ def _check(
     bias: Tensor,
     valid: Tensor,
     lengths: Tensor | None,
-    scales: Tensor | None,
 ) -> None:
     batch, kept = query.shape[0], indices.shape[-1]
     expected = {
@@ -169,7 +170,6 @@ def _check(
             for name, tensor in (("indices", indices), ("bias", bias), ("valid", valid))
         },
         "lengths": (lengths, (batch,)),
-        "scales": (scales, tokens.shape[:-1]),
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != shape:
@@ -177,8 +177,3 @@ def _check(
                 f"gathered_attention: {name} is {list(tensor.shape)}, expected {list(shape)} "
                 f"beside query {list(query.shape)} and tokens {list(tokens.shape)}"
             )
-    if (tokens.dtype == torch.int8) != (scales is not None):
-        raise ValueError(
-            f"gathered_attention: tokens are {tokens.dtype} and scales are "
-            f"{'missing' if scales is None else 'given'}; int8 tokens, and only these, have scales"
-        )

@@ -97,7 +97,7 @@ def _call(
     slice_size = 2 * TILE * CHANNELS + (2 + 2 * BLOCK) * columns
     # Kept in names, as a pointer keeps nothing alive.
     store, picked, added, real = (x.contiguous() for x in (tokens, indices, bias.float(), valid))
-    factors = None if scales is None else scales.float().contiguous()
+    factors = library.prepare_scales(scales)
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(list(strides))
     workspace = added.new_empty(batch, _blocks(rows[0]), slice_size)
     getattr(library.load("cpu"), function)(

@@ -5,45 +5,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, gpu
 from sdst.kernels.pool_tokens import native, reference
+from sdst.kernels.quantization import check_scales
 
 library = torch.library.Library("sdst", "FRAGMENT")
-library.define("pool_tokens_forward(Tensor tokens, Tensor u, int kept, Tensor? lengths) -> Tensor")
 library.define(
-    "pool_tokens_backward(Tensor grad, Tensor tokens, Tensor u, int kept, Tensor? lengths)"
+    "pool_tokens_forward(Tensor tokens, Tensor u, int kept, Tensor? lengths, Tensor? scales)"
     " -> Tensor"
+)
+library.define(
+    "pool_tokens_backward(Tensor grad, Tensor tokens, Tensor u, int kept, Tensor? lengths, "
+    "Tensor? scales) -> Tensor"
 )
 library.impl("pool_tokens_forward", native.forward, "CPU")
 library.impl("pool_tokens_backward", native.backward, "CPU")
+for name in ("forward", "backward"):
+    kernel = gpu.late("sdst.kernels.pool_tokens.triton", name)
+    library.impl(f"pool_tokens_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::pool_tokens_forward")
-def _fake_forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def _fake_forward(tokens: Tensor, u: Tensor, *rest: object) -> Tensor:
     batch, length, _, width = tokens.shape
     return u.new_empty(batch, length, width, dtype=torch.float32)
 
 
 @torch.library.register_fake("sdst::pool_tokens_backward")
-def _fake_backward(
-    grad: Tensor, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None
-) -> Tensor:
+def _fake_backward(grad: Tensor, tokens: Tensor, u: Tensor, *rest: object) -> Tensor:
     return u.new_empty(u.shape)
 
 
-def _save(ctx, inputs: tuple[Tensor, Tensor, int, Tensor | None], output: Tensor) -> None:
-    tokens, u, ctx.kept, lengths = inputs
-    ctx.save_for_backward(tokens, u, lengths)
+def _save(ctx, inputs: tuple, output: Tensor) -> None:
+    tokens, u, ctx.kept, lengths, scales = inputs
+    ctx.save_for_backward(tokens, u, lengths, scales)
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    tokens, u, lengths = ctx.saved_tensors
-    return None, torch.ops.sdst.pool_tokens_backward(grad, tokens, u, ctx.kept, lengths), None, None
+    tokens, u, lengths, scales = ctx.saved_tensors
+    grad_u = torch.ops.sdst.pool_tokens_backward(grad, tokens, u, ctx.kept, lengths, scales)
+    return None, grad_u, None, None, None
 
 
 torch.library.register_autograd("sdst::pool_tokens_forward", _differentiate, setup_context=_save)
 
-dispatch.register("pool_tokens", native=native.unsupported_reasons, reference=dispatch.always)
+
+def _not_on_gpu(tokens: Tensor, u: Tensor) -> list[str]:
+    return gpu.unsupported_reasons(tokens=tokens, u=u)
+
+
+dispatch.register(
+    "pool_tokens",
+    triton=_not_on_gpu,
+    native=native.unsupported_reasons,
+    reference=dispatch.always,
+)
 
 
 def pool_tokens(
@@ -52,6 +68,7 @@ def pool_tokens(
     kept: int,
     lengths: Tensor | None = None,
     *,
+    scales: Tensor | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """Pool every clip over its best tokens under a direction.
@@ -63,11 +80,12 @@ def pool_tokens(
     no scores and weights in memory, which the eager formulation writes and reads several times.
 
     Args:
-        tokens: [B, L, P, D] fp32, fp16 or bf16, frozen; gets no gradient.
+        tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
         u: [B, D].
         kept: tokens of a clip that take part, all of them if there are fewer.
         lengths: [B] int64, valid clips of each video; all of L if None. What lies beyond is not
             read and gives 0.
+        scales: [B, L, P] fp32, what each stored token is multiplied by (`sdst.kernels.quantize`).
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
@@ -81,10 +99,11 @@ def pool_tokens(
             f"pool_tokens: expected u [B, D] of tokens [B, L, P, D] and kept >= 1, found u "
             f"{list(u.shape)}, tokens {list(tokens.shape)}, kept {kept}"
         )
+    check_scales("pool_tokens", tokens, scales)
     chosen = dispatch.choose("pool_tokens", implementation, tokens, u)
     if chosen == "reference":
-        return reference.pool_tokens(tokens, u, kept, lengths)
-    return torch.ops.sdst.pool_tokens_forward(tokens, u, kept, lengths)
+        return reference.pool_tokens(tokens, u, kept, lengths, scales)
+    return torch.ops.sdst.pool_tokens_forward(tokens, u, kept, lengths, scales)
 
 
 def flops(batch: int, length: int, per_clip: int, width: int) -> int:

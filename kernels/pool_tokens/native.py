@@ -13,15 +13,17 @@ def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
     return library.unsupported_reasons(tokens=tokens, u=u)
 
 
-def forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def forward(
+    tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None, scales: Tensor | None
+) -> Tensor:
     """[B, L, D] fp32, see the op."""
     batch, length, per_clip, width = tokens.shape
     store, direction = tokens.contiguous(), u.float().contiguous()
-    valid = library.prepare_lengths(lengths)
+    valid, factors = library.prepare_lengths(lengths), library.prepare_scales(scales)
     out = direction.new_empty(batch, length, width)
     workspace = direction.new_empty(batch, 3, per_clip)
     library.load("cpu").sdst_pool_tokens_forward(
-        *library.pointers(store, direction, valid, out, workspace),
+        *library.pointers(store, factors, direction, valid, out, workspace),
         *(batch, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),
@@ -29,15 +31,23 @@ def forward(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Ten
     return out
 
 
-def backward(grad: Tensor, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def backward(
+    grad: Tensor,
+    tokens: Tensor,
+    u: Tensor,
+    kept: int,
+    lengths: Tensor | None,
+    scales: Tensor | None,
+) -> Tensor:
     """The gradient of u, in its dtype; grad is that of the output."""
     batch, length, per_clip, width = tokens.shape
     upstream, store = grad.float().contiguous(), tokens.contiguous()
     direction, valid = u.float().contiguous(), library.prepare_lengths(lengths)
+    factors = library.prepare_scales(scales)
     grad_u = torch.empty_like(direction)
     workspace = direction.new_empty(batch, 3, per_clip)
     library.load("cpu").sdst_pool_tokens_backward(
-        *library.pointers(upstream, store, direction, valid, grad_u, workspace),
+        *library.pointers(upstream, store, factors, direction, valid, grad_u, workspace),
         *(batch, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),

@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import pyramid
+from sdst.kernels.quantization import dequantize
 
 
-def pool_tokens(tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None) -> Tensor:
+def pool_tokens(
+    tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None, scales: Tensor | None
+) -> Tensor:
     """See `sdst.kernels.pool_tokens`."""
     lengths = pyramid.valid_lengths(tokens, lengths)
     dtype = torch.promote_types(u.dtype, torch.float32)
     padding = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
-    tokens = tokens.detach().to(dtype).masked_fill(padding[..., None, None], 0)
+    tokens = tokens.detach() if scales is None else dequantize(tokens, scales)
+    tokens = tokens.to(dtype).masked_fill(padding[..., None, None], 0)
     scores = torch.einsum("blpd,bd->blp", tokens, u.to(dtype))
     threshold = scores.detach().topk(min(kept, tokens.shape[2]), dim=-1).values[..., -1:]
     weights = scores.masked_fill(scores < threshold, -torch.inf).softmax(-1)

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
+from sdst.kernels.quantization import check_scales
 from sdst.kernels.select_tokens import native, reference
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
     "select_tokens_forward("
-    "Tensor tokens, Tensor u, int k, Tensor? lengths, int[] strides, int segments"
-    ") -> (Tensor, Tensor, Tensor)"
+    "Tensor tokens, Tensor u, int k, Tensor? lengths, int[] strides, int segments, "
+    "Tensor? scales) -> (Tensor, Tensor, Tensor)"
 )
 library.define(
     "select_tokens_backward("
-    "Tensor grad, Tensor tokens, Tensor indices, Tensor valid, Tensor? lengths, int[] strides"
-    ") -> Tensor"
+    "Tensor grad, Tensor tokens, Tensor indices, Tensor valid, Tensor? lengths, int[] strides, "
+    "Tensor? scales) -> Tensor"
 )
 library.impl("select_tokens_forward", native.forward, "CPU")
 library.impl("select_tokens_backward", native.backward, "CPU")
@@ -42,15 +43,16 @@ def _fake_backward(grad: Tensor, tokens: Tensor, *rest: object) -> Tensor:
 
 
 def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    tokens, u, _, lengths, ctx.strides, _ = inputs
+    tokens, u, _, lengths, ctx.strides, _, scales = inputs
     _, indices, valid = output
     ctx.dtype = u.dtype
-    ctx.save_for_backward(tokens, indices, valid, lengths)
+    ctx.save_for_backward(tokens, indices, valid, lengths, scales)
 
 
 def _differentiate(ctx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    u = torch.ops.sdst.select_tokens_backward(grad, *ctx.saved_tensors, ctx.strides)
-    return None, u.to(ctx.dtype), None, None, None, None
+    *tensors, scales = ctx.saved_tensors
+    u = torch.ops.sdst.select_tokens_backward(grad, *tensors, ctx.strides, scales)
+    return None, u.to(ctx.dtype), None, None, None, None, None
 
 
 torch.library.register_autograd("sdst::select_tokens_forward", _differentiate, setup_context=_save)
@@ -76,6 +78,7 @@ def select_tokens(
     *,
     strides: Sequence[int] = (1, 2, 4, 8),
     segments: int = 4,
+    scales: Tensor | None = None,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score every token of the temporal pyramid against a direction and keep the k best.
@@ -86,13 +89,14 @@ def select_tokens(
     cannot fill goes to the best remaining tokens of all. Of equal scores the lower index wins.
 
     Args:
-        tokens: [B, L, P, D], frozen; gets no gradient.
+        tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
         u: [B, D].
         k: tokens to keep.
         lengths: [B] int64, valid clips of each video; all of L if None.
         strides: of the pyramid's levels; level r holds ceil(L / stride) steps of P tokens, each the
             mean over the valid clips of its window.
         segments: of time, per resolution.
+        scales: [B, L, P] fp32, what each stored token is multiplied by (`sdst.kernels.quantize`).
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
@@ -100,9 +104,21 @@ def select_tokens(
         (offset_r + t * P + p); scores [B, k] fp32, best first, differentiable with respect to u;
         valid [B, k] bool. Where there are fewer than k tokens: index 0, score 0, valid False.
     """
+    check_scales("select_tokens", tokens, scales)
     if dispatch.choose("select_tokens", implementation, tokens, u, k, lengths) == "reference":
-        return reference.select_tokens(tokens, u, k, lengths, strides, segments)
+        return reference.select_tokens(tokens, u, k, lengths, strides, segments, scales)
     scores, indices, valid = torch.ops.sdst.select_tokens_forward(
-        tokens, u, k, lengths, strides, segments
+        tokens, u, k, lengths, strides, segments, scales
     )
     return indices, scores, valid
+
+
+def flops(batch: int, length: int, per_clip: int, width: int) -> int:
+    """Floating point operations of the forward pass: a multiply-add per number of the store."""
+    return 2 * batch * length * per_clip * width
+
+
+def bytes(batch: int, length: int, per_clip: int, width: int, k: int, element: int = 4) -> int:
+    """Bytes that the forward pass must move at least; `element` is a stored number's."""
+    kept = 8 + 4 + 1  # index, score, valid
+    return batch * (length * per_clip * width * element + 4 * width + k * kept)

@@ -14,12 +14,19 @@ def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
 
 
 def forward(
-    tokens: Tensor, u: Tensor, k: int, lengths: Tensor | None, strides: list[int], segments: int
+    tokens: Tensor,
+    u: Tensor,
+    k: int,
+    lengths: Tensor | None,
+    strides: list[int],
+    segments: int,
+    scales: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, indices and validity [B, k], see the op."""
     batch, length, per_clip, width = tokens.shape
     store, direction = tokens.contiguous(), u.float().contiguous()
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
+    factors = library.prepare_scales(scales)
     indices = tokens.new_empty(batch, k, dtype=torch.int64)
     scores = direction.new_empty(batch, k)
     valid = tokens.new_empty(batch, k, dtype=torch.bool)
@@ -27,7 +34,7 @@ def forward(
     token_scores = direction.new_empty(batch, length, per_clip)
     keys = indices.new_empty(batch, entries)
     library.load("cpu").sdst_select_tokens_forward(
-        *library.pointers(store, direction, valid_lengths, levels),
+        *library.pointers(store, factors, direction, valid_lengths, levels),
         *library.pointers(indices, scores, valid, token_scores, keys),
         *(batch, length, per_clip, width, k, len(strides), segments, entries),
         library.TYPES[store.dtype],
@@ -43,14 +50,16 @@ def backward(
     valid: Tensor,
     lengths: Tensor | None,
     strides: list[int],
+    scales: Tensor | None,
 ) -> Tensor:
     """The gradient of u [B, D] fp32; grad [B, k] is that of the scores."""
     batch, length, per_clip, width = tokens.shape
     upstream, store = grad.float().contiguous(), tokens.contiguous()
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
+    factors = library.prepare_scales(scales)
     grad_u = upstream.new_empty(batch, width)
     library.load("cpu").sdst_select_tokens_backward(
-        *library.pointers(upstream, store, indices, valid_lengths, levels, valid, grad_u),
+        *library.pointers(upstream, store, factors, indices, valid_lengths, levels, valid, grad_u),
         *(batch, length, per_clip, width, indices.shape[1], len(strides)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),

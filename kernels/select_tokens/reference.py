@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import pyramid
+from sdst.kernels.quantization import dequantize
 
 INDEX_BITS = 30
 BY_QUOTA = 1 << 62  # lifts a key above all keys that no quota kept
@@ -27,13 +28,14 @@ def select_tokens(
     lengths: Tensor | None,
     strides: Sequence[int],
     segments: int,
+    scales: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `sdst.kernels.select_tokens`."""
     lengths = pyramid.valid_lengths(tokens, lengths)
     with torch.no_grad():
-        raw = token_scores(tokens, u, lengths)
+        raw = token_scores(tokens, u, lengths, scales)
         indices, valid = select(raw, k, lengths, strides, segments)
-    kept = pyramid.gather(tokens, indices, valid, lengths, strides)
+    kept = pyramid.gather(tokens, indices, valid, lengths, strides, scales)
     scores = torch.einsum("bkd,bd->bk", kept, u.to(kept.dtype))
     return indices, scores, valid
 
@@ -63,10 +65,13 @@ def select(
     return torch.where(valid, key_index(kept), 0), valid
 
 
-def token_scores(tokens: Tensor, u: Tensor, lengths: Tensor) -> Tensor:
+def token_scores(
+    tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None
+) -> Tensor:
     """<x, u> of every raw token [B, L, P], 0 in the padding; one pass over the tokens."""
     batch, length, per_clip, width = tokens.shape
-    scores = torch.bmm(tokens.view(batch, -1, width), u[..., None].to(tokens.dtype)).float()
+    store = tokens if scales is None else dequantize(tokens, scales)
+    scores = torch.bmm(store.view(batch, -1, width), u[..., None].to(store.dtype)).float()
     inside = torch.arange(length, device=tokens.device) < lengths[:, None]
     return scores.view(batch, length, per_clip).masked_fill(~inside[..., None], 0)
 

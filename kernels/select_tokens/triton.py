@@ -2,9 +2,10 @@
 
 The scoring kernel reads every valid raw token once, accumulates in fp32 and writes one number per
 token; the scores of the pyramid are averages of those. What follows, the selection by integer keys
-of the reference, works on B L P numbers, 1 / D of what was read. The scores of the kept tokens are
-taken from there as well: the reference gathers and averages the kept tokens themselves again, a
-copy of 4 B k D bytes, and for a 16-bit store 22 W B k D bytes (W = 8 the widest window).
+(cuda.py; the reference's where the CUDA library was not built), works on B L P numbers, 1 / D of
+what was read, and has the scores of the kept tokens in its keys: the reference gathers and averages
+the kept tokens themselves again, a copy of 4 B k D bytes, and for a 16-bit store 22 W B k D bytes
+(W = 8 the widest window).
 At B=8, P=50, L=75, k=64, D=768: 46 MB (16-bit) are read and nothing else; 69 MB are saved.
 
 The gradient of u is the sum of the kept tokens, read in place, times that of their scores; a
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from sdst.kernels import gpu, pyramid
 from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_length
-from sdst.kernels.select_tokens import reference
+from sdst.kernels.select_tokens import cuda, reference
 
 WARPS = 4
 TOKENS = 16  # per program of the scoring
@@ -36,6 +37,7 @@ def score_kernel(
     p_tokens,
     p_u,
     p_lengths,
+    p_scales,
     p_scores,
     token_stride,
     L,
@@ -60,7 +62,10 @@ def score_kernel(
         b_tokens = tl.load(p_rows, mask=m_n[:, None] & m_d[None, :], other=0).to(tl.float32)
         b_u = tl.load(p_u + batch * D + o_d, mask=m_d, other=0).to(tl.float32)
         b_products += b_tokens * b_u[None, :]
-    tl.store(p_scores + batch * L * P + o_n, tl.sum(b_products, 1), mask=o_n < L * P)
+    b_scores = tl.sum(b_products, 1)
+    if p_scales is not None:
+        b_scores *= tl.load(p_scales + batch * L * P + o_n, mask=m_n, other=0)
+    tl.store(p_scores + batch * L * P + o_n, b_scores, mask=o_n < L * P)
 
 
 @triton.jit
@@ -70,6 +75,7 @@ def backward_kernel(
     p_indices,
     p_valid,
     p_lengths,
+    p_scales,
     p_grad_u,
     token_stride,
     L,
@@ -85,6 +91,8 @@ def backward_kernel(
     o_d = tl.program_id(1) * BO + tl.arange(0, BO)
     length = valid_length(p_lengths, batch, L)
     p_tokens += batch * token_stride
+    if p_scales is not None:
+        p_scales += batch * L * P
 
     # [BO]
     b_sum = tl.zeros([BO], tl.float32)
@@ -95,7 +103,7 @@ def backward_kernel(
         m_k &= tl.load(p_valid + batch * K + o_k, mask=m_k, other=0) != 0
         b_grad = tl.load(p_grad + batch * K + o_k, mask=m_k, other=0).to(tl.float32)
         row, clips = locate(b_index, length, L, P, STRIDES)
-        b_tokens = load_entries(p_tokens, row, clips, m_k, o_d, P, D)
+        b_tokens = load_entries(p_tokens, row, clips, m_k, o_d, P, D, p_scales)
         b_sum += tl.sum(b_grad[:, None] * b_tokens, 0)
     tl.store(p_grad_u + batch * D + o_d, b_sum, mask=o_d < D)
 
@@ -107,9 +115,12 @@ def forward(
     lengths: Tensor | None,
     strides: Sequence[int],
     segments: int,
+    scales: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """scores, indices and valid [B, k] of the op."""
-    raw = token_scores(tokens, u, lengths)
+    raw = token_scores(tokens, u, lengths, scales)
+    if not cuda.unsupported_reasons(raw, strides):
+        return cuda.select(raw, k, lengths, strides, segments)
     lengths = pyramid.valid_lengths(tokens, lengths)
     indices, valid = reference.select(raw, k, lengths, strides, segments)
     rows, weights = pyramid.entries(tokens, indices, lengths, strides)
@@ -124,11 +135,12 @@ def backward(
     valid: Tensor,
     lengths: Tensor | None,
     strides: Sequence[int],
+    scales: Tensor | None,
 ) -> Tensor:
     """Gradient of u [B, D], fp32; grad is that of the scores."""
     tokens = readable(tokens)
     batch, _, _, channels = tokens.shape
-    tensors = [x if x is None else x.contiguous() for x in (indices, valid, lengths)]
+    tensors = [x if x is None else x.contiguous() for x in (indices, valid, lengths, scales)]
     out = tokens.new_empty(batch, channels, dtype=torch.float32)
     gpu.launch(
         backward_kernel,
@@ -144,7 +156,9 @@ def backward(
     return out
 
 
-def token_scores(tokens: Tensor, u: Tensor, lengths: Tensor | None) -> Tensor:
+def token_scores(
+    tokens: Tensor, u: Tensor, lengths: Tensor | None, scales: Tensor | None
+) -> Tensor:
     """<x, u> of every raw token [B, L, P], fp32, 0 in the padding; one pass over the tokens."""
     tokens = readable(tokens)
     batch, length, per_clip, _ = tokens.shape
@@ -152,8 +166,9 @@ def token_scores(tokens: Tensor, u: Tensor, lengths: Tensor | None) -> Tensor:
     gpu.launch(
         score_kernel,
         (batch * triton.cdiv(length * per_clip, TOKENS),),
-        *(tokens, u.contiguous(), lengths if lengths is None else lengths.contiguous(), scores),
-        *(tokens.stride(0), *tokens.shape[1:]),
+        *(tokens, u.contiguous()),
+        *(x if x is None else x.contiguous() for x in (lengths, scales)),
+        *(scores, tokens.stride(0), *tokens.shape[1:]),
         BN=TOKENS,
         BD=CHANNELS,
         num_warps=WARPS,

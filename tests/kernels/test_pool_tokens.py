@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdst.kernels import pool_tokens
+from sdst.kernels import dequantize, pool_tokens, quantize
 
 pytestmark = pytest.mark.usefixtures("implementation")
 native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)
@@ -81,6 +81,17 @@ def test_strided_tokens_and_no_samples() -> None:
     assert pool_tokens(tokens[:0], u[:0], 2).shape == (0, 7, 19)
 
 
+def test_an_int8_store_is_the_store_that_it_stands_for() -> None:
+    tokens, u, lengths = make_inputs()
+    u.requires_grad_()
+    values, scales = quantize(tokens)
+    found = pool_tokens(values, u, 3, lengths, scales=scales)
+    expected = pool_tokens(dequantize(values, scales), u, 3, lengths)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(x.square().sum(), u)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_gradcheck_in_double() -> None:
     tokens, u, lengths = make_inputs(clips=3, per_clip=4, width=5)
     tokens = tokens.double()
@@ -94,7 +105,7 @@ def test_gradcheck_in_double() -> None:
 @native_only
 def test_the_op_is_well_registered() -> None:
     tokens, u, lengths = make_inputs()
-    arguments = (tokens, u.requires_grad_(), 3, lengths)
+    arguments = (tokens, u.requires_grad_(), 3, lengths, None)
     torch.library.opcheck(torch.ops.sdst.pool_tokens_forward.default, arguments)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdst.kernels import select_tokens
+from sdst.kernels import dequantize, quantize, select_tokens
 
 pytestmark = pytest.mark.usefixtures("implementation")
 native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)
@@ -124,6 +124,28 @@ def test_native_keeps_what_the_reference_keeps(seed: int, dtype: torch.dtype) ->
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-5)
 
 
+def test_an_int8_store_is_the_store_that_it_stands_for() -> None:
+    tokens, u = make_inputs()
+    u.requires_grad_()
+    values, scales = quantize(tokens)
+    lengths = torch.tensor([11, 6, 1])
+    indices, scores, valid = select_tokens(values, u, 12, lengths, scales=scales)
+    expected = select_tokens(dequantize(values, scales), u, 12, lengths)
+    assert torch.equal(indices, expected[0])
+    assert torch.equal(valid, expected[2])
+    torch.testing.assert_close(scores, expected[1])
+    gradients = [torch.autograd.grad(x.square().sum(), u)[0] for x in (scores, expected[1])]
+    torch.testing.assert_close(*gradients)
+
+
+def test_int8_without_scales_is_refused() -> None:
+    tokens, u = make_inputs()
+    with pytest.raises(ValueError, match="scales are missing"):
+        select_tokens(tokens.to(torch.int8), u, 3)
+    with pytest.raises(ValueError, match=r"scales are \[3\], expected \[3, 11, 3\]"):
+        select_tokens(tokens.to(torch.int8), u, 3, scales=torch.ones(3))
+
+
 @native_only
 def test_threads_do_not_change_a_bit() -> None:
     tokens, u = torch.randn(40, 30, 9, 33), torch.randn(40, 33)
@@ -142,5 +164,5 @@ def test_threads_do_not_change_a_bit() -> None:
 @native_only
 def test_the_op_is_well_registered() -> None:
     tokens, u = make_inputs()
-    arguments = (tokens, u.requires_grad_(), 7, torch.tensor([11, 6, 1]), [1, 2, 4], 2)
+    arguments = (tokens, u.requires_grad_(), 7, torch.tensor([11, 6, 1]), [1, 2, 4], 2, None)
     torch.library.opcheck(torch.ops.sdst.select_tokens_forward.default, arguments)

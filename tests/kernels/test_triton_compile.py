@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from sdst.kernels import gpu  # noqa: E402
 from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
 from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
+from sdst.kernels.pool_tokens import triton as pooling  # noqa: E402
 from sdst.kernels.select_tokens import triton as selection  # noqa: E402
 
 BUDGETS = Path(__file__).with_name("triton_budgets.json")
@@ -50,23 +51,35 @@ def sample(dtype: torch.dtype, queries: int, heads: int, channels: int, samples:
     deformable.backward(out, value, points, points, lengths)
 
 
+def store(dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Tokens and, of int8, their scales at the patch-token shape."""
+    scales = empty(8, 75, 50, dtype=torch.float32) if dtype == torch.int8 else None
+    return empty(8, 75, 50, 768, dtype=dtype), scales
+
+
 def attend(dtype: torch.dtype, stored: torch.dtype) -> None:
     """Gathered attention at the patch-token shape."""
-    query, tokens = empty(8, 10, 8, 768, dtype=dtype), empty(8, 75, 50, 768, dtype=stored)
-    scales = empty(8, 75, 50, dtype=torch.float32) if stored == torch.int8 else None
+    query, (tokens, scales) = empty(8, 10, 8, 768, dtype=dtype), store(stored)
     indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
     bias, lengths = empty(8, 64, dtype=dtype), empty(8, dtype=torch.int64)
     keys = (query, tokens, indices, bias, valid, lengths, (1, 2, 4, 8), 0.125, scales)
     gathered.backward(gathered.forward(*keys), *keys)
 
 
-def select(dtype: torch.dtype) -> None:
+def select(dtype: torch.dtype, stored: torch.dtype) -> None:
     """The kernels of token selection at the patch-token shape."""
-    tokens, u = empty(8, 75, 50, 768, dtype=dtype), empty(8, 768, dtype=dtype)
+    u, (tokens, scales) = empty(8, 768, dtype=dtype), store(stored)
     indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
     lengths, grad = empty(8, dtype=torch.int64), empty(8, 64, dtype=torch.float32)
-    selection.token_scores(tokens, u, lengths)
-    selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8))
+    selection.token_scores(tokens, u, lengths, scales)
+    selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8), scales)
+
+
+def pool(stored: torch.dtype) -> None:
+    """Token pooling at the patch-token shape."""
+    u, (tokens, scales) = empty(8, 768, dtype=torch.float32), store(stored)
+    call = (tokens, u, 8, empty(8, dtype=torch.int64), scales)
+    pooling.backward(pooling.forward(*call), *call)
 
 
 CALLS: dict[str, Callable[[torch.dtype], None]] = {
@@ -74,7 +87,10 @@ CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
     "gathered_attention": lambda dtype: attend(dtype, dtype),
     "gathered_attention, int8 store": lambda dtype: attend(dtype, torch.int8),
-    "select_tokens": select,
+    "select_tokens": lambda dtype: select(dtype, dtype),
+    "select_tokens, int8 store": lambda dtype: select(dtype, torch.int8),
+    "pool_tokens": pool,
+    "pool_tokens, int8 store": lambda dtype: pool(torch.int8),
 }
 
 

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import test_deformable_attention as deformable
 import test_gathered_attention as gathered
+import test_pool_tokens as pooling
 import test_select_tokens as selection
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu, select_tokens
+from sdst.kernels import dequantize, gpu, pool_tokens, quantize, select_tokens
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-OPS = ("deformable_attention", "gathered_attention", "select_tokens")
+OPS = ("deformable_attention", "gathered_attention", "select_tokens", "pool_tokens")
 
 if INTERPRETED:
     # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
@@ -302,7 +303,15 @@ class TestSelectTokens:
     def test_the_registered_op_is_sound(self) -> None:
         tokens, u = on_device(*selection.make_inputs())
         op = torch.ops.sdst.select_tokens_forward.default
-        torch.library.opcheck(op, (tokens, u.requires_grad_(), 12, None, (1, 2), 2))
+        torch.library.opcheck(op, (tokens, u.requires_grad_(), 12, None, (1, 2), 2, None))
+
+    def test_an_int8_store(self) -> None:
+        tokens, u = selection.make_inputs()
+        values, scales = quantize(tokens)
+        found = self.run("triton", values, u, 12, [11, 6, 1], scales)
+        expected = self.run("reference", dequantize(values, scales), u, 12, [11, 6, 1])
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
 
     def check(self, tokens: Tensor, u: Tensor, k: int, lengths: list[int] | None = None) -> None:
         found = self.run("triton", tokens, u, k, lengths)
@@ -317,13 +326,99 @@ class TestSelectTokens:
         u: Tensor,
         k: int,
         lengths: list[int] | None = None,
+        scales: Tensor | None = None,
     ) -> list[Tensor]:
         """indices, scores, valid, and the gradient of u under a fixed upstream gradient."""
         tokens, u = tokens.to(DEVICE), u.to(DEVICE).detach().requires_grad_()
         lengths = None if lengths is None else torch.tensor(lengths, device=DEVICE)
         indices, scores, valid = select_tokens(
-            tokens, u, k, lengths, strides=(1, 2, 4), segments=2, implementation=implementation
+            *(tokens, u, k, lengths),
+            strides=(1, 2, 4),
+            segments=2,
+            scales=None if scales is None else scales.to(DEVICE),
+            implementation=implementation,
         )
         upstream = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
         (grad,) = torch.autograd.grad(scores, u, upstream.to(DEVICE))
         return [indices, scores.detach(), valid, grad]
+
+
+class TestPoolTokens:
+    @pytest.mark.parametrize(
+        ("kept", "dtype"),
+        [(1, torch.float32), (3, torch.float16), (3, torch.bfloat16), (9, torch.float32)],
+    )
+    def test_forward_and_backward(self, kept: int, dtype: torch.dtype) -> None:
+        tokens, u, lengths = pooling.make_inputs(dtype=dtype)
+        self.check(tokens, u, kept, lengths)
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 50, 150), (1, 21, 50, 9)])
+    def test_odd_sizes_and_more_than_one_block(self, shape: tuple[int, ...]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randn(shape, generator=generator)
+        self.check(tokens, 0.3 * torch.randn(1, shape[3], generator=generator), 4)
+
+    def test_tokens_equal_to_the_last_kept_take_part(self) -> None:
+        tokens, u = torch.eye(4).view(1, 1, 4, 4), torch.tensor([[2.0, 1.0, 1.0, 0.0]])
+        (out, _) = self.run("triton", tokens, u, 2)
+        expected = torch.tensor([2.0, 1.0, 1.0]).softmax(0)
+        torch.testing.assert_close(out.flatten().cpu()[:3], expected)
+        assert out.flatten()[3] == 0
+
+    def test_a_layer_of_a_stack_is_read_in_place(self) -> None:
+        tokens, u, lengths = pooling.make_inputs()
+        stack = torch.full((3, 2, *tokens.shape[1:]), torch.nan)
+        stack[:, 1] = tokens
+        self.check(stack[:, 1], u, 3, lengths)
+
+    def test_nan_in_the_padding(self) -> None:
+        tokens, u, lengths = pooling.make_inputs()
+        clean = self.run("triton", tokens, u, 3, lengths)
+        tokens[1, lengths[1] :], tokens[2] = torch.nan, torch.nan
+        for before, after in zip(clean, self.run("triton", tokens, u, 3, lengths), strict=True):
+            assert torch.equal(before, after)
+
+    def test_an_empty_batch(self) -> None:
+        tokens, u, _ = pooling.make_inputs()
+        out, grad = self.run("triton", tokens[:0], u[:0], 3)
+        assert out.shape == (0, 7, 19)
+        assert grad.shape == (0, 19)
+
+    def test_the_registered_op_is_sound(self) -> None:
+        tokens, u, lengths = on_device(*pooling.make_inputs())
+        op = torch.ops.sdst.pool_tokens_forward.default
+        torch.library.opcheck(op, (tokens, u.requires_grad_(), 3, lengths, None))
+
+    def test_an_int8_store(self) -> None:
+        tokens, u, lengths = pooling.make_inputs()
+        values, scales = quantize(tokens)
+        found = self.run("triton", values, u, 3, lengths, scales)
+        expected = self.run("reference", dequantize(values, scales), u, 3, lengths)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference)
+
+    def check(self, tokens: Tensor, u: Tensor, kept: int, lengths: Tensor | None = None) -> None:
+        """The rule of the reference: at most twice its own error, plus 1e-5 of the scale."""
+        exact = self.run("reference", tokens.double(), u.double(), kept, lengths)
+        plain = self.run("reference", tokens, u, kept, lengths)
+        found = self.run("triton", tokens, u, kept, lengths)
+        for truth, reference, mine in zip(exact, plain, found, strict=True):
+            allowed = 2 * (reference - truth).abs().max() + 1e-5 * truth.abs().max().clamp(min=1)
+            assert (mine - truth).abs().max() <= allowed
+
+    def run(
+        self,
+        implementation: str,
+        tokens: Tensor,
+        u: Tensor,
+        kept: int,
+        lengths: Tensor | None = None,
+        scales: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The output, and the gradient of u under a fixed upstream gradient."""
+        tokens, u = tokens.to(DEVICE), u.to(DEVICE).detach().requires_grad_()
+        lengths = None if lengths is None else lengths.to(DEVICE)
+        scales = None if scales is None else scales.to(DEVICE)
+        out = pool_tokens(tokens, u, kept, lengths, scales=scales, implementation=implementation)
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+        return [out.detach(), *torch.autograd.grad(out, u, upstream)]

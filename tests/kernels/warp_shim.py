@@ -34,9 +34,9 @@ def on_the_cpu(source: str) -> str:
         "extern __shared__ double memory[];", "double* memory = shim::shared.data();"
     )
     launch = (
-        r"(sdst::\w+)<<<(.+?), sdst::kWarp,\s*(.+?),\s*static_cast<cudaStream_t>\(stream\)>>>\("
+        r"(sdst::\w+)<<<(.+?), (sdst::\w+),\s*(.+?),\s*static_cast<cudaStream_t>\(stream\)>>>\("
     )
-    source, count = re.subn(launch, r"shim::launch(\1, \2, \3, ", source, flags=re.S)
+    source, count = re.subn(launch, r"shim::launch(\1, \2, \3, \4, ", source, flags=re.S)
     assert count > 0
     return source.replace("static_cast<int32_t>(cudaGetLastError())", "0")
 

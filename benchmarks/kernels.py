@@ -1,0 +1,176 @@
+"""`python -m benchmarks.kernels`: what every kernel uses of a GPU, and what ran where.
+
+Two tables in Markdown. The first comes from the committed budgets of the Triton kernels and, where
+nvcc is on PATH, from compiling the CUDA sources; the second from the dispatcher's registry and from
+what the tests execute, so that nobody takes a kernel that only compiles for one that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from sdst.errors import InputError, run
+from sdst.info import typical_call
+from sdst.kernels import dispatch
+
+ROOT = Path(__file__).parents[1]
+CUDA = ROOT / "csrc" / "cuda"
+TESTS = ROOT / "tests" / "kernels"
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+LIBRARIES = ("flash", "xformers")  # implementations that others wrote
+
+Usage = dict[str, int]  # registers and bytes of stack a thread, bytes of shared memory a block
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see `python -m benchmarks.kernels --help`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
+    output = parser.parse_args(arguments).output
+    text = usage_table() + "\n" + evidence_table()
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error}") from error
+
+
+def usage_table() -> str:
+    """Registers, stack (spills are 0 where it is) and shared memory of every kernel."""
+    head = ["kernel", "store", *ARCHITECTURES]
+    rows = [*_triton_rows()]
+    if shutil.which("nvcc"):
+        rows += _cuda_rows()
+    note = (
+        "Registers a thread / bytes of stack and spills a thread / bytes of shared memory (of a "
+        "CUDA kernel without what its launch adds).\n"
+    )
+    missing = "" if shutil.which("nvcc") else "The CUDA sources are missing: no nvcc on PATH.\n"
+    return note + missing + "\n" + _markdown(head, rows)
+
+
+def evidence_table() -> str:
+    """Which implementation of which op ran where."""
+    rows = [[op, name, evidence(op, name)] for op, name in implementations()]
+    return _markdown(["op", "implementation", "where it ran"], rows)
+
+
+def implementations() -> Iterator[tuple[str, str]]:
+    """Every op with each of its implementations, and the CUDA sources that serve others."""
+    for op in dispatch.ops():
+        names = dispatch.implementations(op)
+        yield from ((op, name) for name in names)
+        if op in cuda_sources() and "cuda" not in names:
+            yield op, "cuda"
+
+
+def evidence(op: str, implementation: str) -> str:
+    """The best proof there is here that an implementation works."""
+    registered = implementation in dispatch.implementations(op)
+    reasons = dispatch.unsupported_reasons(op, implementation, *typical_call(op))
+    if registered and not reasons:
+        return f"executed on {torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}"
+    if implementation == "triton" and op in interpreted_ops():
+        return "executed in Triton's interpreter, compiled for GPUs"
+    if implementation == "cuda" and (TESTS / f"test_{op}_cuda.py").exists():
+        return "executed on CPU through the shim, compiled for GPUs"
+    if implementation == "triton" and any(op in call for call in budgets()):
+        return "compiled for GPUs only"
+    return "nowhere: " + "; ".join(reasons)
+
+
+def budgets() -> dict[str, dict]:
+    """The committed usage of the Triton kernels: call, architecture, dtype, kernel."""
+    return json.loads((TESTS / "triton_budgets.json").read_text())["usage"]
+
+
+def interpreted_ops() -> tuple[str, ...]:
+    """OPS of triton_cases.py, which cannot be imported outside of the interpreter's process."""
+    tree = ast.parse((TESTS / "triton_cases.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "OPS":
+            return ast.literal_eval(node.value)
+    raise LookupError("triton_cases.py has no OPS")
+
+
+def cuda_sources() -> list[str]:
+    """Names of the sources in csrc/cuda that hold kernels."""
+    return sorted(p.stem for p in CUDA.glob("*.cu") if "__global__" in p.read_text())
+
+
+def cuda_usage(source: str, architecture: str) -> dict[str, Usage]:
+    """What the kernels of csrc/cuda/<source>.cu use, by name, as ptxas tells.
+
+    Raises:
+        RuntimeError: it does not compile without a warning; nvcc's words.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = ["-cubin", f"-arch={architecture}", "-o", f"{folder}/kernel.cubin"]
+        options = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
+        file = CUDA / f"{source}.cu"
+        command = ["nvcc", *options, *target, f"-I{ROOT / 'csrc' / 'include'}", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"nvcc for {architecture}: {done.stderr}")
+    kernels = done.stderr.split("Compiling entry function")[1:]
+    return {_name(told): _usage(told) for told in kernels}
+
+
+def _name(told: str) -> str:
+    """A kernel's name out of its mangled one, where a length stands before each part."""
+    mangled, name = re.search(r"'_ZN(\w+)'", told)[1], ""
+    while length := re.match(r"\d+", mangled):
+        end = length.end() + int(length[0])
+        name, mangled = mangled[length.end() : end], mangled[end:]
+    return name
+
+
+def _usage(told: str) -> Usage:
+    stack = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", told)
+    shared = re.search(r"(\d+) bytes smem", told)
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", told)[1]),
+        "stack": sum(map(int, stack)),
+        "shared memory": int(shared[1]) if shared else 0,
+    }
+
+
+def _triton_rows() -> Iterator[list[str]]:
+    for call, by_architecture in budgets().items():
+        first = by_architecture[ARCHITECTURES[0]]
+        for dtype, kernels in first.items():
+            for kernel in kernels:
+                used = [by_architecture[name][dtype][kernel] for name in ARCHITECTURES]
+                yield [f"{call}: `{kernel}`", dtype, *map(_cell, used)]
+
+
+def _cuda_rows() -> Iterator[list[str]]:
+    for source in cuda_sources():
+        used = [cuda_usage(source, architecture) for architecture in ARCHITECTURES]
+        for kernel in used[0]:
+            yield [f"{source}: `{kernel}` (CUDA)", "", *(_cell(x[kernel]) for x in used)]
+
+
+def _cell(used: Usage) -> str:
+    return f"{used['registers']} / {used['stack']} / {used['shared memory']:,}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    run(main)
