@@ -151,13 +151,17 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
 def files_identity(config: Config) -> dict:
     """What decides the content of feature files packed into a store; its `meta`."""
     data = config.data
-    names = ["features", "video_features", "text_features", "endpoints", "clip_length"]
-    if not data.planted:
-        return {name: getattr(data, name) for name in names}
-    made_up = {"planted": asdict(config.planted), "annotations": data.annotations}
-    shape = config.model.layers, config.model.video_width, config.model.text_width
-    names += ["limit"]  # which changes how rare a word is
-    return {**{name: getattr(data, name) for name in names}, **made_up, "shape": shape}
+    names = ("features", "video_features", "text_features", "endpoints", "clip_length")
+    identity = {name: getattr(data, name) for name in names}
+    if data.planted:
+        model = config.model
+        identity |= {
+            "planted": asdict(config.planted),
+            "shape": [model.layers, model.video_width, model.text_width],
+            "annotations": data.annotations,
+            "limit": data.limit,  # which changes how rare a word is
+        }
+    return identity
 
 
 def packed_path(config: Config, root: Path) -> Path:

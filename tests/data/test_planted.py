@@ -161,12 +161,13 @@ def test_every_recipe_opens_planted(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("tacos")])
-def test_recipes_train_on_planted_features(recipe, tmp_path):
+def test_recipes_train_on_planted_features_and_resume(recipe, tmp_path):
     write_annotations(tmp_path / "data")
     small = ["--model.width", "32", "--train.epochs", "1", "--train.batch_size", "8"]
     output = tmp_path / "run"
     options = ["--config", recipe, "--output", str(output), *options_for(tmp_path / "data")]
     assert train.main([*options, *small]) == 0
+    assert train.main([*options, *small, "--resume"]) == 0
     assert "R1@0.7" in json.loads((output / "metrics.json").read_text())["report"]
 
 
