@@ -12,6 +12,7 @@ from typing import Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from sdst.data.planted import PlantedConfig
 from sdst.errors import InputError
 from sdst.model.config import ModelConfig
 from sdst.model.losses import LossConfig
@@ -33,6 +34,8 @@ class DataConfig:
         video_features: folders of such files in `root`, joined in this order.
         text_features: folder of such files of the queries.
         endpoints: append every clip's relative start and end to such features.
+        planted: make such features up from the annotations, as `planted` says, instead of reading
+            files; a recipe then runs without any video.
         backbone: `demo` (packaged), an open_clip model as `NAME` or `NAME:PRETRAINED`, or
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
@@ -51,6 +54,7 @@ class DataConfig:
     video_features: list[str] = field(default_factory=list)
     text_features: str = ""
     endpoints: bool = False
+    planted: bool = False
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
@@ -125,6 +129,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    planted: PlantedConfig = field(default_factory=PlantedConfig)
 
 
 def cache_dir() -> Path:
@@ -198,6 +203,7 @@ _SECTIONS = {
     "loss": LossConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
+    "planted": PlantedConfig,
 }
 
 
@@ -247,7 +253,7 @@ def _problems(config: Config) -> list[str]:
         )
     if config.data.on_device and config.train.workers:
         found.append("data.on_device needs train.workers 0; other processes cannot share it")
-    return found + _data_problems(config.data)
+    return found + _data_problems(config.data) + _planted_problems(config)
 
 
 def _with_some_width(model: ModelConfig) -> ModelConfig:
@@ -269,6 +275,23 @@ def _data_problems(data: DataConfig) -> list[str]:
         )
     if data.endpoints and not from_files:
         found.append("data.endpoints goes with features from files, not with data.features encode")
+    return found
+
+
+def _planted_problems(config: Config) -> list[str]:
+    if not config.data.planted:
+        return []
+    found = config.planted.problems()
+    if config.data.features == "encode":
+        found.append(
+            "data.planted makes up feature files, so data.features must name their layout, not "
+            "encode"
+        )
+    found += [
+        f"model.{name} is left to the features; data.planted makes them up, so give it"
+        for name in ("video_width", "text_width")
+        if getattr(config.model, name) == FROM_FEATURES
+    ]
     return found
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdst.config import Config, load_config, packaged_configs
-from sdst.data.features import DTYPES, FeatureStore, FeatureWriter
-from sdst.data.files import FeatureFiles
+from sdst.data.features import DTYPES, FeatureSource, FeatureStore, FeatureWriter
 from sdst.data.sources import dataset_root, files_identity, open_files, packed_path, read_splits
 from sdst.errors import InputError, run
 
@@ -51,7 +50,7 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
 
 
 def pack(
-    files: FeatureFiles,
+    files: FeatureSource,
     vids: Sequence[str],
     qids: Sequence[int | str],
     path: Path,

@@ -50,6 +50,16 @@ class Layout:
     flat: bool = False
     normalize: bool = False
 
+    @property
+    def layered(self) -> bool:
+        """Whether the files hold K layers, not the last one alone."""
+        return "k" in self.video_axes
+
+    @property
+    def tokens_per_clip(self) -> int:
+        """P."""
+        return self.sizes.get("p", 1)
+
 
 # TVSum's text files call their array `token`.
 _MOMENT_DETR_TEXT = {
@@ -180,7 +190,7 @@ class FeatureFiles:
                 f"{duration:g} s; check data.clip_length"
             )
         if self._endpoints:
-            parts.append(_endpoints(parts[0].shape, clips))
+            parts.append(endpoint_features(parts[0].shape, clips))
         tokens = np.concatenate([part[:, :clips] for part in parts], axis=3)
         self._check(
             named,
@@ -264,7 +274,7 @@ def _read(file: Path, keys: tuple[str, ...], axes: str, layout: Layout) -> np.nd
         raise InputError(f"{file}: has NaN or infinite values; make it again")
     if values.dtype != np.float16:
         values = values.astype(np.float32, copy=False)
-    return _unit(values) if layout.normalize else values
+    return unit_vectors(values) if layout.normalize else values
 
 
 def _load(file: Path, keys: tuple[str, ...]) -> np.ndarray:
@@ -287,13 +297,13 @@ def _load(file: Path, keys: tuple[str, ...]) -> np.ndarray:
         ) from None
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """x / (|x| + 1e-5), as Moment-DETR does it."""
     vectors = vectors.astype(np.float32, copy=False)
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-5)
 
 
-def _endpoints(shape: tuple[int, ...], clips: int) -> np.ndarray:
+def endpoint_features(shape: tuple[int, ...], clips: int) -> np.ndarray:
     """[K, clips, P, 2]: where each clip starts and ends, as shares of the video."""
     ends = np.arange(clips + 1, dtype=np.float32) / clips
     pairs = np.stack((ends[:-1], ends[1:]), axis=1)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
-from sdst.data.files import FeatureFiles
+from sdst.data.files import LAYOUTS, FeatureFiles
+from sdst.data.planted import PlantedFeatures
 from sdst.errors import InputError
 from sdst.extract import extract_features
 
@@ -126,9 +127,14 @@ def read_splits(config: Config, root: Path) -> Splits:
     return splits
 
 
-def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureFiles]:
-    """The feature files that `config.data` names, and the splits as far as they have some."""
+def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureSource]:
+    """The feature files that `config.data` names, and the splits as far as they have some.
+
+    `data.planted` makes up what would be in the files.
+    """
     data = config.data
+    if data.planted:
+        return splits, _planted(config, root, splits)
     files = FeatureFiles(
         data.features,
         root,
@@ -146,7 +152,16 @@ def files_identity(config: Config) -> dict:
     """What decides the content of feature files packed into a store; its `meta`."""
     data = config.data
     names = ("features", "video_features", "text_features", "endpoints", "clip_length")
-    return {name: getattr(data, name) for name in names}
+    identity = {name: getattr(data, name) for name in names}
+    if data.planted:
+        model = config.model
+        identity |= {
+            "planted": asdict(config.planted),
+            "shape": [model.layers, model.video_width, model.text_width],
+            "annotations": data.annotations,
+            "limit": data.limit,  # which changes how rare a word is
+        }
+    return identity
 
 
 def packed_path(config: Config, root: Path) -> Path:
@@ -215,12 +230,29 @@ def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
         store = FeatureStore(packed)
         available = store.video_ids, store.query_ids
         return keep_available(splits, packed, *available, config.data.allow_missing), store
-    logger.warning(
-        "%s: feature files are read one by one, which training waits for; `python -m sdst.convert` "
-        "with the same options packs them once",
-        root,
-    )
+    if not config.data.planted:
+        logger.warning(
+            "%s: feature files are read one by one, which training waits for; "
+            "`python -m sdst.convert` with the same options packs them once",
+            root,
+        )
     return open_files(config, root, splits)
+
+
+def _planted(config: Config, root: Path, splits: Splits) -> PlantedFeatures:
+    """Made-up features in the shapes of the files that `config.data` names."""
+    data, model = config.data, config.model
+    return PlantedFeatures(
+        [a for split in splits.values() for a in split],
+        config.planted,
+        LAYOUTS[data.features],
+        layers=model.layers,
+        video_width=model.video_width,
+        text_width=model.text_width,
+        clip_length=data.clip_length,
+        endpoints=data.endpoints,
+        path=root,
+    )
 
 
 def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureStore]:

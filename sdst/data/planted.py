@@ -1,0 +1,264 @@
+"""Features made up from annotations: a recipe runs on a dataset's real timing without its videos.
+
+Every word means a random direction, and a sentence the sum of its words, rare ones counting more.
+A clip holds the meanings of what happens in it under noise, and two random linear maps, as if of
+two backbones, turn meanings into tokens:
+
+    video[k, t, p] = (signal * sum_m a_m(t) s_m(p) z_m + noise * b[k, t, p]) A_v + e
+    text[k, n]     = (w_n + z) A_t / sqrt(2) + e / 2
+
+m runs over the queries on the video and their distractors, z_m is the sentence's meaning, a_m(t)
+the share of clip t inside its windows, smeared, and stronger where annotators rated it higher; only
+some tokens p show it (s_m) and only the last layers k. The background b wanders over time, in every
+layer on its own, and e is white. What is learned on one split about words so holds on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import gaussian_filter1d
+
+from sdst.data.annotations import MAX_RATING, Annotation
+from sdst.data.features import QueryFeatures, VideoFeatures
+from sdst.data.files import Layout, endpoint_features, unit_vectors
+from sdst.errors import InputError
+
+MEANINGS = 64  # dimensions of the space of meanings
+SHOWN = 0.2  # share of a clip's tokens that show a moment, where there are several
+SCENE = 2.0  # clips over which the background keeps its meaning, as a Gaussian's width
+TEXT_NOISE = 0.5  # of a text token, relative to what it means
+
+# What is shown: its meaning [MEANINGS], its share of every clip [L] and of a clip's tokens [P].
+Moment = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass
+class PlantedConfig:
+    """How hard planted features are.
+
+    Args:
+        signal: length of a moment's meaning in a clip of highest rating.
+        noise: length of the background's meaning.
+        layers: how many of the stored layers, counted from the last, show moments.
+        smear: clips over which a moment's edges blur, as a Gaussian's width.
+        distractors: moments per query that it does not describe, where the video has room.
+        likeness: cosine of a distractor's meaning with its query's, 0 to 1.
+        seed: features are a function of it, of this config and of the annotations of all splits.
+    """
+
+    signal: float = 1.0
+    noise: float = 2.0
+    layers: int = 3
+    smear: float = 1.0
+    distractors: int = 1
+    likeness: float = 0.5
+    seed: int = 0
+
+    def problems(self) -> list[str]:
+        """Every reason why nothing can be planted with these numbers; empty if something can."""
+        at_least = {"signal": 0, "noise": 0, "layers": 1, "smear": 0, "distractors": 0, "seed": 0}
+        found = [
+            f"planted.{name} is {getattr(self, name)}, expected at least {least}"
+            for name, least in at_least.items()
+            if getattr(self, name) < least
+        ]
+        if not 0 <= self.likeness <= 1:
+            found.append(f"planted.likeness is {self.likeness}, expected 0 to 1")
+        return found
+
+
+class PlantedFeatures:
+    """A `FeatureSource` that makes up features when they are asked for, always the same.
+
+    Queries without windows plant nothing and are read like others.
+
+    Args:
+        annotations: of all splits.
+        config: how hard.
+        layout: whose layers, tokens per clip and normalisation are taken over.
+        layers, video_width, text_width: K, Dv, Dt of the features.
+        clip_length: seconds per clip.
+        endpoints: the last two of Dv are every clip's start / L and end / L.
+        path: what errors name.
+    """
+
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        config: PlantedConfig,
+        layout: Layout,
+        *,
+        layers: int,
+        video_width: int,
+        text_width: int,
+        clip_length: float,
+        endpoints: bool = False,
+        path: Path = Path("planted"),
+    ) -> None:
+        self.path = path
+        self._config, self._layout = config, layout
+        self._clip_length, self._endpoints = clip_length, endpoints
+        self.shapes = {
+            "layers": layers if layout.layered else 1,
+            "tokens_per_frame": layout.tokens_per_clip,
+            "video_width": video_width,
+            "text_width": text_width,
+            "embed_width": 0,
+        }
+        self._on_video: dict[str, list[Annotation]] = defaultdict(list)
+        for annotation in annotations:
+            self._on_video[annotation.vid].append(annotation)
+        self._words = {a.qid: _words(a.query) for a in annotations}
+        uses = Counter(word for words in self._words.values() for word in set(words))
+        self._meanings = {w: unit_vectors(self._normal("word", w, shape=(MEANINGS,))) for w in uses}
+        rare = {w: math.log(1 + len(annotations) / n) * self._meanings[w] for w, n in uses.items()}
+        self._sentences = {
+            qid: unit_vectors(sum(rare[word] for word in dict.fromkeys(words)))
+            for qid, words in self._words.items()
+        }
+        planted_width = video_width - 2 * endpoints
+        self._to_video = self._normal("video map", shape=(MEANINGS, planted_width))
+        self._to_text = self._normal("text map", shape=(MEANINGS, text_width))
+
+    @property
+    def video_ids(self) -> list[str]:
+        """All annotated videos."""
+        return list(self._on_video)
+
+    @property
+    def query_ids(self) -> list[int | str]:
+        """All annotated queries."""
+        return list(self._words)
+
+    def video(self, vid: str) -> VideoFeatures:
+        """Made-up features of an annotated video, fp32, every number of variance about 1 or more.
+
+        Raises:
+            InputError: no query is annotated on it.
+        """
+        if vid not in self._on_video:
+            raise InputError(f"{self.path}: video {vid} is not annotated, nothing can be planted")
+        annotations = self._on_video[vid]
+        duration = max(a.duration for a in annotations)
+        clips = math.ceil(duration / self._clip_length)
+        generator = self._generator("video", vid)
+        content = self._background(clips, generator)
+        content[-self._config.layers :] += self._planted(annotations, clips)
+        tokens = content @ self._to_video
+        tokens += generator.standard_normal(tokens.shape, np.float32)
+        if self._layout.normalize:
+            tokens = unit_vectors(tokens)
+        if self._endpoints:
+            tokens = np.concatenate((tokens, endpoint_features(tokens.shape, clips)), axis=3)
+        return VideoFeatures(tokens, None, duration)
+
+    def query(self, qid: int | str) -> QueryFeatures:
+        """Made-up features of an annotated sentence, fp32: its words between two tokens that, as
+        [CLS] and [SEP], mean the sentence alone.
+
+        Raises:
+            InputError: there is no such query.
+        """
+        if qid not in self._words:
+            raise InputError(f"{self.path}: query {qid} is not annotated, nothing can be made up")
+        nothing = np.zeros((1, MEANINGS), np.float32)
+        words = [nothing, *(self._meanings[word][None] for word in self._words[qid]), nothing]
+        meaning = np.concatenate(words) + self.sentence(qid)
+        tokens = np.repeat((meaning / math.sqrt(2) @ self._to_text)[None], self.shapes["layers"], 0)
+        noise = self._generator("query", qid).standard_normal(tokens.shape, np.float32)
+        return QueryFeatures(tokens + TEXT_NOISE * noise, None)
+
+    def sentence(self, qid: int | str) -> np.ndarray:
+        """[MEANINGS], what a query means, of length 1: its words by inverse document frequency."""
+        return self._sentences[qid]
+
+    def _background(self, clips: int, generator: np.random.Generator) -> np.ndarray:
+        """[K, L, P, MEANINGS], wandering over time, `noise` long on average."""
+        shape = self.shapes["layers"], clips, self.shapes["tokens_per_frame"], MEANINGS
+        wander = gaussian_filter1d(generator.standard_normal(shape, np.float32), SCENE, axis=1)
+        length = math.sqrt(MEANINGS) * wander.std()
+        return wander * np.float32(self._config.noise / length)
+
+    def _planted(self, annotations: Sequence[Annotation], clips: int) -> np.ndarray:
+        """[L, P, MEANINGS], what the moments of these queries and their distractors show."""
+        moments = [m for annotation in annotations for m in self._moments(annotation, clips)]
+        if not moments:
+            return np.zeros((), np.float32)
+        meanings, shares, shown = (np.stack(part) for part in zip(*moments, strict=True))
+        if self._config.smear:
+            shares = gaussian_filter1d(shares, self._config.smear, axis=1, mode="constant")
+        where = shares.T[:, None] * shown.T  # [L, P, M]
+        return (self._config.signal * where).astype(np.float32) @ meanings
+
+    def _moments(self, annotation: Annotation, clips: int) -> Iterator[Moment]:
+        """A query's windows as one, then its distractors."""
+        shares = relevance(annotation, clips, self._clip_length)
+        if not shares.any():
+            return
+        generator = self._generator("moments", annotation.qid)
+        meaning, like = self._sentences[annotation.qid], self._config.likeness
+        yield meaning, shares, self._shown(generator)
+        for _ in range(self._config.distractors):
+            start, end = annotation.windows[generator.integers(len(annotation.windows))]
+            length = max(1, round((end - start) / self._clip_length))
+            elsewhere = _elsewhere(shares, length, generator)
+            other = unit_vectors(generator.standard_normal(MEANINGS, np.float32))
+            mixed = unit_vectors(like * meaning + math.sqrt(1 - like**2) * other)
+            yield mixed, elsewhere, self._shown(generator)
+
+    def _shown(self, generator: np.random.Generator) -> np.ndarray:
+        """[P], 1 for the tokens of a clip that show a moment."""
+        tokens = self.shapes["tokens_per_frame"]
+        return generator.permutation(np.arange(tokens) < math.ceil(SHOWN * tokens)).astype(float)
+
+    def _generator(self, *key: object) -> np.random.Generator:
+        """Random numbers of one thing, whatever was asked for before it."""
+        name = repr((self._config.seed, *key)).encode()
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:16], "big"))
+
+    def _normal(self, *key: object, shape: tuple[int, ...]) -> np.ndarray:
+        return self._generator(*key).standard_normal(shape, np.float32)
+
+
+def relevance(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
+    """[clips], 0 to 1: the share of each clip inside the query's windows, times its mean rating.
+
+    Ratings, where there are any, scale from 1/2 (very bad) to 1 (very good): bad highlights are
+    moments, too.
+    """
+    edges = np.arange(clips + 1) * clip_length
+    inside = np.zeros(clips)
+    for start, end in annotation.windows or ():
+        overlap = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
+        inside += overlap.clip(0) / clip_length
+    inside = inside.clip(0, 1)
+    if annotation.saliency is not None:
+        inside *= (1 + annotation.saliency_per_clip(clips) / MAX_RATING) / 2
+    return inside
+
+
+def _elsewhere(shares: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:
+    """Like `shares`, for a moment of at most `length` clips where they are 0, if there is room."""
+    moved = np.zeros_like(shares)
+    length = min(length, len(shares))
+    while length:
+        free = np.flatnonzero(~sliding_window_view(shares > 0, length).any(axis=1))
+        if len(free):
+            start = generator.choice(free)
+            moved[start : start + length] = shares[shares > 0].mean()
+            break
+        length //= 2
+    return moved
+
+
+def _words(query: str) -> list[str]:
+    return re.findall(r"\w+", query.lower()) or [query]
