@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -113,6 +114,29 @@ def test_extracting_twice_encodes_once(checkpoint, root, capsys):
     assert extract.main(options(root)) == 0
     assert (before / "index.json").stat().st_mtime_ns == changed
     assert str(before) in capsys.readouterr().out
+
+
+def copied(root: Path, to: Path) -> Path:
+    """The stranger's folder, its features included."""
+    return shutil.copytree(root, to / "copy")
+
+
+def test_a_missing_video_is_left_out_where_allowed(checkpoint, root, tmp_path):
+    copy = copied(root, tmp_path)
+    gone = sorted((copy / "videos").iterdir())[0]
+    gone.unlink()
+    with pytest.raises(InputError, match=f"1 of 8 annotated videos .*{re.escape(gone.stem)}"):
+        extract.main(options(copy))
+    assert extract.main(options(copy, **{"data.allow_missing": "true"})) == 0
+
+
+def test_the_annotations_of_another_cut_are_refused(checkpoint, root, tmp_path):
+    copy = copied(root, tmp_path)
+    file = copy / "val.jsonl"
+    [first, *rest] = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps({**json.loads(first), "duration": 300}), *rest]))
+    with pytest.raises(InputError, match="has 300 s, its file has"):
+        extract.main(options(copy))
 
 
 @pytest.mark.parametrize(

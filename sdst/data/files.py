@@ -179,12 +179,12 @@ class FeatureFiles:
         named = ", ".join(map(str, self._videos[vid]))
         lengths = [part.shape[1] for part in parts]
         clips = min(lengths)
-        if not _close(clips, max(lengths)):
+        if not close_lengths(clips, max(lengths)):
             raise InputError(
                 f"{named}: {' and '.join(map(str, lengths))} clips; expected the same clip length"
             )
         duration = self._durations[vid]
-        if not _close(clips, duration / self._clip_length):
+        if not close_lengths(clips, duration / self._clip_length):
             raise InputError(
                 f"{named}: {clips} clips of {self._clip_length:g} s, but the video is annotated as "
                 f"{duration:g} s; check data.clip_length"
@@ -310,5 +310,6 @@ def endpoint_features(shape: tuple[int, ...], clips: int) -> np.ndarray:
     return np.broadcast_to(pairs[:, None], (shape[0], clips, shape[2], 2))
 
 
-def _close(a: float, b: float) -> bool:
+def close_lengths(a: float, b: float) -> bool:
+    """Whether two lengths of one video, in clips, can be of the same clip length."""
     return abs(a - b) <= max(SLACK_CLIPS, SLACK_SHARE * max(a, b))

@@ -16,7 +16,7 @@ from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
-from sdst.data.files import LAYOUTS, FeatureFiles
+from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths
 from sdst.data.planted import PlantedFeatures
 from sdst.errors import InputError
 from sdst.extract import extract_features
@@ -275,15 +275,31 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     }
     path = root / "features" / _digest(identity)
     if path.exists():
-        return splits, FeatureStore(path)
-    return splits, extract_features(
-        videos,
-        queries,
-        backbone,
-        path,
-        clip_length=config.data.clip_length,
-        frames_per_clip=config.data.frames_per_clip,
-    )
+        store = FeatureStore(path)
+    else:
+        store = extract_features(
+            videos,
+            queries,
+            backbone,
+            path,
+            clip_length=config.data.clip_length,
+            frames_per_clip=config.data.frames_per_clip,
+        )
+    _check_durations(splits, store, config.data.clip_length)
+    return splits, store
+
+
+def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) -> None:
+    """Refuse annotations of another cut of a video than the one that was encoded."""
+    for split, queries in splits.items():
+        for annotation in queries:
+            encoded = store.video(annotation.vid).duration
+            if not close_lengths(encoded / clip_length, annotation.duration / clip_length):
+                raise InputError(
+                    f"{split}: qid {annotation.qid!r} says that video {annotation.vid} has "
+                    f"{annotation.duration:g} s, its file has {encoded:g} s; correct the duration "
+                    "or take the file that was annotated"
+                )
 
 
 def _on_device(store: FeatureStore) -> FeatureStore:
