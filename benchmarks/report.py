@@ -99,6 +99,10 @@ def _cells(result: Result) -> list[str]:
     return [result["name"], _duration(seconds), compared, *rates, share, memory, where]
 
 
+def _short(name: str) -> str:
+    return name.removeprefix("bench_")
+
+
 def _duration(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
@@ -107,29 +111,31 @@ def _duration(seconds: float) -> str:
 
 
 def draw(results: list[Result], file: Path) -> None:
-    """A point for every ratio, on a line from its least to its greatest; logarithmic."""
-    points = [(f"{r['name']}\nagainst {k}", x) for r in results for k, x in ratios(r).items()]
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(points)), layout="constrained")
+    """A line per benchmark: a point for every rival, from its least to its greatest ratio."""
+    results = [result for result in results if ratios(result)]
+    rivals = list(dict.fromkeys(name for result in results for name in ratios(result)))
+    figure = Figure(figsize=(9, 1.2 + 0.26 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    medians = [x["median"] for _, x in points]
-    spread = [
-        [x["median"] - x["min"] for _, x in points],
-        [x["max"] - x["median"] for _, x in points],
-    ]
-    rows = range(len(points))
-    axes.errorbar(medians, rows, xerr=spread, fmt="o", color="#2f6f8f", ecolor="#8da2b8")
-    for row, median in zip(rows, medians, strict=True):
-        axes.annotate(
-            f"{median:.1f}", (median, row), (0, 6), textcoords="offset points", ha="center"
-        )
-    axes.set_yticks(rows, [label for label, _ in points], fontsize=8)
-    axes.set_ylim(len(points) - 0.4, -0.6)
+    for number, rival in enumerate(rivals):
+        found = [(row, ratios(r)[rival]) for row, r in enumerate(results) if rival in ratios(r)]
+        medians = [x["median"] for _, x in found]
+        spread = [
+            [x["median"] - x["min"] for _, x in found],
+            [x["max"] - x["median"] for _, x in found],
+        ]
+        rows = [row for row, _ in found]
+        color, marker = f"C{number % 10}", "os^D"[number // 10 % 4]
+        axes.errorbar(medians, rows, xerr=spread, fmt=marker, color=color, alpha=0.8, label=rival)
+    axes.set_yticks(range(len(results)), [_short(r["name"]) for r in results], fontsize=8)
+    axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.axvline(1, color="#d1495b", linewidth=1)
-    axes.set_xlabel("times faster: median of interleaved runs, least to greatest")
-    figure.savefig(file, dpi=150)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.grid(axis="y", linewidth=0.3)
+    axes.set_xlabel("times faster than ...: median of interleaved runs, least to greatest")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 def regressions(old: list[Result], new: list[Result], tolerance: float) -> list[str]:
