@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
 from torch import Tensor
 from torch.nn import functional
 
@@ -146,16 +147,8 @@ def test_large_logits_do_not_overflow() -> None:
 
 @needs_native
 def test_native_gives_the_same_bits_in_any_number_of_threads() -> None:
-    inputs, threads = make_inputs((4, 75, 10, 8, 32, 4)), torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(run("native", inputs))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    inputs = make_inputs((4, 75, 10, 8, 32, 4))
+    assert_same_bits_in_threads(lambda: run("native", inputs))
 
 
 @needs_native

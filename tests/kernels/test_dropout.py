@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
 
 from sdst.kernels import dropout, library
 from sdst.kernels.dropout import reference
@@ -53,15 +54,8 @@ def test_the_gradient_goes_where_the_value_went(implementation: str) -> None:
 
 @needs_native
 def test_native_gives_the_same_bits_in_any_number_of_threads() -> None:
-    x, threads = torch.randn(300_001), torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(run("native", x, 0.5))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(results[0], other) for other in results[1:])
+    x = torch.randn(300_001)
+    assert_same_bits_in_threads(lambda: [run("native", x, 0.5)])
 
 
 @needs_native

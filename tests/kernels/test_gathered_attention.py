@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
 from torch import Tensor
 from torch.nn import functional
 
@@ -210,17 +211,8 @@ def test_native_takes_views_and_expanded_inputs() -> None:
 
 @needs_native
 def test_native_gives_the_same_bits_in_any_number_of_threads() -> None:
-    x, threads = make_inputs(torch.float32), torch.get_num_threads()
-    x["query"] = torch.randn(2, 20, 8, 5)
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(run("native", x))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    x = {**make_inputs(torch.float32), "query": torch.randn(2, 20, 8, 5)}
+    assert_same_bits_in_threads(lambda: run("native", x))
 
 
 @needs_native

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import ImplementationError, library, linear_assignment, unsupported_reasons
@@ -114,15 +115,8 @@ def test_native_takes_views_and_16_bit_costs() -> None:
 @needs_native
 def test_native_gives_the_same_answer_in_any_number_of_threads() -> None:
     cost = torch.randn(640, 10, 5, generator=torch.Generator().manual_seed(0)).round()
-    sizes, threads = torch.full((640,), 5), torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(linear_assignment(cost, sizes, implementation="native"))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(results[0], other) for other in results[1:])
+    sizes = torch.full((640,), 5)
+    assert_same_bits_in_threads(lambda: [linear_assignment(cost, sizes, implementation="native")])
 
 
 def test_the_registered_op_is_sound(implementation: str) -> None:

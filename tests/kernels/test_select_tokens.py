@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import dequantize, quantize, select_tokens
@@ -149,16 +150,7 @@ def test_int8_without_scales_is_refused() -> None:
 @native_only
 def test_threads_do_not_change_a_bit() -> None:
     tokens, u = torch.randn(40, 30, 9, 33), torch.randn(40, 33)
-    threads = torch.get_num_threads()
-    answers = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            answers.append(select_tokens(tokens, u, 16, implementation="native"))
-    finally:
-        torch.set_num_threads(threads)
-    for answer in answers[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(answer, answers[0], strict=True))
+    assert_same_bits_in_threads(lambda: select_tokens(tokens, u, 16, implementation="native"))
 
 
 @native_only

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import ImplementationError, library, temporal_nms, unsupported_reasons
@@ -173,16 +174,10 @@ def test_native_takes_views_and_16_bit_inputs() -> None:
 
 @needs_native
 def test_native_gives_the_same_bits_in_any_number_of_threads() -> None:
-    inputs, threads = make_inputs(64, 50), torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(temporal_nms(*inputs, method="gaussian", implementation="native"))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    inputs = make_inputs(64, 50)
+    assert_same_bits_in_threads(
+        lambda: temporal_nms(*inputs, method="gaussian", implementation="native")
+    )
 
 
 def test_the_registered_op_is_sound(implementation: str) -> None:
