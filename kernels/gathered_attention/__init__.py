@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.gathered_attention import native, reference
@@ -135,6 +136,17 @@ def gathered_attention(
 def flops(batch: int, rows: int, kept: int, width: int) -> int:
     """Floating point operations of the forward pass, rows = M H; the backward takes 1.5 times."""
     return 4 * batch * rows * kept * width
+
+
+@register_flop_formula(torch.ops.sdst.gathered_attention_forward)
+def _forward_flops(query: list[int], tokens: list[int], indices: list[int], *_, **__) -> int:
+    batch, queries, heads, width = query
+    return flops(batch, queries * heads, indices[-1], width)
+
+
+@register_flop_formula(torch.ops.sdst.gathered_attention_backward)
+def _backward_flops(grad: list[int], *forward: list[int], **__) -> int:
+    return int(1.5 * _forward_flops(*forward))
 
 
 def bytes(
