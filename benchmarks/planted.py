@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ablation import FIGURES, cell, train
@@ -29,7 +30,27 @@ VARIANTS = {
 }
 
 
-def pack(budget: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Budget:
+    """What all variants share.
+
+    Args:
+        annotations: folder of `highlight_{train,val}_release.jsonl`.
+        output: folder of data and runs, one for each budget.
+        queries: the first of each split.
+        noise: `planted.noise`.
+    """
+
+    annotations: Path
+    output: Path
+    queries: int = 800
+    epochs: int = 5
+    batch: int = 16
+    width: int = 64
+    noise: float = 0.5
+
+
+def pack(budget: Budget) -> None:
     """Make the planted features of the budget's queries once."""
     root = budget.output / "data"
     root.mkdir(parents=True, exist_ok=True)
@@ -40,8 +61,8 @@ def pack(budget: argparse.Namespace) -> None:
         convert(config)
 
 
-def options_of(budget: argparse.Namespace, seed: int) -> list[str]:
-    """What all variants share: planted features and the budget."""
+def options_of(budget: Budget, seed: int) -> list[str]:
+    """What turns the recipe into the budget's, on planted features."""
     options = {
         "data.root": budget.output / "data",
         "data.planted": "true",
@@ -70,20 +91,20 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/planted"), help="a folder of its own per budget"
     )
-    parser.add_argument("--queries", type=int, default=800, help="first of each split")
-    parser.add_argument("--epochs", type=int, default=5)
+    for name in ("queries", "epochs", "batch", "width", "noise"):
+        default = getattr(Budget, name)
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--noise", type=float, default=0.5, help="planted.noise")
-    budget = parser.parse_args()
+    options = vars(parser.parse_args())
+    seeds = options.pop("seeds")
+    budget = Budget(**options)
     pack(budget)
-    title = f"planted val, {budget.queries} queries, {budget.epochs} epochs, {budget.seeds} seeds"
+    title = f"planted val, {budget.queries} queries, {budget.epochs} epochs, {seeds} seeds"
     print(f"| {title} | {' | '.join(FIGURES)} | s per epoch |")
     print("|---" * (len(FIGURES) + 2) + "|")
     for index, (name, changes) in enumerate(VARIANTS.items()):
         runs = []
-        for seed in range(budget.seeds):
+        for seed in range(seeds):
             options = ["--config", RECIPE, *options_of(budget, seed), *changes]
             runs.append(train(budget.output / f"{index}-seed{seed}", options))
         cells = [cell([run["report"]["brief"][key] for run in runs]) for key in FIGURES.values()]

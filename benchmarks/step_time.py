@@ -38,13 +38,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.roofline import measure
+from benchmarks.steps import TrainingStep
 from sdst.config import Config, load_config
 from sdst.errors import run
-from sdst.model import SDST, Targets, grounding_loss
-from sdst.optim import make_optimizer
 
 TILE = 128
-CLIPS, WORDS, MOMENTS = 75, 20, 3  # QVHighlights' shapes
 RECIPE = "qvhighlights_internvideo2"
 VARIANTS = {
     "the paper's block": [],
@@ -146,11 +144,12 @@ class Recorder(TorchDispatchMode):
     pass leaves behind carry its name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, step: TrainingStep) -> None:
         super().__init__()
         self.operations: list[Operation] = []
-        self.phase = self._between = ""
-        for name, child in model.named_children():
+        self._part = self._around = ""
+        step.watch = self._begin
+        for name, child in step.model.named_children():
             child.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
             child.register_forward_hook(self._leave, with_kwargs=True)
 
@@ -161,18 +160,22 @@ class Recorder(TorchDispatchMode):
         seconds = time.perf_counter() - start
         if not _is_free(func):
             node = torch._C._current_autograd_node()
-            part = node.metadata.get("part", "recurrence") if node else self.phase
+            part = node.metadata.get("part", "recurrence") if node else self._part
             name, work = func.overloadpacket.__name__, Work.of(func, args, kwargs, result)
             self.operations.append(Operation(name, part, work, seconds))
         return result
 
+    def _begin(self, phase: str, given: list[Tensor]) -> None:
+        _label(given, self._part)
+        self._part = phase
+
     def _enter(self, name: str, child: nn.Module, args: tuple, kwargs: dict) -> None:
-        _label(_tensors((args, kwargs)), self.phase)
-        self._between, self.phase = self.phase, name
+        _label(_tensors((args, kwargs)), self._part)
+        self._around, self._part = self._part, name
 
     def _leave(self, child: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        _label(_tensors(output), self.phase)
-        self.phase = self._between
+        _label(_tensors(output), self._part)
+        self._part = self._around
 
 
 def _label(tensors: list[Tensor], part: str) -> None:
@@ -211,51 +214,12 @@ def record_step(config: Config, batch: int, precision: torch.dtype, real: bool) 
         real: compute and take the time of each operation; else only their shapes are followed.
     """
     with nullcontext() if real else FakeTensorMode():
-        model = SDST(config.model).train()
-        recorder = Recorder(model)
-        step = make_step(model, config, batch, precision)
+        step = TrainingStep(config, batch, precision=precision)
         for _ in range(3 if real else 1):  # the optimiser makes its state in the first step
-            step(lambda phase: None)
-        with recorder:
-            step(lambda phase: setattr(recorder, "phase", phase))
+            step()
+        with Recorder(step) as recorder:
+            step()
     return recorder.operations
-
-
-def make_step(
-    model: SDST, config: Config, batch: int, precision: torch.dtype
-) -> Callable[[Callable[[str], None]], None]:
-    """A training step on random numbers; it is given a function that is told each phase."""
-    torch.manual_seed(0)
-    optimizer = make_optimizer(model, config.train)
-    layers = config.model.layers
-    video = torch.randn(batch, layers, CLIPS, 1, config.model.video_width).half()
-    text = torch.randn(batch, layers, WORDS, config.model.text_width)
-    lengths = torch.full((batch,), CLIPS)
-    words = torch.full((batch,), WORDS)
-    targets = Targets(
-        spans=torch.stack((torch.rand(batch, MOMENTS), torch.rand(batch, MOMENTS) / 4 + 0.02), -1),
-        counts=torch.full((batch,), MOMENTS),
-        saliency=(torch.rand(batch, CLIPS) > 0.7).float(),
-        lengths=lengths,
-        positive_clip=torch.randint(CLIPS, (batch,)),
-    )
-
-    def step(enter: Callable[[str], None]) -> None:
-        enter("recurrence")
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            outputs = model(video, text, lengths, words)
-            enter("losses")
-            loss, _ = grounding_loss(outputs, targets, config.loss)
-        _label([outputs.spans, outputs.saliency], "recurrence")
-        _label([loss], "losses")
-        loss.backward()
-        enter("optimizer")
-        # What PyTorch does by itself, but not where shapes are only followed.
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def grouped(operations: list[Operation], key: Callable[[Operation], str]) -> dict[str, list]:

@@ -12,12 +12,11 @@ from benchmarks.step_time import (
     Operation,
     Work,
     device_seconds,
-    make_step,
     predict_table,
     record_step,
 )
+from benchmarks.steps import TrainingStep
 from sdst.config import Config, load_config
-from sdst.model import SDST
 
 
 def small_config() -> Config:
@@ -32,10 +31,9 @@ def operations() -> list[Operation]:
 
 
 def test_the_arithmetic_is_what_pytorch_counts(operations: list[Operation]) -> None:
-    config = small_config()
-    step = make_step(SDST(config.model).train(), config, 2, torch.float32)
+    step = TrainingStep(small_config(), 2)
     with FlopCounterMode(display=False) as counter:
-        step(lambda phase: None)
+        step()
     assert sum(o.work.flops for o in operations) == counter.get_total_flops()
 
 

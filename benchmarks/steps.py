@@ -1,0 +1,87 @@
+"""A training step and a forward pass of a side-tuner at QVHighlights' size, on random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdst.config import Config
+from sdst.model import SDST, ModelConfig, Outputs, Targets, grounding_loss
+from sdst.optim import make_optimizer
+
+CLIPS, WORDS, MOMENTS = 75, 20, 3  # QVHighlights' clips, words and moments of a query
+
+
+def random_inputs(config: ModelConfig, batch: int, per_clip: int = 1) -> tuple[Tensor, ...]:
+    """What the model takes, laid out as `sdst.data.batches.collate` does.
+
+    Returns:
+        video fp16 [B, K, L, per_clip, Dv], text [B, K, N, Dt], and their lengths [B].
+    """
+    layers, width = config.layers, config.video_width
+    video = torch.empty(layers, batch, CLIPS, per_clip, width, dtype=torch.float16)
+    return (
+        video.normal_().transpose(0, 1),
+        torch.randn(batch, layers, WORDS, config.text_width),
+        torch.full((batch,), CLIPS),
+        torch.full((batch,), WORDS),
+    )
+
+
+def random_targets(batch: int) -> Targets:
+    """Three moments for every query."""
+    return Targets(
+        spans=torch.stack((torch.rand(batch, MOMENTS), torch.rand(batch, MOMENTS) / 4 + 0.02), -1),
+        counts=torch.full((batch,), MOMENTS),
+        saliency=(torch.rand(batch, CLIPS) > 0.7).float(),
+        lengths=torch.full((batch,), CLIPS),
+        positive_clip=torch.randint(CLIPS, (batch,)),
+    )
+
+
+class TrainingStep:
+    """All that `sdst.train` does for a batch: forward, losses, backward, clipping, AdamW.
+
+    Args:
+        precision: of autocast; float32 is none.
+        watch: told before each phase its name and the tensors that the one before gave.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batch: int,
+        per_clip: int = 1,
+        precision: torch.dtype = torch.float32,
+        watch: Callable[[str, list[Tensor]], None] = lambda phase, given: None,
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = SDST(config.model).train()
+        self.config, self.precision, self.watch = config, precision, watch
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.inputs = random_inputs(config.model, batch, per_clip)
+        self.targets = random_targets(batch)
+
+    def __call__(self) -> None:
+        self.watch("recurrence", [])
+        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+            outputs = self.model(*self.inputs)
+            self.watch("losses", [outputs.spans, outputs.saliency])
+            loss, _ = grounding_loss(outputs, self.targets, self.config.loss)
+        self.watch("backward", [loss])
+        loss.backward()
+        self.watch("optimizer", [])
+        # foreach: what PyTorch does by itself, but not where shapes are only followed.
+        parameters = self.model.parameters()
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def forward_pass(config: Config, batch: int, per_clip: int = 1) -> Callable[[], Outputs]:
+    """A call that answers a batch of random queries, each on a video of its own."""
+    torch.manual_seed(0)
+    model, inputs = SDST(config.model).eval(), random_inputs(config.model, batch, per_clip)
+    return torch.inference_mode(lambda: model(*inputs))
