@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 4  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 5  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -30,12 +30,12 @@ SIGNATURES = {
         "sdst_deformable_attention_forward": "pppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
         "sdst_dropout": "ppp" + "nn" + "fi",
-        "sdst_pool_tokens_forward": "pppppp" + "nnnnn" + "ii",
-        "sdst_pool_tokens_backward": "ppppppp" + "nnnnn" + "ii",
-        "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnn" + "ii",
-        "sdst_select_tokens_backward": "pppppppp" + "nnnnnn" + "ii",
-        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnn" + "fii",
-        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnn" + "fii",
+        "sdst_pool_tokens_forward": "pppppp" + "nnnnnn" + "ii",
+        "sdst_pool_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
+        "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnnn" + "ii",
+        "sdst_select_tokens_backward": "pppppppp" + "nnnnnnn" + "ii",
+        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnnn" + "fii",
+        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnnn" + "fii",
         "sdst_linear_assignment": "ppp" + "nnn" + "i",
         "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
     },
@@ -92,6 +92,13 @@ def launch(function: str, device: torch.device, *arguments: int | float | None) 
 def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
     """Where the tensors' data lie; they must be kept alive until the call returns."""
     return tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+
+def prepare_samples(tokens: Tensor) -> tuple[Tensor, int]:
+    """Tokens [B, ...] as the kernels read them: every sample contiguous, and how many numbers the
+    next one lies behind it. Expanded samples stay one, 0 apart."""
+    tokens = tokens if tokens[:1].is_contiguous() else tokens.contiguous()
+    return tokens, tokens.stride(0)
 
 
 def prepare_lengths(lengths: Tensor | None) -> Tensor | None:

@@ -7,6 +7,7 @@
 // products over tiles of some tokens and channels, which are gathered in fp32 into the L1 cache;
 // the gathered copy [k, W] never exists.
 //
+// tokens [B, L, P, D], each sample's contiguous and `apart` numbers behind the one before it.
 // query [H, B, M, W], as absorbing a projection leaves it, W a multiple of 8 that holds the D
 // channels and zeros; a sample has R = H M rows. indices, bias, valid [B, k]. All contiguous. What
 // is not valid is not read and takes no part.
@@ -278,11 +279,12 @@ void run_all(const Pass& pass, int32_t threads) {
 SDST_API void sdst_gathered_attention_forward(
     const float* query, const void* tokens, const float* scales, const int64_t* indices,
     const float* bias, const bool* valid, const int64_t* lengths, const int64_t* strides,
-    float* out, float* workspace, int64_t batch, int64_t length, int64_t per_clip, int64_t width,
-    int64_t levels, int64_t queries, int64_t heads, int64_t padded, int64_t kept, float scale,
-    int32_t type, int32_t threads) {
+    float* out, float* workspace, int64_t batch, int64_t apart, int64_t length, int64_t per_clip,
+    int64_t width, int64_t levels, int64_t queries, int64_t heads, int64_t padded, int64_t kept,
+    float scale, int32_t type, int32_t threads) {
     const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
                                 tokens,
+                                apart,
                                 scales,
                                 lengths,
                                 strides,
@@ -299,10 +301,11 @@ SDST_API void sdst_gathered_attention_backward(
     const float* grad, const float* query, const void* tokens, const float* scales,
     const int64_t* indices, const float* bias, const bool* valid, const int64_t* lengths,
     const int64_t* strides, float* grad_query, float* grad_bias, float* workspace, int64_t batch,
-    int64_t length, int64_t per_clip, int64_t width, int64_t levels, int64_t queries, int64_t heads,
-    int64_t padded, int64_t kept, float scale, int32_t type, int32_t threads) {
+    int64_t apart, int64_t length, int64_t per_clip, int64_t width, int64_t levels, int64_t queries,
+    int64_t heads, int64_t padded, int64_t kept, float scale, int32_t type, int32_t threads) {
     const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
                                 tokens,
+                                apart,
                                 scales,
                                 lengths,
                                 strides,

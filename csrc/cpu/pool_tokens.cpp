@@ -4,8 +4,8 @@
 //     out = sum_p w_p x_p
 //
 // tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D], out [B, L, D]
-// fp32; all contiguous. lengths [B] or null are the valid L; what lies beyond is not read and gives
-// 0.
+// fp32; all contiguous, but for the samples' tokens, which are `apart` numbers from one to the
+// next. lengths [B] or null are the valid L; what lies beyond is not read and gives 0.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -39,8 +39,14 @@ template <class T>
 struct Inputs {
     Shape n;
     const T* tokens;
+    int64_t apart;
     const float *scales, *u;
     const int64_t* lengths;
+
+    // The tokens of clip `row` of [B, L].
+    const T* clip(int64_t row) const {
+        return tokens + row / n.length * apart + row % n.length * n.per_clip * n.width;
+    }
 
     // What token p of clip `row` of [B, L] is multiplied by.
     float scale(int64_t row, int64_t p) const { return scales ? scales[row * n.per_clip + p] : 1; }
@@ -57,7 +63,7 @@ SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
     const Shape& n = x.n;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t batch = row / n.length;
-        const T* tokens = x.tokens + row * n.per_clip * n.width;
+        const T* tokens = x.clip(row);
         float* out = x.out + row * n.width;
         std::fill_n(out, n.width, 0.0f);
         if (x.lengths && row % n.length >= x.lengths[batch]) continue;
@@ -92,7 +98,7 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
         std::fill_n(grad_u, n.width, 0.0f);
         for (int64_t clip = 0; clip < length; ++clip) {
             const int64_t row = batch * n.length + clip;
-            const T* tokens = x.tokens + row * n.per_clip * n.width;
+            const T* tokens = x.clip(row);
             for (int64_t p = 0; p < n.per_clip; ++p) {
                 const float scale = x.scale(row, p);
                 weights[p] = scale * dot(tokens + p * n.width, u, n.width);
@@ -133,25 +139,26 @@ void run_all(const Pass& pass, int64_t tasks, int32_t threads) {
 
 SDST_API void sdst_pool_tokens_forward(const void* tokens, const float* scales, const float* u,
                                        const int64_t* lengths, float* out, float* workspace,
-                                       int64_t batch, int64_t length, int64_t per_clip,
-                                       int64_t width, int64_t kept, int32_t type, int32_t threads) {
+                                       int64_t batch, int64_t apart, int64_t length,
+                                       int64_t per_clip, int64_t width, int64_t kept, int32_t type,
+                                       int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Forward<T>{{n, x, scales, u, lengths}, out, workspace}, batch * length,
-                      threads);
+        sdst::run_all(sdst::Forward<T>{{n, x, apart, scales, u, lengths}, out, workspace},
+                      batch * length, threads);
     });
 }
 
 SDST_API void sdst_pool_tokens_backward(const float* grad, const void* tokens, const float* scales,
                                         const float* u, const int64_t* lengths, float* grad_u,
-                                        float* workspace, int64_t batch, int64_t length,
-                                        int64_t per_clip, int64_t width, int64_t kept, int32_t type,
-                                        int32_t threads) {
+                                        float* workspace, int64_t batch, int64_t apart,
+                                        int64_t length, int64_t per_clip, int64_t width,
+                                        int64_t kept, int32_t type, int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        sdst::run_all(sdst::Backward<T>{{n, x, scales, u, lengths}, grad, grad_u, workspace}, batch,
-                      threads);
+        sdst::run_all(sdst::Backward<T>{{n, x, apart, scales, u, lengths}, grad, grad_u, workspace},
+                      batch, threads);
     });
 }

@@ -3,7 +3,8 @@
 // are averaged.
 //
 // tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D] fp32; strides [R];
-// all contiguous. lengths [B] or null are the valid L; what lies beyond is not read. Level r holds
+// all contiguous, but for the samples' tokens, which are `apart` numbers from one to the next.
+// lengths [B] or null are the valid L; what lies beyond is not read. Level r holds
 // ceil(L / stride_r) steps of P tokens; the levels are concatenated, and an index is a place
 // therein.
 #include <algorithm>
@@ -75,6 +76,7 @@ template <class T>
 struct Scoring {
     Shape n;
     const T* tokens;
+    int64_t apart;
     const float *scales, *u;
     const int64_t* lengths;
     float* scores;
@@ -86,9 +88,11 @@ SDST_INLINE void score(const Scoring<T>& x, int64_t begin, int64_t end) {
     const int64_t sample = n.length * n.per_clip;
     while (begin < end) {
         const int64_t batch = begin / sample, valid = valid_length(n, x.lengths, batch);
-        const int64_t stop = std::min(end, batch * sample + valid * n.per_clip);
+        const int64_t first = batch * sample;
+        const int64_t stop = std::min(end, first + valid * n.per_clip);
+        const T* tokens = x.tokens + batch * x.apart;
         for (int64_t i = begin; i < stop; ++i) {
-            x.scores[i] = dot(x.tokens + i * n.width, x.u + batch * n.width, n.width);
+            x.scores[i] = dot(tokens + (i - first) * n.width, x.u + batch * n.width, n.width);
             if (x.scales) x.scores[i] *= x.scales[i];
         }
         begin = (batch + 1) * sample;
@@ -170,13 +174,14 @@ SDST_API void sdst_select_tokens_forward(const void* tokens, const float* scales
                                          const int64_t* lengths, const int64_t* strides,
                                          int64_t* indices, float* scores, bool* valid,
                                          float* token_scores, int64_t* keys, int64_t batch,
-                                         int64_t length, int64_t per_clip, int64_t width,
-                                         int64_t kept, int64_t levels, int64_t segments,
-                                         int64_t pyramid, int32_t type, int32_t threads) {
+                                         int64_t apart, int64_t length, int64_t per_clip,
+                                         int64_t width, int64_t kept, int64_t levels,
+                                         int64_t segments, int64_t pyramid, int32_t type,
+                                         int32_t threads) {
     const sdst::Shape n{batch, length, per_clip, width, kept, levels, segments};
     sdst::with_type(static_cast<sdst::Type>(type), tokens, [&](const auto* x) {
         using T = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
-        const sdst::Scoring<T> scoring{n, x, scales, u, lengths, token_scores};
+        const sdst::Scoring<T> scoring{n, x, apart, scales, u, lengths, token_scores};
         sdst::run_all(scoring, batch * length * per_clip, sdst::kGrain, threads);
     });
     const sdst::Selection selection{n,       lengths, strides, token_scores,
@@ -189,11 +194,12 @@ SDST_API void sdst_select_tokens_backward(const float* grad, const void* tokens,
                                           const float* scales, const int64_t* indices,
                                           const int64_t* lengths, const int64_t* strides,
                                           const bool* valid, float* grad_u, int64_t batch,
-                                          int64_t length, int64_t per_clip, int64_t width,
-                                          int64_t kept, int64_t levels, int32_t type,
+                                          int64_t apart, int64_t length, int64_t per_clip,
+                                          int64_t width, int64_t kept, int64_t levels, int32_t type,
                                           int32_t threads) {
     const sdst::Pyramid pyramid{static_cast<sdst::Type>(type),
                                 tokens,
+                                apart,
                                 scales,
                                 lengths,
                                 strides,

@@ -12,6 +12,7 @@ namespace sdst {
 struct Pyramid {
     Type type;
     const void* tokens;      // [B, L, P, D]
+    int64_t apart;           // from a sample's tokens to the next one's; 0: all share one sample
     const float* scales;     // [B, L, P], what a stored token is multiplied by; null: by nothing
     const int64_t* lengths;  // [B], valid clips; null: all
     const int64_t* strides;  // [levels]
@@ -47,10 +48,12 @@ SDST_INLINE void add_entry(const Pyramid& x, int64_t sample, int64_t index, floa
     const Window window = locate(x, sample, index);
     weight /= static_cast<float>(window.stop - window.start);
     for (int64_t clip = window.start; clip < window.stop; ++clip) {
-        const int64_t row = (sample * x.length + clip) * x.per_clip + window.token;
+        const int64_t token = clip * x.per_clip + window.token;
+        const int64_t row = sample * x.length * x.per_clip + token;
         const float factor = x.scales ? weight * x.scales[row] : weight;
         with_type(x.type, x.tokens, [&](const auto* tokens) SDST_INLINED {
-            accumulate(factor, tokens + row * x.width + channel, out, count);
+            const auto* source = tokens + sample * x.apart + token * x.width;
+            accumulate(factor, source + channel, out, count);
         });
     }
 }

@@ -96,13 +96,14 @@ def _call(
     columns = -(-kept // TILE) * TILE
     slice_size = 2 * TILE * CHANNELS + (2 + 2 * BLOCK) * columns
     # Kept in names, as a pointer keeps nothing alive.
-    store, picked, added, real = (x.contiguous() for x in (tokens, indices, bias.float(), valid))
+    store, apart = library.prepare_samples(tokens)
+    picked, added, real = (x.contiguous() for x in (indices, bias.float(), valid))
     factors = library.prepare_scales(scales)
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(list(strides))
     workspace = added.new_empty(batch, _blocks(rows[0]), slice_size)
     getattr(library.load("cpu"), function)(
         *library.pointers(*rows, store, factors, picked, added, real, valid_lengths, levels),
         *library.pointers(*results, workspace),
-        *(batch, *tokens.shape[1:], len(strides), queries, heads, padded, kept),
+        *(batch, apart, *tokens.shape[1:], len(strides), queries, heads, padded, kept),
         *(scale, library.TYPES[store.dtype], torch.get_num_threads()),
     )

@@ -18,13 +18,14 @@ def forward(
 ) -> Tensor:
     """[B, L, D] fp32, see the op."""
     batch, length, per_clip, width = tokens.shape
-    store, direction = tokens.contiguous(), u.float().contiguous()
+    store, apart = library.prepare_samples(tokens)
+    direction = u.float().contiguous()
     valid, factors = library.prepare_lengths(lengths), library.prepare_scales(scales)
     out = direction.new_empty(batch, length, width)
     workspace = direction.new_empty(batch, length, 2, per_clip)
     library.load("cpu").sdst_pool_tokens_forward(
         *library.pointers(store, factors, direction, valid, out, workspace),
-        *(batch, length, per_clip, width, min(kept, per_clip)),
+        *(batch, apart, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),
     )
@@ -41,14 +42,15 @@ def backward(
 ) -> Tensor:
     """The gradient of u, in its dtype; grad is that of the output."""
     batch, length, per_clip, width = tokens.shape
-    upstream, store = grad.float().contiguous(), tokens.contiguous()
+    store, apart = library.prepare_samples(tokens)
+    upstream = grad.float().contiguous()
     direction, valid = u.float().contiguous(), library.prepare_lengths(lengths)
     factors = library.prepare_scales(scales)
     grad_u = torch.empty_like(direction)
     workspace = direction.new_empty(batch, 3, per_clip)
     library.load("cpu").sdst_pool_tokens_backward(
         *library.pointers(upstream, store, factors, direction, valid, grad_u, workspace),
-        *(batch, length, per_clip, width, min(kept, per_clip)),
+        *(batch, apart, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),
     )

@@ -24,7 +24,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, indices and validity [B, k], see the op."""
     batch, length, per_clip, width = tokens.shape
-    store, direction = tokens.contiguous(), u.float().contiguous()
+    store, apart = library.prepare_samples(tokens)
+    direction = u.float().contiguous()
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
     factors = library.prepare_scales(scales)
     indices = tokens.new_empty(batch, k, dtype=torch.int64)
@@ -36,7 +37,7 @@ def forward(
     library.load("cpu").sdst_select_tokens_forward(
         *library.pointers(store, factors, direction, valid_lengths, levels),
         *library.pointers(indices, scores, valid, token_scores, keys),
-        *(batch, length, per_clip, width, k, len(strides), segments, entries),
+        *(batch, apart, length, per_clip, width, k, len(strides), segments, entries),
         library.TYPES[store.dtype],
         torch.get_num_threads(),
     )
@@ -54,13 +55,14 @@ def backward(
 ) -> Tensor:
     """The gradient of u [B, D] fp32; grad [B, k] is that of the scores."""
     batch, length, per_clip, width = tokens.shape
-    upstream, store = grad.float().contiguous(), tokens.contiguous()
+    store, apart = library.prepare_samples(tokens)
+    upstream = grad.float().contiguous()
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
     factors = library.prepare_scales(scales)
     grad_u = upstream.new_empty(batch, width)
     library.load("cpu").sdst_select_tokens_backward(
         *library.pointers(upstream, store, factors, indices, valid_lengths, levels, valid, grad_u),
-        *(batch, length, per_clip, width, indices.shape[1], len(strides)),
+        *(batch, apart, length, per_clip, width, indices.shape[1], len(strides)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),
     )

@@ -3,9 +3,11 @@
 from sdst.model.config import ModelConfig
 from sdst.model.losses import LossConfig, Targets, grounding_loss
 from sdst.model.tuner import SDST, Outputs, parameter_count
+from sdst.model.video import EncodedVideo
 
 __all__ = [
     "SDST",
+    "EncodedVideo",
     "LossConfig",
     "ModelConfig",
     "Outputs",

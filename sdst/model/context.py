@@ -12,6 +12,7 @@ scale.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,28 +58,29 @@ class TokenSelection(nn.Module):
         return self.key(self.query(sentence))
 
     def select(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> list[SelectedTokens]:
-        """Keep the k best of every step's pyramid, all steps in one call.
+        """Keep the k best of every step's pyramid.
 
         Args:
             tokens: [K, B, L, P, Dv].
             u: [K, B, Dv].
             lengths: [B], valid part of L.
         """
-        config, steps = self.config, tokens.shape[0]
-        picked = select_tokens(
-            tokens.flatten(0, 1),
-            u.flatten(0, 1),
-            config.context_tokens,
-            lengths.repeat(steps),
-            strides=config.context_strides,
-            segments=config.context_segments,
-        )
-        indices, scores, valid = (x.unflatten(0, (steps, -1)) for x in picked)
+        config = self.config
+
+        def select(tokens: Tensor, u: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+            return select_tokens(
+                tokens,
+                u,
+                config.context_tokens,
+                lengths,
+                strides=config.context_strides,
+                segments=config.context_segments,
+            )
+
+        indices, scores, valid = _over_steps(select, tokens, u, lengths)
         bias = functional.logsigmoid(scores)
-        return [
-            SelectedTokens(tokens[step], indices[step], bias[step], valid[step], lengths)
-            for step in range(steps)
-        ]
+        steps = zip(tokens, indices, bias, valid, strict=True)
+        return [SelectedTokens(*step, lengths) for step in steps]
 
     def pool_clips(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> Tensor:
         """A clip's dense input: attention over its best tokens under the sentence [S].
@@ -91,11 +93,30 @@ class TokenSelection(nn.Module):
         Returns:
             [K, B, L, Dv], 0 beyond the lengths.
         """
-        steps = tokens.shape[0]
-        pooled = pool_tokens(
-            tokens.flatten(0, 1), u.flatten(0, 1), self.config.pooled_tokens, lengths.repeat(steps)
+        kept = self.config.pooled_tokens
+        [pooled] = _over_steps(
+            lambda tokens, u, lengths: (pool_tokens(tokens, u, kept, lengths),), tokens, u, lengths
         )
-        return pooled.unflatten(0, (steps, -1))
+        return pooled
+
+
+def _over_steps(
+    op: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+    tokens: Tensor,
+    u: Tensor,
+    lengths: Tensor,
+) -> list[Tensor]:
+    """What `op` gives for tokens [K, B, ...], u [K, B, Dv] and lengths [B], each [K, B, ...].
+
+    All steps go in one call where their samples lie evenly apart in memory. Where one video serves
+    many queries, or one layer all steps, they do not, and joining them would copy the store.
+    """
+    steps, batch = tokens.shape[:2]
+    if min(steps, batch) <= 1 or tokens.stride(0) == batch * tokens.stride(1):
+        results = op(tokens.flatten(0, 1), u.flatten(0, 1), lengths.repeat(steps))
+        return [x.unflatten(0, (steps, batch)) for x in results]
+    results = [op(*step, lengths) for step in zip(tokens, u, strict=True)]
+    return [torch.stack(x) for x in zip(*results, strict=True)]
 
 
 class TokenAttention(nn.Module):

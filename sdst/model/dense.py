@@ -32,20 +32,18 @@ class DenseBlock(nn.Module):
         dense: Tensor,
         keys_values: tuple[Tensor, Tensor],
         text_mask: Tensor,
+        time: Tensor,
         lengths: Tensor,
-        stride: int = 1,
     ) -> Tensor:
         """Refine the stream once.
 
         Args:
-            dense: [B, L, F], every `stride`-th clip's worth of time.
+            dense: [B, L, F].
             keys_values: the sentence as `text_attention.keys_values` gives it, [B, H, N, F/H] each.
             text_mask: [B, N], True at real tokens.
+            time: [L, F], sinusoidal code of when each of L is, in clips.
             lengths: [B], valid part of L.
-            stride: clips per element of L, so that positions agree between resolutions.
         """
-        index = torch.arange(dense.shape[1], device=dense.device)
-        time = sine_encoding((index + 0.5) * stride, dense.shape[-1]).to(dense.dtype)
         to_text, over_time, feed_forward = self.residuals
         dense = to_text(dense, self.text_attention(dense + time, keys_values, text_mask))
         dense = over_time(dense, self.time_attention(dense, time, lengths))

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection
-from sdst.model.dense import DenseBlock, average_stride, resample
+from sdst.model.dense import DenseBlock, resample
 from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
 from sdst.model.layers import Projection, length_mask
 from sdst.model.sparse import MomentQueries, SparseBlock
+from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
 
 
 @dataclass
@@ -96,38 +97,68 @@ class SDST(
             video_lengths: [B], valid clips of L. What lies beyond changes nothing.
             text_lengths: [B], valid tokens of N.
         """
-        self._check(video, text)
-        config = self.config
-        batch, _, clips = video.shape[:3]
-        tokens = video.transpose(0, 1).contiguous()  # [K, B, ...]: a step's tokens lie together
+        return self.answer(self.encode_video(video, video_lengths), text, text_lengths)
+
+    def encode_video(self, video: Tensor, lengths: Tensor) -> EncodedVideo:
+        """What `answer` needs of V videos: all that does not depend on the sentence.
+
+        Args:
+            video: [V, K, L, P, Dv], frozen tokens of the last K blocks, shallow to deep. A layer
+                that serves all steps may be repeated by a stride of 0.
+            lengths: [V], valid clips of L. What lies beyond changes nothing.
+        """
+        self._check("video", video, "[B, {}, L, P, {}]", self.config.video_width)
+        tokens = video.transpose(0, 1)  # [K, V, ...], as the steps read them
+        if self.selection is not None and tokens.shape[3] > 1:
+            return EncodedVideo(lengths, tokens, None, None)
+        visual = self._project(self._pool(tokens), lengths)
+        steps = dense_inputs(visual, lengths, self.config.strides)
+        return EncodedVideo(lengths, None if self.selection is None else tokens, visual, steps)
+
+    def answer(
+        self,
+        video: EncodedVideo,
+        text: Tensor,
+        text_lengths: Tensor,
+        videos: Tensor | None = None,
+    ) -> Outputs:
+        """Ground a batch of sentences in encoded videos.
+
+        Args:
+            video: V videos: one for each sentence, or a single one for all of them, of which no
+                copies are made.
+            text: [B, K, N, Dt], frozen text tokens of the last K blocks.
+            text_lengths: [B], valid tokens of N.
+            videos: [B], the index of each sentence's video, where it is neither.
+        """
+        self._check("text", text, "[B, {}, N, {}]", self.config.text_width)
+        batch = len(text)
+        video = video.for_queries(batch, videos)
         text_mask = length_mask(text_lengths, text.shape[2])
         real_text = text.masked_fill(~text_mask[:, None, :, None], 0.0)
         projected_text = self.text_projection(real_text)  # [B, K, N, F], all steps in one product
         sentence = self.text_pooling(projected_text, text_mask[:, None])  # [B, K, F]
-        clip_features, contexts = self._read_video(tokens, sentence, video_lengths)
-        visual = self.visual_projection(clip_features)  # [K, B, L, F], all steps in one product
+        visual, inputs, contexts = self._read_video(video, sentence)
         dense_text = self._keys_values(self.dense_block, projected_text)
         sparse_text = self._keys_values(self.sparse_block, projected_text)
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
-        dense, lengths, previous = visual[0], video_lengths, 1  # D^0 = V^1 [P]
         steps = []
-        for step, stride in enumerate(config.strides):
-            source, source_lengths = average_stride(visual[step], video_lengths, stride)
+        for step, (source, time, lengths, stride) in enumerate(inputs):
             if step == 0:
-                dense = source
+                dense = source  # D^0 = V^1 [P]
             else:
-                dense = resample(dense, lengths, previous, stride, source.shape[1])
+                before = inputs[step - 1]
+                dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
                 dense = torch.lerp(source, dense, beta[step])
-            lengths, previous = source_lengths, stride
-            dense = self.dense_block(dense, dense_text[step], text_mask, lengths, stride)
+            dense = self.dense_block(dense, dense_text[step], text_mask, time, lengths)
             hidden = self.sparse_block(
                 hidden, references, dense, lengths, sparse_text[step], text_mask, contexts[step]
             )
             spans, class_logits, actionness = self.heads(hidden, references)
             references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
-            full = resample(dense, lengths, stride, 1, clips)
+            full = resample(dense, lengths, stride, 1, video.clips)
             saliency = saliency_scores(full, sentence[:, step])
             steps.append((spans, class_logits, actionness, saliency, full))
         return Outputs(
@@ -138,23 +169,35 @@ class SDST(
         )
 
     def _read_video(
-        self, tokens: Tensor, sentence: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, list[SelectedTokens | None]]:
-        """Clip features [K, B, L, Dv] for the dense stream, and each step's context (or None)."""
-        config = self.config
-        contexts: list[SelectedTokens | None] = [None] * config.layers
-        several = tokens.shape[3] > 1
-        if self.selection is not None:
-            u = self.selection.direction(sentence.transpose(0, 1))
-            contexts = self.selection.select(tokens, u, lengths)
-        if several and self.selection is not None:
-            clips = self.selection.pool_clips(tokens, u, lengths).to(sentence.dtype)
-        elif several and config.pooling == "mean":
-            clips = tokens.mean(3, dtype=sentence.dtype)
-        else:
-            clips = tokens[:, :, :, 0].to(sentence.dtype)
-        padding = ~length_mask(lengths, tokens.shape[2])
-        return clips.masked_fill(padding[..., None], 0.0), contexts
+        self, video: EncodedVideo, sentence: Tensor
+    ) -> tuple[Tensor, list[DenseInput], list[SelectedTokens | None]]:
+        """Visual features [K, B, L, F], each step's dense input, and its context (or None)."""
+        if self.selection is None:
+            return video.visual, video.steps, [None] * self.config.layers
+        u = self.selection.direction(sentence.transpose(0, 1))
+        contexts = self.selection.select(video.tokens, u, video.lengths)
+        if video.visual is not None:
+            return video.visual, video.steps, contexts
+        pooled = self.selection.pool_clips(video.tokens, u, video.lengths)
+        visual = self._project(pooled, video.lengths)
+        return visual, dense_inputs(visual, video.lengths, self.config.strides), contexts
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """Frozen tokens [K, V, L, P, Dv] -> one vector per clip [K, V, L, Dv], without a sentence.
+
+        A layer that serves all steps is there once, as long as no dropout tells the steps apart.
+        """
+        if tokens.stride(0) == 0 and not self.training:
+            tokens = tokens[:1]
+        if tokens.shape[3] > 1 and self.config.pooling == "mean":
+            return tokens.mean(3, dtype=self.fusion.dtype)
+        return tokens[:, :, :, 0]
+
+    def _project(self, clips: Tensor, lengths: Tensor) -> Tensor:
+        """Clip features [K or 1, V, L, Dv] into width F [K, V, L, F], all steps in one product."""
+        padding = ~length_mask(lengths, clips.shape[2])[..., None]
+        visual = self.visual_projection(clips.to(self.fusion.dtype).masked_fill(padding, 0.0))
+        return visual.expand(self.config.layers, -1, -1, -1)
 
     def _keys_values(
         self, block: DenseBlock | SparseBlock, text: Tensor
@@ -163,20 +206,13 @@ class SDST(
         keys, values = block.text_attention.keys_values(text)
         return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
-    def _check(self, video: Tensor, text: Tensor) -> None:
-        config = self.config
-        if video.ndim != 5 or (video.shape[1], video.shape[4]) != (
-            config.layers,
-            config.video_width,
-        ):
+    def _check(self, name: str, features: Tensor, expected: str, width: int) -> None:
+        """Refuse frozen features of another number of axes, layers or width."""
+        layers = self.config.layers
+        shape = features.shape
+        if len(shape) != expected.count(",") + 1 or (shape[1], shape[-1]) != (layers, width):
             raise ValueError(
-                f"video has shape {tuple(video.shape)}, expected "
-                f"[B, {config.layers}, L, P, {config.video_width}]"
-            )
-        if text.ndim != 4 or (text.shape[1], text.shape[3]) != (config.layers, config.text_width):
-            raise ValueError(
-                f"text has shape {tuple(text.shape)}, expected "
-                f"[B, {config.layers}, N, {config.text_width}]"
+                f"{name} has shape {tuple(shape)}, expected {expected.format(layers, width)}"
             )
 
 

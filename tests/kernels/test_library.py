@@ -40,3 +40,13 @@ def test_a_forked_child_computes_alone() -> None:
     finally:
         torch.set_num_threads(threads)
     assert child.exitcode == 0
+
+
+def test_samples_are_copied_only_where_one_is_not_contiguous() -> None:
+    tokens = torch.randn(2, 3, 4, 5)
+    shared = tokens[:1].expand(1000, -1, -1, -1)
+    assert library.prepare_samples(shared) == (shared, 0)
+    every_second = torch.randn(4, 3, 4, 5)[::2]
+    assert library.prepare_samples(every_second) == (every_second, 120)
+    within, apart = library.prepare_samples(tokens[:, :2, ::2])
+    assert (within.is_contiguous(), apart) == (True, 20)

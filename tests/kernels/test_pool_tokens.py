@@ -81,6 +81,13 @@ def test_strided_tokens_and_no_samples() -> None:
     assert pool_tokens(tokens[:0], u[:0], 2).shape == (0, 7, 19)
 
 
+def test_samples_that_share_their_tokens_are_pooled_each_by_its_own_direction() -> None:
+    tokens, u, lengths = make_inputs()
+    shared = tokens[:1].expand_as(tokens)
+    found, expected = (pool_tokens(x, u, 2, lengths) for x in (shared, shared.contiguous()))
+    assert torch.equal(found, expected)
+
+
 def test_an_int8_store_is_the_store_that_it_stands_for() -> None:
     tokens, u, lengths = make_inputs()
     u.requires_grad_()

@@ -148,6 +148,22 @@ def test_int8_without_scales_is_refused() -> None:
 
 
 @native_only
+def test_samples_may_lie_anywhere_or_be_one_that_all_share() -> None:
+    tokens, _ = make_inputs()
+    u = torch.randn(3, 6, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    video = tokens[0].float()
+    apart = torch.stack((video, video, video), 1).transpose(0, 1)  # clips of a sample: 3 rows apart
+    behind = torch.stack((video, -video) * 3).view(3, 2, *video.shape)[:, 0]
+    for viewed in (video.expand(3, -1, -1, -1), apart, behind):
+        indices, scores, _ = select_tokens(viewed, u, 12)
+        expected = select_tokens(viewed.contiguous(), u, 12)
+        assert torch.equal(indices, expected[0])
+        assert torch.equal(scores, expected[1])
+        found, wanted = (torch.autograd.grad(x.square().sum(), u) for x in (scores, expected[1]))
+        assert torch.equal(found[0], wanted[0])
+
+
+@native_only
 def test_threads_do_not_change_a_bit() -> None:
     tokens, u = torch.randn(40, 30, 9, 33), torch.randn(40, 33)
     assert_same_bits_in_threads(lambda: select_tokens(tokens, u, 16, implementation="native"))

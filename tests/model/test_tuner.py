@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdst.config import load_config
-from sdst.model import SDST, LossConfig, ModelConfig, Targets, grounding_loss
+from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
 from sdst.model.tuner import parameter_count
 
 BATCH, CLIPS, TOKENS, WORDS = 3, 11, 4, 6
@@ -98,6 +98,60 @@ def test_a_sample_is_answered_the_same_alone_and_in_a_batch(model: SDST) -> None
         video[1:2, :, :clips], text[1:2, :, :words], video_lengths[1:2], text_lengths[1:2]
     )
     torch.testing.assert_close(alone.spans[:, 0], together.spans[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def same_answer(found: Outputs, expected: Outputs) -> None:
+    for name in ("spans", "scores", "saliency", "visual"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_one_encoded_video_answers_many_queries(model: SDST, tokens: int) -> None:
+    video, text, video_lengths, text_lengths = random_inputs(model.config, tokens)
+    encoded = model.encode_video(video[1:2], video_lengths[1:2])
+    found = model.answer(encoded, text, text_lengths)
+    repeated = video[1:2].repeat(BATCH, 1, 1, 1, 1)
+    same_answer(found, model(repeated, text, video_lengths[[1, 1, 1]], text_lengths))
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_queries_may_name_their_videos(model: SDST, tokens: int) -> None:
+    video, text, video_lengths, text_lengths = random_inputs(model.config, tokens)
+    encoded = model.encode_video(video, video_lengths)
+    index = torch.tensor([2, 0, 0])
+    found = model.answer(encoded, text, text_lengths, index)
+    same_answer(found, model(video[index], text, video_lengths[index], text_lengths))
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_a_layer_that_serves_all_steps_need_not_be_repeated_in_memory(
+    model: SDST, tokens: int
+) -> None:
+    video, *rest = random_inputs(model.config, tokens)
+    once = video[:, :1].expand_as(video)
+    same_answer(model(once, *rest), model(once.contiguous(), *rest))
+
+
+@pytest.mark.parametrize(
+    ("context", "tokens"), [("none", TOKENS), ("sparse", TOKENS), ("sparse", 1)]
+)
+def test_a_thousand_queries_share_one_video(context: str, tokens: int) -> None:
+    model = SDST(small_config(context=context)).eval()
+    video, _, lengths, _ = random_inputs(model.config, tokens)
+    shared = model.encode_video(video[:1], lengths[:1]).for_queries(1000)
+    kept = [x for x in (shared.tokens, shared.visual) if x is not None]
+    assert all((x.shape[1], x.stride(1)) == (1000, 0) for x in kept)
+    assert all(step.source.stride(0) == 0 for step in shared.steps or [])
+
+
+def test_queries_on_several_videos_must_say_which() -> None:
+    model = SDST(small_config()).eval()
+    video, text, video_lengths, text_lengths = random_inputs(model.config)
+    encoded = model.encode_video(video[:2], video_lengths[:2])
+    with pytest.raises(ValueError, match="3 queries on 2 videos"):
+        model.answer(encoded, text, text_lengths)
 
 
 def test_every_parameter_gets_a_gradient(model: SDST) -> None:

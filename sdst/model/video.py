@@ -1,0 +1,101 @@
+"""What the side-tuner needs of a video whatever is asked about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdst.model.dense import average_stride
+from sdst.model.layers import sine_encoding
+
+
+class DenseInput(NamedTuple):
+    """What enters the dense stream at one step.
+
+    Attributes:
+        source: [V, l, F], projected visual features, averaged over the step's stride.
+        time: [l, F], code of when that is.
+        lengths: [V], valid part of l.
+        stride: of the step, in clips.
+    """
+
+    source: Tensor
+    time: Tensor
+    lengths: Tensor
+    stride: int
+
+
+@dataclass
+class EncodedVideo:
+    """V videos as `SDST.encode_video` leaves them: made once, to answer any number of queries.
+
+    Attributes:
+        lengths: [V], valid clips of L.
+        tokens: [K, V, L, P, Dv], a view of the frozen tokens; None where nothing reads them again.
+        visual: [K, V, L, F], projected; None where a clip's dense input depends on the sentence
+            (`context: sparse` with several tokens a clip).
+        steps: the K dense inputs made from `visual`; None with it.
+    """
+
+    lengths: Tensor
+    tokens: Tensor | None
+    visual: Tensor | None
+    steps: list[DenseInput] | None
+
+    @property
+    def clips(self) -> int:
+        """L."""
+        return (self.tokens if self.visual is None else self.visual).shape[2]
+
+    def for_queries(self, count: int, videos: Tensor | None = None) -> EncodedVideo:
+        """One video for each of `count` queries.
+
+        Args:
+            videos: [count], the index of each query's video. Without it, every query has a video of
+                its own, or all share the only one; then nothing is copied.
+
+        Raises:
+            ValueError: neither is the case.
+        """
+        own = len(self.lengths)
+        if videos is None and own == count:
+            return self
+        if videos is None and own != 1:
+            raise ValueError(
+                f"{count} queries on {own} videos; expected as many queries as videos, one video, "
+                "or `videos`, the index of each query's video"
+            )
+
+        def pick(x: Tensor | None, dim: int) -> Tensor | None:
+            if x is None:
+                return None
+            if videos is not None:
+                return x.index_select(dim, videos)
+            return x.expand(*x.shape[:dim], count, *x.shape[dim + 1 :])
+
+        steps = self.steps and [
+            DenseInput(pick(step.source, 0), step.time, pick(step.lengths, 0), step.stride)
+            for step in self.steps
+        ]
+        return EncodedVideo(
+            pick(self.lengths, 0), pick(self.tokens, 1), pick(self.visual, 1), steps
+        )
+
+
+def dense_inputs(visual: Tensor, lengths: Tensor, strides: Sequence[int]) -> list[DenseInput]:
+    """What enters each step's dense stream, from visual [K, V, L, F] and lengths [V]."""
+    clips, width = visual.shape[2:]
+    index = torch.arange(clips, device=visual.device)
+    time = {
+        stride: sine_encoding((index[: -(-clips // stride)] + 0.5) * stride, width).to(visual.dtype)
+        for stride in set(strides)
+    }
+    inputs = []
+    for features, stride in zip(visual, strides, strict=True):
+        source, valid = average_stride(features, lengths, stride)
+        inputs.append(DenseInput(source, time[stride], valid, stride))
+    return inputs
