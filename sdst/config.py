@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sdst.data.planted import PlantedConfig
 from sdst.errors import InputError
+from sdst.evaluation.protocols import PROTOCOLS
 from sdst.model.config import ModelConfig
 from sdst.model.losses import LossConfig
 
@@ -40,6 +41,9 @@ class DataConfig:
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.
+        domain: keep only the videos of this topic, where annotations name one: TVSum and YouTube
+            Highlights train a model for each.
+        protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
         limit: keep only the first so many queries of every split (for short trials).
         allow_missing: go on without the queries whose features are missing; else that is an error.
         on_device: keep all features in the memory of the GPU, where they fit.
@@ -58,6 +62,8 @@ class DataConfig:
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
+    domain: str | None = None
+    protocol: str = "custom"
     limit: int | None = None
     allow_missing: bool = False
     on_device: bool = False
@@ -272,6 +278,10 @@ def _data_problems(data: DataConfig) -> list[str]:
         found.append(
             f"data.features is {data.features}, so data.video_features and data.text_features must "
             "name the folders of the files"
+        )
+    if data.protocol not in PROTOCOLS:
+        found.append(
+            f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
         )
     if data.endpoints and not from_files:
         found.append("data.endpoints goes with features from files, not with data.features encode")

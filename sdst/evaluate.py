@@ -18,12 +18,12 @@ from typing import NamedTuple, NoReturn
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
-from sdst.evaluation import evaluate, format_report, read_predictions
-from sdst.evaluation.domains import read_clip_labels
-from sdst.evaluation.protocols import PROTOCOLS
+from sdst.evaluation import format_report, read_predictions
+from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.submission import ARCHIVE, write_submission
 
 DEFAULT_SPLIT = "val"
+DEFAULT_PROTOCOL = "custom"
 
 
 class Answers(NamedTuple):
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
     split: str
     predictions: list[dict]
     annotations: list[Annotation]
-    clip_length: float  # seconds
+    clip_length: float | None  # seconds; None where the annotations label clips
     source: str  # what to call the predictions in an error
 
 
@@ -47,16 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def score(options: Namespace) -> None:
     """Print the figures of the predictions, the dataset's own first."""
-    protocol = PROTOCOLS[options.dataset]
-    if protocol.by_domain is not None:
-        name, truth = options.predictions.stem, read_clip_labels(options.annotations)
-        predictions = read_predictions(options.predictions)
-        report = protocol.by_domain(predictions, truth, str(options.predictions))
-    else:
-        (answers,) = _answers(options)
-        name = answers.split if options.checkpoint else options.predictions.stem
-        predictions, truth = answers.predictions, answers.annotations
-        report = evaluate(predictions, truth, answers.clip_length, answers.source)
+    (answers,) = _answers(options)
+    protocol = _protocol(options)
+    name = answers.split if options.checkpoint else options.predictions.stem
+    truth = answers.annotations
+    report = protocol.score(answers.predictions, truth, answers.clip_length, answers.source)
     title = f"{protocol.title}, {len(truth):,} queries"
     print(format_report({name: report}, title, protocol.headline))
     if options.json is not None:
@@ -71,6 +66,16 @@ def submit(options: Namespace) -> None:
     print(options.submit / ARCHIVE)
 
 
+def _protocol(options: Namespace) -> Protocol:
+    """The one asked for; else the one that the checkpoint was trained under."""
+    if options.dataset is None and options.checkpoint is not None:
+        from sdst.checkpoint import load_checkpoint
+
+        config, _ = load_checkpoint(options.checkpoint)
+        return PROTOCOLS[config.data.protocol]
+    return PROTOCOLS[options.dataset or DEFAULT_PROTOCOL]
+
+
 def _answers(options: Namespace) -> Iterator[Answers]:
     """Those of a file; or those of a checkpoint, to --split or, to submit, both splits."""
     if options.checkpoint is None:
@@ -78,7 +83,7 @@ def _answers(options: Namespace) -> Iterator[Answers]:
             options.split or DEFAULT_SPLIT,
             read_predictions(options.predictions),
             read_annotations(options.annotations),
-            options.clip_length or PROTOCOLS[options.dataset].clip_length,
+            options.clip_length or _protocol(options).clip_length,
             str(options.predictions),
         )
         return
@@ -108,8 +113,8 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--dataset",
         choices=PROTOCOLS,
-        default="custom",
-        help="sets the clip length and which figures are on top (default custom)",
+        help="sets the clip length and the figures (default: as the checkpoint was trained, "
+        f"{DEFAULT_PROTOCOL} for --predictions)",
     )
     parser.add_argument(
         "--clip-length",
@@ -145,12 +150,11 @@ def _check_mode(options: Namespace) -> None:
         raise InputError("--clip-length goes with --predictions; a checkpoint knows its own")
     if options.clip_length is not None and not options.clip_length > 0:
         raise InputError(f"--clip-length is {options.clip_length:g}, expected seconds above 0")
-    if PROTOCOLS[options.dataset].by_domain is not None and (
-        options.predictions is None or options.clip_length or options.submit
-    ):
+    by_domain = options.dataset is not None and PROTOCOLS[options.dataset].by_domain is not None
+    if by_domain and (options.clip_length or options.submit):
         raise InputError(
-            f"--dataset {options.dataset} goes with --predictions and --annotations alone; its "
-            "file says what the clips are"
+            f"--dataset {options.dataset} goes without --clip-length and --submit; its file says "
+            "what the clips are"
         )
 
 

@@ -130,12 +130,14 @@ def summarize(split: Split) -> dict[str, str]:
         "video length (s)": _spread(durations.values()),
         "words per query": _spread(len(a.query.split()) for a in annotations),
     }
-    if len(labelled) < len(annotations):
-        rows["queries without windows"] = f"{len(annotations) - len(labelled):,}"
+    if unlabelled := sum(not a.has_truth for a in annotations):
+        rows["queries without windows"] = f"{unlabelled:,}"
     if labelled:
         rows |= _summarize_moments(labelled)
     if rated := sum(a.saliency is not None for a in annotations):
         rows["queries with rated clips"] = f"{rated:,}"
+    if by_clip := [a for a in annotations if a.labels is not None]:
+        rows |= _summarize_labels(by_clip)
     return rows | {f"repaired: {kind}": f"{count:,}" for kind, count in split.repairs.items()}
 
 
@@ -153,6 +155,17 @@ def _summarize_moments(annotations: Sequence[Annotation]) -> dict[str, str]:
         share = np.mean((lengths > above) & (lengths <= up_to))
         rows[f"moments of {above}-{up_to} s, {name} (%)"] = f"{100 * share:.1f}"
     return rows
+
+
+def _summarize_labels(annotations: Sequence[Annotation]) -> dict[str, str]:
+    topics = Counter(a.domain for a in annotations)
+    return {
+        "queries with labelled clips": f"{len(annotations):,}",
+        "clips per video": _spread(len(a.labels) for a in annotations),
+        "annotators": _spread(len(a.labels[0]) for a in annotations),
+        "mean label": _spread(np.mean(a.labels) for a in annotations),
+        **{f"videos of {topic}": f"{count:,}" for topic, count in sorted(topics.items())},
+    }
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -189,7 +202,7 @@ def shared_videos(splits: Mapping[str, Split]) -> list[str]:
 
 def choose_examples(splits: Mapping[str, Sequence[Annotation]], count: int) -> list[Annotation]:
     """`count` labelled queries of the last split that has some, spread evenly over its file."""
-    labelled = [[a for a in found if a.windows is not None] for found in splits.values()]
+    labelled = [[a for a in found if a.has_truth] for found in splits.values()]
     last = next((found for found in reversed(labelled) if found), [])
     picked = np.linspace(0, len(last) - 1, min(count, len(last))).round().astype(int)
     return [last[i] for i in picked]

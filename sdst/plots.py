@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sdst.data.annotations import Annotation
+from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 
@@ -387,7 +387,7 @@ def _draw_positions(axes: Axes, moments: np.ndarray) -> None:
 def _example_height(
     title: str, example: Annotation, has_video: bool, clip_length: float | None
 ) -> float:
-    ratings = RATINGS if clip_length and example.saliency else 0
+    ratings = RATINGS if _is_rated(example, clip_length) else 0
     return GAP + _title_height(title) + has_video * STRIP + ratings + LANE + CLOCK
 
 
@@ -408,32 +408,43 @@ def _draw_example(
     if video is not None:
         _draw_strip(_axes(figure, top - STRIP, STRIP), video, example.duration)
         top -= STRIP
-    if clip_length and example.saliency:
+    if _is_rated(example, clip_length):
         _draw_ratings(_axes(figure, top - RATINGS, RATINGS), example, clip_length)
         top -= RATINGS
     _draw_moments(_axes(figure, top - LANE, LANE), example)
     _draw_clock(_axes(figure, top - LANE, 0.01), example.duration)
 
 
-def _draw_ratings(axes: Axes, example: Annotation, clip_length: float) -> None:
-    """The mean rating of every clip, of at most 4."""
-    clips = int(np.ceil(example.duration / clip_length))
-    edges = np.minimum(np.arange(clips + 1) * clip_length, example.duration)
-    axes.stairs(example.saliency_per_clip(clips), edges, fill=True, color=CURVE, alpha=0.45)
-    axes.set(xlim=(0, example.duration), ylim=(0, 4.4))
+def _is_rated(example: Annotation, clip_length: float | None) -> bool:
+    """Whether there are ratings whose place in time is known."""
+    return example.labels is not None or bool(clip_length and example.saliency)
+
+
+def _draw_ratings(axes: Axes, example: Annotation, clip_length: float | None) -> None:
+    """The mean rating of every clip, of at most 4, or its mean label, of at most the greatest."""
+    if example.labels is not None:
+        values, most = np.mean(example.labels, axis=1), np.max(example.labels)
+        edges = np.linspace(0, example.duration, len(values) + 1)
+    else:
+        clips = int(np.ceil(example.duration / clip_length))
+        values, most = example.saliency_per_clip(clips), MAX_RATING
+        edges = np.minimum(np.arange(clips + 1) * clip_length, example.duration)
+    axes.stairs(values, edges, fill=True, color=CURVE, alpha=0.45)
+    axes.set(xlim=(0, example.duration), ylim=(0, 1.1 * most))
     style = {"ha": "right", "va": "center", "fontsize": 7.5, "color": MUTED}
-    axes.annotate("rating", (0, 2), (-4, 0), textcoords="offset points", **style)
+    axes.annotate("rating", (0, most / 2), (-4, 0), textcoords="offset points", **style)
 
 
 def _draw_moments(axes: Axes, example: Annotation) -> None:
     """All windows in one lane, with their times where there is room."""
     duration = example.duration
-    for start, end in example.windows:
+    windows = example.windows or ()
+    for start, end in windows:
         axes.barh(0, end - start, 0.7, start, color=MOMENT, linewidth=0)
         words = f"{_clock(start, tenths=False)} \N{EN DASH} {_clock(end, tenths=False)}"
         if end - start > 0.1 * duration:
             place, side, color = ((start + end) / 2, "center", "white")
-        elif len(example.windows) == 1:
+        elif len(windows) == 1:
             x, side, _ = _label_place(start, end, duration)
             place, color = x, INK
         else:

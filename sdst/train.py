@@ -26,12 +26,15 @@ from sdst.data.sources import Data, open_data
 from sdst.distributed import gather_batch
 from sdst.errors import InputError, run
 from sdst.evaluate import format_report
-from sdst.evaluation import evaluate, write_predictions
+from sdst.evaluation import write_predictions
+from sdst.evaluation.protocols import PROTOCOLS
 from sdst.model import SDST, Targets, grounding_loss, parameter_count
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.plots import plot_curves
 from sdst.predict import predict, predict_zero_shot
 
+_RECALL = ("R1@0.3", "mIoU")  # logged beside the brief part of a report
+_SHOWN = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1", "mAP")
 _LOG_EVERY = 10  # optimiser steps between looks at the loss, each of which waits for the device
 
 
@@ -156,7 +159,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         report = self.report(records, self.validation.annotations)
-        figures = {**report["brief"], "R1@0.3": report["R1@0.3"], "mIoU": report["mIoU"]}
+        figures = report["brief"] | {key: report[key] for key in _RECALL if key in report}
         score = selected_figure(report, self.config.train.select_by)
         progress = self.progress
         is_best = progress.best is None or score > progress.best
@@ -168,8 +171,7 @@ class Trainer:
         self.accelerator.log(
             {f"val/{name}": value for name, value in figures.items()}, step=progress.step
         )
-        shown = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1")
-        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in shown if name in figures)
+        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in _SHOWN if name in figures)
         best = "  (best)" if is_best else ""
         self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
 
@@ -190,7 +192,8 @@ class Trainer:
 
     def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
         """The official figures, at this dataset's clip length."""
-        return evaluate(records, annotations, self.config.data.clip_length)
+        protocol = PROTOCOLS[self.config.data.protocol]
+        return protocol.score(records, annotations, self.config.data.clip_length)
 
     def zero_shot_report(self, dataset: GroundingDataset) -> dict | None:
         """The baseline's figures; None for features that know no zero-shot answer."""

@@ -44,6 +44,26 @@ def write_annotations(root: Path) -> None:
         (root / f"{split}.jsonl").write_text(text)
 
 
+def write_labels(root: Path) -> None:
+    """A query on every video, its clips labelled by three annotators; two topics in turn."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for split, videos in SPLITS.items():
+        lines = [
+            {
+                "qid": video,
+                "query": "the best of the video",
+                "vid": f"v{video}",
+                "duration": clips_of(f"v{video}"),  # as TVSum has it
+                "domain": ("BK", "VT")[video % 2],
+                "label": rng.integers(1, 6, (clips_of(f"v{video}"), 3)).tolist(),
+            }
+            for video in videos
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / f"{split}.jsonl").write_text(text)
+
+
 def write_features(root: Path, layout: str, seed: int = 0) -> list[str]:
     """Random features of every video and query; the options that name them."""
     rng = np.random.default_rng(seed)

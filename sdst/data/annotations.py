@@ -4,6 +4,14 @@
      "relevant_clip_ids": [41, ...], "saliency_scores": [[1, 1, 2], ...]}
 
 The last two come with highlight labels only; a query without `relevant_windows` is unlabelled.
+
+TVSum and YouTube Highlights label every clip instead, TVSum by 20 annotators from 1 to 5, YouTube
+Highlights by one, above 0 where the clip is in the highlight:
+
+    {"qid": "xmEERLqJ2kU", "vid": "xmEERLqJ2kU", "query": "...", "duration": 94, "domain": "VT",
+     "label": [[2, 1, ...], ...]}
+
+Ego4D-NLQ's official file is one nested JSON document; see `sdst.data.ego4d`.
 """
 
 from __future__ import annotations
@@ -17,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdst.data.ego4d import is_ego4d, read_ego4d
 from sdst.data.jsonl import read_json_lines, write_json_lines
 from sdst.errors import InputError
 
@@ -43,6 +52,8 @@ class Annotation:
         windows: (start, end) in seconds of every moment; None where unlabelled.
         clip_ids: the relevant clips, counted from 0; None without highlight labels.
         saliency: three raters' ratings, 0 (very bad) to 4 (very good), of every relevant clip.
+        labels: what each annotator said of every clip, `[L, A]`; None where clips are not labelled.
+        domain: the topic that figures of such labels are averaged over first.
     """
 
     qid: int | str
@@ -52,6 +63,13 @@ class Annotation:
     windows: tuple[Window, ...] | None = None
     clip_ids: tuple[int, ...] | None = None
     saliency: tuple[tuple[int, ...], ...] | None = None
+    labels: tuple[tuple[float, ...], ...] | None = None
+    domain: str | None = None
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is anything to learn from and to score against."""
+        return self.windows is not None or self.labels is not None
 
     def ratings_per_clip(self, num_clips: int) -> np.ndarray:
         """Ratings [num_clips, 3] of every clip of the video, 0 where not relevant.
@@ -93,8 +111,9 @@ def read_annotations(
     found: Counter[str] = Counter()
     annotations = []
     first_use: dict[int | str, str] = {}
-    for where, record in read_json_lines(path):
-        annotation = _parse_annotation(record, where, found)
+    records = read_ego4d(path, found) if is_ego4d(path) else read_json_lines(path)
+    for where, record in records:
+        annotation = _parse_annotation(record, where, found, clip_length)
         if clip_length is not None:
             _check_clips(annotation, clip_length, where, found)
         if annotation.qid in first_use:
@@ -125,11 +144,17 @@ def _to_record(annotation: Annotation) -> dict:
         "relevant_windows": annotation.windows,
         "relevant_clip_ids": annotation.clip_ids,
         "saliency_scores": annotation.saliency,
+        "label": annotation.labels,
+        "domain": annotation.domain,
     }
     return {key: value for key, value in record.items() if value is not None}
 
 
-def _parse_annotation(record: dict, where: str, repairs: Counter[str]) -> Annotation:
+def _parse_annotation(
+    record: dict, where: str, repairs: Counter[str], clip_length: float | None
+) -> Annotation:
+    if "label" in record:
+        return _parse_labelled(record, where, repairs, clip_length)
     for key in ("qid", "query", "vid", "duration"):
         if key not in record:
             raise InputError(f"{where}: key {key!r} is missing")
@@ -144,6 +169,44 @@ def _parse_annotation(record: dict, where: str, repairs: Counter[str]) -> Annota
         clip_ids=clip_ids,
         saliency=saliency,
     )
+
+
+def _parse_labelled(
+    record: dict, where: str, repairs: Counter[str], clip_length: float | None
+) -> Annotation:
+    """A video whose clips are labelled one by one.
+
+    Its labels say how many clips it has: TVSum's `duration` counts clips, not seconds. A file for
+    scoring alone may leave out the rest: the topic then is the query, the qid the video.
+    """
+    for key in ("qid", "domain"):
+        if key not in record:
+            raise InputError(f"{where}: key {key!r} is missing")
+    qid, domain = parse_qid(record["qid"], where), record["domain"]
+    if not isinstance(domain, str) or not domain:
+        raise InputError(f"{where}: domain is {domain!r}, expected the name of a topic")
+    labels = _parse_labels(record["label"], where)
+    return Annotation(
+        qid=qid,
+        query=_parse_query(record.get("query", domain), where, repairs),
+        vid=_parse_vid(record.get("vid", str(qid)), where),
+        duration=len(labels) * (clip_length or 1.0),
+        labels=labels,
+        domain=domain,
+    )
+
+
+def _parse_labels(rows: object, where: str) -> tuple[tuple[float, ...], ...]:
+    if (
+        not isinstance(rows, list)
+        or not all(isinstance(row, list) and row and all(map(_is_number, row)) for row in rows)
+        or len(set(map(len, rows))) != 1
+    ):
+        raise InputError(
+            f"{where}: label must be rows of numbers, a row for every clip, one number in it for "
+            "every annotator"
+        )
+    return tuple(map(tuple, rows))
 
 
 def parse_qid(qid: object, where: str) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -138,9 +139,12 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
     """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given.
 
     A clip is inside by its center; a moment too short for that has the clip it is centered on.
+    Where every clip has labels, its rating is by how much their mean exceeds the video's.
     """
     if annotation.saliency is not None:
         return annotation.saliency_per_clip(clips).astype(np.float32)
+    if annotation.labels is not None:
+        return _above_average(annotation.labels, clips)
     windows = _windows(annotation)
     center = (np.arange(clips) + 0.5) * clip_length
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
@@ -148,6 +152,18 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
     short = windows[~inside.any(axis=1)].mean(axis=1)
     ratings[np.minimum(short // clip_length, clips - 1).astype(int)] = True
     return ratings.astype(np.float32)
+
+
+def _above_average(labels: Sequence[Sequence[float]], clips: int) -> np.ndarray:
+    """[clips] by how much a clip's mean label exceeds the video's, 0 where it does not.
+
+    As in the metric of these datasets, a clip is positive beside the others of its video. Features
+    may be some clips shorter or longer than the labels.
+    """
+    mean = np.mean(labels, axis=1)
+    above = np.zeros(clips, np.float32)
+    above[: len(mean)] = np.maximum(mean - mean.mean(), 0)[:clips]
+    return above
 
 
 def _windows(annotation: Annotation) -> np.ndarray:

@@ -28,6 +28,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter1d
 
 from sdst.data.annotations import MAX_RATING, Annotation
+from sdst.data.batches import clip_ratings
 from sdst.data.features import QueryFeatures, VideoFeatures
 from sdst.data.files import Layout, endpoint_features, unit_vectors
 from sdst.errors import InputError
@@ -79,7 +80,7 @@ class PlantedConfig:
 class PlantedFeatures:
     """A `FeatureSource` that makes up features when they are asked for, always the same.
 
-    Queries without windows plant nothing and are read like others.
+    Queries without windows or labels plant nothing and are read like others.
 
     Args:
         annotations: of all splits.
@@ -208,12 +209,20 @@ class PlantedFeatures:
         meaning, like = self._sentences[annotation.qid], self._config.likeness
         yield meaning, shares, self._shown(generator)
         for _ in range(self._config.distractors):
-            start, end = annotation.windows[generator.integers(len(annotation.windows))]
-            length = max(1, round((end - start) / self._clip_length))
+            length = self._some_length(annotation, shares, generator)
             elsewhere = _elsewhere(shares, length, generator)
             other = unit_vectors(generator.standard_normal(MEANINGS, np.float32))
             mixed = unit_vectors(like * meaning + math.sqrt(1 - like**2) * other)
             yield mixed, elsewhere, self._shown(generator)
+
+    def _some_length(
+        self, annotation: Annotation, shares: np.ndarray, generator: np.random.Generator
+    ) -> int:
+        """Clips of one of the query's moments, or of all that is labelled well."""
+        if not annotation.windows:
+            return np.count_nonzero(shares)
+        start, end = annotation.windows[generator.integers(len(annotation.windows))]
+        return max(1, round((end - start) / self._clip_length))
 
     def _shown(self, generator: np.random.Generator) -> np.ndarray:
         """[P], 1 for the tokens of a clip that show a moment."""
@@ -233,8 +242,11 @@ def relevance(annotation: Annotation, clips: int, clip_length: float) -> np.ndar
     """[clips], 0 to 1: the share of each clip inside the query's windows, times its mean rating.
 
     Ratings, where there are any, scale from 1/2 (very bad) to 1 (very good): bad highlights are
-    moments, too.
+    moments, too. Where every clip has a label, the best-labelled is 1 and all below average 0.
     """
+    if annotation.labels is not None:
+        rating = clip_ratings(annotation, clips, clip_length)
+        return rating / max(rating.max(), 1e-6)
     edges = np.arange(clips + 1) * clip_length
     inside = np.zeros(clips)
     for start, end in annotation.windows or ():

@@ -47,7 +47,7 @@ class Data:
     def has_truth(self, split: str) -> bool:
         """Whether there is such a split, and it can be evaluated on."""
         found = self.splits.get(split)
-        return found is not None and all(a.windows is not None for a in found)
+        return found is not None and all(a.has_truth for a in found)
 
     def dataset(self, split: str) -> GroundingDataset:
         """The queries of `split` with their features."""
@@ -107,24 +107,36 @@ def read_splits(config: Config, root: Path) -> Splits:
     Raises:
         InputError: the file of `train` or `val` is missing, or one of its queries is unlabelled.
     """
-    files = {split: root / name for split, name in config.data.annotations.items()}
+    data = config.data
+    files = {split: root / name for split, name in data.annotations.items()}
     splits = {
-        split: read_annotations(file, clip_length=config.data.clip_length)[: config.data.limit]
+        split: _of_domain(read_annotations(file, clip_length=data.clip_length), data.domain, file)
         for split, file in files.items()
         if file.is_file()
     }
+    splits = {split: annotations[: data.limit] for split, annotations in splits.items()}
     for split in ("train", "val"):
         if split not in splits:
             raise InputError(
                 f"{files.get(split, root)}: no such file; data.annotations names the annotations "
                 "of train, val and optionally test"
             )
-        if unlabelled := [a.qid for a in splits[split] if a.windows is None]:
+        if unlabelled := [a.qid for a in splits[split] if not a.has_truth]:
             raise InputError(
                 f"{files[split]}: {len(unlabelled)} queries have no relevant_windows "
                 f"(first: qid {unlabelled[0]}); only test may be unlabelled"
             )
     return splits
+
+
+def _of_domain(annotations: list[Annotation], domain: str | None, file: Path) -> list[Annotation]:
+    """Those of `domain`, all where it is None."""
+    if domain is None:
+        return annotations
+    if kept := [a for a in annotations if a.domain == domain]:
+        return kept
+    found = sorted({a.domain for a in annotations if a.domain}) or ["none"]
+    raise InputError(f"{file}: no video of data.domain {domain}; its domains: {', '.join(found)}")
 
 
 def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureSource]:

@@ -1,9 +1,6 @@
 """Highlight detection per domain: TVSum top-5 mAP and YouTube Highlights mAP.
 
-Both label every clip of a video, TVSum by 20 annotators from 1 to 5, YouTube Highlights by one, 1
-where the clip is in the highlight, else 0. The field keeps them as JSON lines, one video a line:
-
-    {"qid": "xmEERLqJ2kU", "vid": "xmEERLqJ2kU", "domain": "VT", "label": [[2, 1, ...], ...]}
+Both label every clip of a video; `sdst.data.annotations` says how.
 
 The definitions are UMT's (Liu et al., CVPR 2022), which its followers took over.
 """
@@ -12,63 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from sdst.data.annotations import parse_qid
-from sdst.data.jsonl import read_json_lines
+from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.predictions import pair_predictions
 from sdst.evaluation.retrieval import percent
 
 
-@dataclass(frozen=True)
-class ClipLabels:
-    """What annotators said of every clip of a video.
-
-    Args:
-        qid: the query's unique id.
-        domain: the topic; figures are averaged per domain first.
-        labels: [L, A], by L clips and A annotators.
-    """
-
-    qid: int | str
-    domain: str
-    labels: np.ndarray
-
-
-def read_clip_labels(path: str | Path) -> list[ClipLabels]:
-    """Read and check a file of such lines; a fault is an `InputError` that names file and line."""
-    found: dict[int | str, ClipLabels] = {}
-    for where, record in read_json_lines(path):
-        for key in ("qid", "domain", "label"):
-            if key not in record:
-                raise InputError(f"{where}: key {key!r} is missing; expected labels per clip")
-        qid = parse_qid(record["qid"], where)
-        if qid in found:
-            raise InputError(f"{where}: qid {qid!r} is already used; every video needs its own")
-        if not isinstance(record["domain"], str):
-            raise InputError(f"{where}: domain is {record['domain']!r}, expected a name")
-        found[qid] = ClipLabels(qid, record["domain"], _parse_labels(record["label"], where))
-    return list(found.values())
-
-
-def _parse_labels(rows: object, where: str) -> np.ndarray:
-    try:
-        labels = np.asarray(rows)
-    except ValueError:  # rows of different length
-        labels = np.empty(0)
-    if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "iuf":
-        raise InputError(f"{where}: label must be rows of numbers, annotators of every clip")
-    if not np.isfinite(labels).all():
-        raise InputError(f"{where}: label has a value that is NaN or infinite")
-    return labels
-
-
 def evaluate_tvsum(
-    predictions: Sequence[dict], truth: Sequence[ClipLabels], source: str = "predictions"
+    predictions: Sequence[dict], truth: Sequence[Annotation], source: str = "predictions"
 ) -> dict:
     """Top-5 mAP in percent: {"brief": {"mAP": ...}, "domains": {"BK": ..., ...}}.
 
@@ -83,7 +34,7 @@ def evaluate_tvsum(
 
 
 def evaluate_youtube(
-    predictions: Sequence[dict], truth: Sequence[ClipLabels], source: str = "predictions"
+    predictions: Sequence[dict], truth: Sequence[Annotation], source: str = "predictions"
 ) -> dict:
     """mAP over all clips in percent; positive is a label above 0. As `evaluate_tvsum` otherwise."""
     return _evaluate(predictions, truth, source, lambda labels: labels > 0, top=None)
@@ -91,17 +42,20 @@ def evaluate_youtube(
 
 def _evaluate(
     predictions: Sequence[dict],
-    truth: Sequence[ClipLabels],
+    truth: Sequence[Annotation],
     source: str,
     positives: Callable[[np.ndarray], np.ndarray],
     top: int | None,
 ) -> dict:
     by_domain: dict[str, list[float]] = defaultdict(list)
     for prediction, video in pair_predictions(predictions, truth, source):
+        if video.labels is None:
+            raise InputError(f"annotations: qid {video.qid!r} has no label; expected one per clip")
         if prediction.saliency is None:
             raise InputError(f"{source}: qid {video.qid!r} has no pred_saliency_scores")
-        best = _rank(prediction.saliency, len(video.labels))[:top]
-        ranked = positives(video.labels)[best]
+        labels = np.asarray(video.labels)
+        best = _rank(prediction.saliency, len(labels))[:top]
+        ranked = positives(labels)[best]
         by_domain[video.domain].append(trapezoid_ap(ranked.T).mean())
     domains = {name: np.mean(by_domain[name]) for name in sorted(by_domain)}
     mean = np.mean(list(domains.values()))

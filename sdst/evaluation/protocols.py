@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sdst.data.annotations import Annotation
+from sdst.evaluation import evaluate
 from sdst.evaluation.domains import evaluate_tvsum, evaluate_youtube
 
 
@@ -23,6 +25,23 @@ class Protocol:
     headline: tuple[str, ...]
     clip_length: float | None
     by_domain: Callable[..., dict] | None = None
+
+    def score(
+        self,
+        predictions: Sequence[dict],
+        annotations: Sequence[Annotation],
+        clip_length: float,
+        source: str = "predictions",
+    ) -> dict:
+        """The report of `sdst.evaluation.evaluate`, or of `by_domain`.
+
+        Args:
+            clip_length: seconds that a saliency score stands for.
+            source: what to call the predictions in an error.
+        """
+        if self.by_domain is not None:
+            return self.by_domain(predictions, annotations, source)
+        return evaluate(predictions, annotations, clip_length, source)
 
 
 _RECALL = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")

@@ -38,7 +38,7 @@ def plant(
 
 def planted(annotation: Annotation, config: PlantedConfig = PLAIN, layout: str = "sdst"):
     """[K, L, P, Dv], what a query's windows add to the features of its video."""
-    bare = replace(annotation, windows=None, clip_ids=None, saliency=None)
+    bare = replace(annotation, windows=None, clip_ids=None, saliency=None, labels=None)
     with_windows = plant(annotation, config=config, layout=layout).video(annotation.vid).tokens
     return with_windows - plant(bare, config=config, layout=layout).video(annotation.vid).tokens
 
@@ -74,6 +74,22 @@ def test_what_is_rated_higher_is_stronger():
     rated = replace(DOG, clip_ids=(2, 3, 4), saliency=((0, 0, 0), (2, 2, 2), (4, 4, 4)))
     found = strength(rated)
     np.testing.assert_allclose(found[2:5] / found[4], [0.5, 0.75, 1.0], rtol=1e-3)
+
+
+def test_clips_labelled_above_average_are_planted_and_the_best_most():
+    labels = ((1, 1), (5, 5), (1, 1), (3, 5), *[(1, 1)] * (CLIPS - 4))
+    found = strength(replace(UNLABELLED, labels=labels, domain="park"))
+    assert set(np.flatnonzero(found > 1e-3)) == {1, 3}
+    mean = np.mean(labels, axis=1)
+    expected = (mean[3] - mean.mean()) / (mean[1] - mean.mean())
+    assert found[3] / found[1] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_distractor_of_labelled_clips_is_as_long_as_they_are_many():
+    labels = ((1,), (5,), (5,), *[(1,)] * (CLIPS - 3))
+    annotation = replace(UNLABELLED, labels=labels, domain="park")
+    found = strength(annotation, replace(PLAIN, distractors=1))
+    assert np.count_nonzero(found > 1e-3) == 4
 
 
 def test_overlapping_windows_are_not_more_than_whole():
