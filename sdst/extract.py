@@ -2,15 +2,20 @@
 
 python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train` then finds
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
+
+A run that was stopped, were it killed, goes on where it was when it is started again. Damaged
+videos are used as far as they can be read, others left out; both are told at the end, exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -25,7 +30,7 @@ from sdst.backbones import Backbone, load_backbone
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.features import FeatureStore, FeatureWriter
-from sdst.data.video import probe, read_clips
+from sdst.data.video import ClipReader
 from sdst.errors import InputError, run
 
 VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
@@ -34,6 +39,8 @@ QUERIES_AT_ONCE = 256
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Of a video: its id, what reads it or why nothing does, and frames of some clips or their features.
+Piece = tuple[str, ClipReader | InputError, np.ndarray | tuple[np.ndarray, np.ndarray] | None]
 
 
 def extract_features(
@@ -44,19 +51,25 @@ def extract_features(
     clip_length: float,
     frames_per_clip: int = 1,
     progress: bool = True,
+    resume: bool = False,
+    report: Report | None = None,
 ) -> FeatureStore:
     """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
 
-    Decoding, encoding and writing overlap; memory holds a few batches of frames and the features of
-    one video. The features of a clip are the mean over its frames.
+    Decoding, encoding and writing overlap; memory holds a few batches of frames and their features,
+    however long a video is. The features of a clip are the mean over its frames.
 
     Args:
         clip_length: seconds of video per clip.
         frames_per_clip: frames encoded per clip, evenly spaced.
         progress: show a bar with videos and frames per second.
+        resume: go on where a run that did not get to its end, were it killed, has left off.
+        report: is told what is wrong with the videos, and those that cannot be read are left out;
+            without it such a video is an error.
 
     Raises:
-        InputError: a video cannot be read, or `out` exists already; nothing is left at `out`.
+        InputError: a video cannot be read and there is no `report`, not one can be read, or `out`
+            exists already; nothing is left at `out`.
     """
     meta = {
         "backbone": backbone.name,
@@ -65,32 +78,71 @@ def extract_features(
         "frames_per_clip": frames_per_clip,
     }
 
-    def encode(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
-        vid, frames = item
-        return vid, *_clip_features(backbone, frames, frames_per_clip)
+    def encode(piece: Piece) -> Piece:
+        vid, reader, frames = piece
+        if frames is None:
+            return piece
+        return vid, reader, _clip_features(backbone, frames, frames_per_clip)
 
     ahead = torch.get_num_threads() + 1
     with (
-        FeatureWriter(out, meta) as writer,
+        FeatureWriter(out, meta, resume=resume) as writer,
         _encoder_threads(backbone.device) as pool,
         tqdm(total=len(videos), desc="encode", unit="video", disable=not progress) as bar,
     ):
-        texts = list(queries.values())
-        encoded_texts = _map_ahead(pool, backbone.encode_text, _groups(texts), ahead)
-        for qid, text in zip(queries, chain.from_iterable(encoded_texts), strict=True):
+        missing = {qid: text for qid, text in queries.items() if qid not in writer.query_ids}
+        encoded_texts = _map_ahead(pool, backbone.encode_text, _groups([*missing.values()]), ahead)
+        for qid, text in zip(missing, chain.from_iterable(encoded_texts), strict=True):
             writer.add_query(qid, text.tokens.cpu().numpy(), text.embedding.cpu().numpy())
-        clips = 0
-        decoded = _decode_ahead(videos, clip_length, frames_per_clip)
+        finished = set(writer.video_ids)
+        bar.update(len(finished))
+        rest = {vid: path for vid, path in videos.items() if vid not in finished}
+        decoded = _decode_ahead(rest, clip_length, frames_per_clip)
         encoded = _map_ahead(pool, encode, decoded, ahead)
-        for vid, parts in groupby(encoded, key=itemgetter(0)):
-            _, tokens, embedding = zip(*parts, strict=True)
-            duration = probe(videos[vid]).duration
-            writer.add_video(vid, duration, np.concatenate(tokens, 1), np.concatenate(embedding))
-            clips += sum(map(len, embedding))
+        clips = 0
+        for vid, pieces in groupby(encoded, key=itemgetter(0)):
+            clips += _write_video(writer, vid, pieces, report)
             rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
             bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
             bar.update()
+        if videos and not writer.video_ids:
+            raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
     return FeatureStore(out)
+
+
+@dataclass
+class Report:
+    """What was wrong with the videos of a run.
+
+    Attributes:
+        skipped: a line for each video that could not be read.
+        faults: a line for each fault of videos that were used as far as they could be read.
+    """
+
+    skipped: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def _write_video(
+    writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report | None
+) -> int:
+    """Write what comes of one video; how many clips there were."""
+    video = None
+    for _, reader, features in pieces:
+        if isinstance(reader, InputError):
+            if report is None:
+                raise reader
+            report.skipped.append(str(reader))
+            if video is not None:
+                video.abandon()
+            return 0
+        if video is None:
+            video = writer.begin_video(vid, reader.wanted)
+        video.write(*features)
+    video.finish(reader.duration)
+    if report is not None:
+        report.faults += reader.faults
+    return reader.clips
 
 
 def _groups(texts: list[str]) -> Iterator[list[str]]:
@@ -147,36 +199,36 @@ def _map_ahead(
 
 def _decode_ahead(
     videos: Mapping[str, Path], clip_length: float, frames_per_clip: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The batches of frames of all videos, each with its vid; videos are decoded ahead."""
+) -> Iterator[Piece]:
+    """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        started: deque[tuple[str, _Ahead]] = deque()
+        started: deque[_Ahead[Piece]] = deque()
         for vid, path in videos.items():
-            started.append((vid, _Ahead(pool, _read(path, clip_length, frames_per_clip))))
+            started.append(_Ahead(pool, _read(vid, path, clip_length, frames_per_clip)))
             if len(started) > DECODERS:
-                yield from _with_vid(*started.popleft())
-        for vid, batches in started:
-            yield from _with_vid(vid, batches)
+                yield from started.popleft()
+        for pieces in started:
+            yield from pieces
 
 
-def _with_vid(vid: str, batches: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    for batch in batches:
-        yield vid, batch
+def _read(vid: str, path: Path, clip_length: float, frames_per_clip: int) -> Iterator[Piece]:
+    """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
+    try:
+        reader = ClipReader(path, clip_length, frames_per_clip)
+        for frames in reader:
+            yield vid, reader, frames
+    except InputError as error:
+        yield vid, error, None
 
 
-def _read(path: Path, clip_length: float, frames_per_clip: int) -> Iterator[np.ndarray]:
-    # A generator, so that the header is read by the thread that decodes, too.
-    yield from read_clips(path, clip_length, frames_per_clip)
-
-
-class _Ahead(Iterator[np.ndarray]):
+class _Ahead(Iterator[Item]):
     """An iterator whose next item is already being made by a thread of `pool`."""
 
-    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[np.ndarray]):
+    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[Item]):
         self._pool, self._items = pool, items
         self._next = pool.submit(next, items, None)
 
-    def __next__(self) -> np.ndarray:
+    def __next__(self) -> Item:
         item = self._next.result()
         if item is None:
             raise StopIteration
@@ -185,10 +237,16 @@ class _Ahead(Iterator[np.ndarray]):
 
 
 def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
-    """Video files by their id, the file name without its ending; folders are looked into."""
+    """Video files by their id, the file name without its ending.
+
+    Args:
+        paths: video files, folders of such, and lists (`.txt`) with a path on every line.
+    """
     videos: dict[str, Path] = {}
     for path in paths:
-        if path.is_dir():
+        if path.suffix == ".txt" and path.is_file():
+            files = [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
+        elif path.is_dir():
             files = sorted(f for f in path.iterdir() if f.suffix.lower() in VIDEO_ENDINGS)
             if not files:
                 raise InputError(f"--videos {path}: no video files in this folder")
@@ -215,12 +273,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
-    add("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders")
+    add("--videos", type=Path, nargs="+", metavar="PATH", help="files, folders, or lists in .txt")
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
     add("--backbone", default="demo", help="demo, an open_clip MODEL:PRETRAINED, local-dir:FOLDER")
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store, must not exist yet")
     return parser
 
@@ -236,16 +295,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = next(name for name in given if name != "config").replace("_", "-")
         raise InputError(f"--{other} goes with --videos; with --config use its --section.key")
     if options.config is not None:
-        store = _extract_dataset(load_config(options.config, overrides))
+        _show(_extract_dataset(load_config(options.config, overrides)))
     elif overrides:
         raise InputError(f"unknown option {overrides[0]}; see python -m sdst.extract --help")
     elif options.output is None:
         raise InputError("--videos goes with --output, the folder of the store")
     else:
-        store = _extract_videos(options)
+        return _extract_videos(options)
+    return 0
+
+
+def _show(store: FeatureStore) -> None:
     shapes = ", ".join(f"{name} {value}" for name, value in store.shapes.items())
     print(f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries; {shapes}")
-    return 0
 
 
 def _extract_dataset(config: Config) -> FeatureStore:
@@ -259,20 +321,32 @@ def _extract_dataset(config: Config) -> FeatureStore:
     return open_data(config).source
 
 
-def _extract_videos(options: argparse.Namespace) -> FeatureStore:
+def _extract_videos(options: argparse.Namespace) -> int:
+    """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
     videos = find_videos(options.videos)
     queries = {a.qid: a.query for path in options.annotations for a in read_annotations(path)}
     if options.output.exists():
         raise InputError(f"--output {options.output}: exists already; choose another folder")
     backbone = load_backbone(options.backbone, options.layers)
-    return extract_features(
+    report = None if options.strict else Report()
+    store = extract_features(
         videos,
         queries,
         backbone,
         options.output,
         options.clip_length,
         options.frames_per_clip,
+        resume=True,
+        report=report,
     )
+    _show(store)
+    if report is None:
+        return 0
+    for line in report.faults:
+        print(f"damaged: {line}", file=sys.stderr)
+    for line in report.skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if report.faults or report.skipped else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -12,7 +14,7 @@ import torch
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.data import video
 from sdst.errors import InputError
-from sdst.extract import extract_features, find_videos, main
+from sdst.extract import Report, extract_features, find_videos, main
 
 K, P, WIDTH = 2, 3, 4
 
@@ -130,6 +132,101 @@ def test_a_broken_video_leaves_no_store_and_is_named(videos, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
+def test_a_broken_video_is_left_out_and_a_cut_one_used_where_that_is_reported(videos, tmp_path):
+    content = videos["bright"].read_bytes()
+    broken, cut = (tmp_path / "videos" / f"{name}.mp4" for name in ("broken", "cut"))
+    broken.write_bytes(content[:300])
+    long = write_video(tmp_path / "videos" / "long.mp4", list(range(0, 240, 4)))
+    cut_in_pictures(long, cut)
+    report = Report()
+    everything = {"broken": broken, "cut": cut, **videos}
+    store = extract(everything, tmp_path / "store", clip_length=1.0, report=report)
+    assert store.video_ids == ["cut", *videos]
+    clips = store.video("cut").tokens.shape[1]
+    assert 0 < clips < 30 and store.video("cut").duration == clips
+    grey = 255 * store.video("cut").tokens[1, :, 2, 0].astype(float)
+    np.testing.assert_allclose(grey[:-1], 4 + 8 * np.arange(clips - 1), atol=4)
+    [skipped] = report.skipped
+    assert "broken.mp4" in skipped
+    assert "cut.mp4: truncated" in report.faults[-1]
+    store.verify(progress=False)
+
+
+def cut_in_pictures(whole: Path, path: Path) -> None:
+    """The same file with its header in front, less a third of its pictures."""
+    with (
+        av.open(str(whole)) as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
+    ):
+        [stream] = source.streams
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+def test_not_one_readable_video_is_an_error(tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"none of 1 videos can be read: .*broken\.mp4"):
+        extract({"broken": broken}, tmp_path / "store", clip_length=1.0, report=Report())
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.test_extract import GreyBackbone, extract
+from sdst.data.features import FeatureWriter
+
+finish = FeatureWriter._finish_video
+def die_after_the_first(self, *video):
+    if self.video_ids:
+        os.kill(os.getpid(), 9)
+    finish(self, *video)
+FeatureWriter._finish_video = die_after_the_first
+videos = {path.stem: path for path in sorted(Path(sys.argv[1]).iterdir())}
+extract(videos, Path(sys.argv[2]), clip_length=1.0, resume=True)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, monkeypatch):
+    videos = dict(sorted(videos.items()))
+    whole = extract(videos, tmp_path / "whole", clip_length=1.0)
+    folder, out = tmp_path / "videos", tmp_path / "store"
+    run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(out)], check=False)
+    assert run.returncode == -9
+    seen = []
+    encode = GreyBackbone.encode_frames
+
+    def watch(self, frames):
+        seen.append(len(frames))
+        return encode(self, frames)
+
+    monkeypatch.setattr(GreyBackbone, "encode_frames", watch)
+    extract(videos, out, clip_length=1.0, resume=True)
+    assert sum(seen) == sum(whole.video(vid).tokens.shape[1] for vid in list(videos)[1:])
+    for file in whole.path.iterdir():
+        assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_videos_of_a_list_are_found(videos, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(map(str, videos.values())) + "\n\n")
+    assert find_videos([listed]) == videos
+
+
+def test_a_list_names_what_is_not_there(tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("nowhere.mp4\n")
+    report = Report()
+    with pytest.raises(InputError, match=r"nowhere\.mp4: no such video file"):
+        extract(find_videos([listed]), tmp_path / "store", clip_length=1.0, report=report)
+
+
 def test_videos_of_a_folder_are_found_by_their_names(videos, tmp_path):
     (tmp_path / "videos" / "notes.txt").write_text("not a video")
     assert find_videos([tmp_path / "videos"]) == dict(sorted(videos.items()))
@@ -163,6 +260,19 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
     arguments = ["--videos", str(tmp_path / "videos"), "--annotations", str(annotations)]
     assert main([*arguments, "--clip-length", "1", "--output", str(tmp_path / "store")]) == 0
     assert "3 videos, 1 queries" in capsys.readouterr().out
+
+
+def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sdst.extract.load_backbone", lambda name, layers: GreyBackbone())
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    with pytest.raises(InputError, match=r"broken\.mp4"):
+        main([*arguments, "--strict"])
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "3 videos, 0 queries" in told.out
+    assert told.err.splitlines()[-1].startswith("left out: ")
+    assert "broken.mp4" in told.err
 
 
 def test_the_command_refuses_to_overwrite_before_it_works(videos, tmp_path):

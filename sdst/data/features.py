@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import shutil
 import tempfile
 import zlib
@@ -40,6 +41,7 @@ VERSION = 2
 DTYPES = ("float16", "float32")
 INDEX = "index.json"
 JOURNAL = "journal.jsonl"
+PIECE = 2**22  # bytes read at once when a video is completed
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
 
 
@@ -127,7 +129,9 @@ class FeatureWriter:
         except BaseException:
             self._journal.close()
             raise
-        self._files = {name: (self._building / f"{name}.bin").open("ab") for name in FILES}
+        self._files = {name: (self._building / f"{name}.bin").open("r+b") for name in FILES}
+        for file in self._files.values():
+            file.seek(0, os.SEEK_END)
         return self
 
     def __exit__(
@@ -159,19 +163,18 @@ class FeatureWriter:
         self, vid: str, duration: float, tokens: np.ndarray, embedding: np.ndarray | None = None
     ) -> None:
         """Append a video: tokens `[K, L, P, Dv]`, embedding `[L, E]`, duration in seconds."""
+        video = self.begin_video(vid, clips=tokens.shape[1])
+        video.write(tokens, embedding)
+        video.finish(duration)
+
+    def begin_video(self, vid: str, clips: int) -> VideoWriter:
+        """Append a video of at most `clips` clips, some at a time; one video at once.
+
+        The features of an hour of video need not be in memory together.
+        """
         if vid in self._videos:
             raise InputError(f"{self.path}: video {vid} is given twice")
-        layers, clips, per_frame, width = tokens.shape
-        self._expect(
-            f"video {vid}",
-            layers=layers,
-            tokens_per_frame=per_frame,
-            video_width=width,
-            embed_width=_width(embedding),
-        )
-        checksum = self._write("video", f"video {vid}", tokens, embedding)
-        self._videos[vid] = clips, float(duration), checksum
-        self._note("video", vid, *self._videos[vid])
+        return VideoWriter(self, vid, clips)
 
     def add_query(
         self, qid: int | str, tokens: np.ndarray, embedding: np.ndarray | None = None
@@ -184,6 +187,10 @@ class FeatureWriter:
         checksum = self._write("query", f"query {qid}", tokens, embedding)
         self._queries[qid] = length, checksum
         self._note("query", qid, *self._queries[qid])
+
+    def _finish_video(self, vid: str, clips: int, duration: float, checksum: int) -> None:
+        self._videos[vid] = clips, float(duration), checksum
+        self._note("video", vid, *self._videos[vid])
 
     def _expect(self, what: str, **shapes: int) -> None:
         for name, value in shapes.items():
@@ -201,19 +208,22 @@ class FeatureWriter:
             if values is None:
                 continue
             name = f"{kind}_{part}"
-            with np.errstate(
-                over="ignore"
-            ):  # what does not fit becomes inf, which is refused below
-                stored = np.ascontiguousarray(values, dtype=self._dtype)
-            if not np.isfinite(stored).all():
-                raise InputError(
-                    f"{self.path}: {what} has {name} that are NaN or do not fit {self._dtype}; "
-                    "check the backbone, or store float32"
-                )
+            stored = self._as_stored(values, f"{what} has {name}")
             self._files[name].write(stored.data)
             self._files[name].flush()
             checksum = zlib.crc32(stored.data, checksum)
         return checksum
+
+    def _as_stored(self, values: np.ndarray, what: str) -> np.ndarray:
+        """`values` in the store's number type."""
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, which is refused below
+            stored = np.ascontiguousarray(values, dtype=self._dtype)
+        if not np.isfinite(stored).all():
+            raise InputError(
+                f"{self.path}: {what} that are NaN or do not fit {self._dtype}; "
+                "check the backbone, or store float32"
+            )
+        return stored
 
     def _note(self, *entry: object) -> None:
         """Tell the journal what the files hold now; only what it tells is there after a kill."""
@@ -268,6 +278,81 @@ class FeatureWriter:
             # Another process was faster with the same features: its store stands.
             if not (self.path / INDEX).is_file():
                 raise
+
+
+class VideoWriter:
+    """Writes the features of one video into a store as they come; `FeatureWriter.begin_video`.
+
+    The store keeps a layer's clips together, so every piece goes to its K places.
+    """
+
+    def __init__(self, store: FeatureWriter, vid: str, clips: int) -> None:
+        self._store, self._vid, self._room = store, vid, clips
+        self._clips = 0
+        names = {part: f"video_{part}" for part in ("tokens", "embeddings")}
+        self._files = {part: store._files[name].fileno() for part, name in names.items()}
+        self._begin = {part: os.fstat(file).st_size for part, file in self._files.items()}
+        self._rows: dict[str, tuple[int, int]] = {}  # layers, bytes of a clip in a layer
+
+    def write(self, tokens: np.ndarray, embedding: np.ndarray | None = None) -> None:
+        """Append clips: tokens `[K, l, P, Dv]`, embedding `[l, E]`."""
+        layers, clips, per_frame, width = tokens.shape
+        what = f"video {self._vid}"
+        self._store._expect(
+            what,
+            layers=layers,
+            tokens_per_frame=per_frame,
+            video_width=width,
+            embed_width=_width(embedding),
+        )
+        if self._clips + clips > self._room:
+            raise ValueError(f"{what} was begun with {self._room} clips; more were written")
+        for part, values in (("tokens", tokens), ("embeddings", embedding)):
+            if values is None:
+                continue
+            stored = self._store._as_stored(values, f"{what} has video_{part}")
+            by_layer = stored if part == "tokens" else stored[None]
+            row = by_layer[0, 0].nbytes
+            self._rows[part] = len(by_layer), row
+            for layer, piece in enumerate(by_layer):
+                place = self._begin[part] + (layer * self._room + self._clips) * row
+                _write_at(self._files[part], piece.data.cast("B"), place)
+        self._clips += clips
+
+    def finish(self, duration: float) -> None:
+        """The video is complete, `duration` seconds; layers move up if it is shorter than begun."""
+        if not self._clips:
+            raise ValueError(f"video {self._vid} has no clip")
+        checksum = 0
+        for part, (layers, row) in self._rows.items():
+            file, begin, size = self._files[part], self._begin[part], self._clips * row
+            for layer in range(layers):
+                source, target = begin + layer * self._room * row, begin + layer * size
+                for piece, offset in _pieces(file, source, size):
+                    if target != source:
+                        _write_at(file, piece, target + offset)
+                    checksum = zlib.crc32(piece, checksum)
+            os.ftruncate(file, begin + layers * size)
+        self._store._finish_video(self._vid, self._clips, duration, checksum)
+
+    def abandon(self) -> None:
+        """Forget what was written of the video."""
+        for part, file in self._files.items():
+            os.ftruncate(file, self._begin[part])
+
+
+def _write_at(file: int, data: memoryview | bytes, place: int) -> None:
+    """Write all of `data` at a place of a file."""
+    data = memoryview(data)
+    while data:
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written
+
+
+def _pieces(file: int, begin: int, size: int) -> Iterator[tuple[bytes, int]]:
+    """Stretches of a file and where each begins, counted from `begin`."""
+    for offset in range(0, size, PIECE):
+        yield os.pread(file, min(PIECE, size - offset), begin + offset), offset
 
 
 class FeatureStore:

@@ -19,7 +19,7 @@ from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths
 from sdst.data.planted import PlantedFeatures
 from sdst.errors import InputError
-from sdst.extract import extract_features
+from sdst.extract import Report, extract_features
 
 logger = logging.getLogger(__name__)
 
@@ -289,6 +289,7 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     if path.exists():
         store = FeatureStore(path)
     else:
+        report = Report() if config.data.allow_missing else None
         store = extract_features(
             videos,
             queries,
@@ -296,7 +297,12 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
             path,
             clip_length=config.data.clip_length,
             frames_per_clip=config.data.frames_per_clip,
+            resume=True,
+            report=report,
         )
+        for line in report.faults + report.skipped if report else ():
+            logger.warning(line)
+    splits = keep_available(splits, folder, store.video_ids, None, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)
     return splits, store
 

@@ -93,133 +93,197 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def read_clips(
-    path: str | Path, clip_length: float, frames_per_clip: int = 1
-) -> Iterator[np.ndarray]:
-    """Read `frames_per_clip` frames of every clip, in batches of whole clips.
+class ClipReader(Iterator[np.ndarray]):
+    """Frames of a video, `frames_per_clip` of every clip, in batches of whole clips.
 
     Frames are picked by time, at the centres of `frames_per_clip` equal parts of each clip, so
-    variable frame rates need no care; a clip that reaches beyond the last frame repeats it.
+    variable frame rates need no care; a clip that reaches beyond the last frame repeats it. Of a
+    damaged file the frames that decode are given: a picture that does not is stood in for by the
+    one before, and clips end where the pictures do.
 
     Args:
         path: a video file.
         clip_length: seconds.
         frames_per_clip: at least 1.
 
+    Attributes:
+        info: what the header says.
+        wanted: clips that the video should have, `num_clips` of its duration.
+        clips: how many were given so far.
+        faults: what is wrong with the file, a line each, as far as it was read.
+
     Yields:
         RGB frames in order, uint8 `[T, H, W, 3]`, at the size stored in the file; T is a multiple
-        of `frames_per_clip`, and all batches together hold `num_clips(duration, clip_length) *
-        frames_per_clip` frames.
+        of `frames_per_clip`.
 
     Raises:
-        InputError: see `probe`; also a file that is truncated, or that nothing can be decoded from.
+        InputError: see `probe`; also a file that nothing can be decoded from.
     """
-    if clip_length <= 0 or frames_per_clip < 1:
-        raise InputError(
-            f"clip_length {clip_length} s, frames_per_clip {frames_per_clip}: "
-            "expected a positive length and at least one frame"
-        )
-    info = probe(path)
-    clip_bytes = 3 * info.width * info.height * frames_per_clip
-    clips = max(1, min(BATCH_FRAMES // frames_per_clip, BATCH_BYTES // clip_bytes))
-    times = clip_times(info.duration, clip_length, frames_per_clip)
-    return _frames_at(path, info, times, clips * frames_per_clip)
+
+    def __init__(self, path: str | Path, clip_length: float, frames_per_clip: int = 1) -> None:
+        if clip_length <= 0 or frames_per_clip < 1:
+            raise InputError(
+                f"clip_length {clip_length} s, frames_per_clip {frames_per_clip}: "
+                "expected a positive length and at least one frame"
+            )
+        self.info = probe(path)
+        self.clips = 0
+        self.faults: list[str] = []
+        self._clip_length, self._frames_per_clip = clip_length, frames_per_clip
+        times = clip_times(self.info.duration, clip_length, frames_per_clip)
+        self.wanted = len(times) // frames_per_clip
+        clip_bytes = 3 * self.info.width * self.info.height * frames_per_clip
+        clips = max(1, min(BATCH_FRAMES // frames_per_clip, BATCH_BYTES // clip_bytes))
+        sampler = _Sampler(path, self.info, times, frames_per_clip, self.faults)
+        self._batches = sampler.batches(clips * frames_per_clip)
+
+    def __next__(self) -> np.ndarray:
+        batch = next(self._batches)
+        self.clips += len(batch) // self._frames_per_clip
+        return batch
+
+    @property
+    def duration(self) -> float:
+        """Seconds of what was given: the stated duration, or less where the file is truncated."""
+        if self.clips == self.wanted:
+            return self.info.duration
+        return min(self.info.duration, self.clips * self._clip_length)
 
 
 def thumbnails(path: str | Path, times: Sequence[float], height: int) -> list[np.ndarray]:
-    """Small pictures of a video at ascending `times` (s), uint8 `[height, w, 3]` each."""
+    """Small pictures of a video at ascending `times` (s), uint8 `[height, w, 3]` each.
+
+    Where its pictures end early, the last one stands in for the rest.
+    """
     pictures = []
-    for batch in _frames_at(path, probe(path), np.asarray(times, float), batch=8):
+    sampler = _Sampler(path, probe(path), np.asarray(times, float), 1, [])
+    for batch in sampler.batches(8):
         for frame in batch:
             width = max(1, round(frame.shape[1] * height / frame.shape[0]))
             pictures.append(np.asarray(Image.fromarray(frame).resize((width, height))))
-    return pictures
+    return pictures + pictures[-1:] * (len(times) - len(pictures))
 
 
-def _frames_at(
-    path: str | Path, info: VideoInfo, times: np.ndarray, batch: int
-) -> Iterator[np.ndarray]:
-    """The frames shown at ascending `times`, uint8 `[<=batch, H, W, 3]` at a time."""
-    done = 0
-    if decord is not None and np.diff(times).min(initial=np.inf) >= JUMP_SECONDS:
-        try:
-            for frames in _decode_decord(path, info, times, batch):
-                yield frames
-                done += len(frames)
-            return
-        except (decord.DECORDError, RuntimeError):
-            pass  # PyAV carries on where decord gave up, or tells what is wrong
-    yield from _decode_pyav(path, info, times[done:], batch)
+@dataclass
+class _Sampler:
+    """Gives the frames shown at ascending `times`, and notes in `faults` what is wrong.
+
+    Args:
+        together: frames of a clip; where the pictures end early, a begun clip is completed.
+    """
+
+    path: str | Path
+    info: VideoInfo
+    times: np.ndarray
+    together: int
+    faults: list[str]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """uint8 `[<=size, H, W, 3]` at a time."""
+        done = 0
+        if decord is not None and np.diff(self.times).min(initial=np.inf) >= JUMP_SECONDS:
+            try:
+                for frames in _decode_decord(self, size):
+                    yield frames
+                    done += len(frames)
+                return
+            except (decord.DECORDError, RuntimeError):
+                pass  # PyAV carries on where decord gave up, or tells what is wrong
+        yield from _decode_pyav(self, done, size)
+
+    def there(self, decoded: float) -> int:
+        """How many of `times` can be shown when the pictures end at `decoded` seconds.
+
+        The last picture is held to the end of the video, unless so much is missing that the file
+        must be truncated.
+        """
+        missing = self.info.duration - decoded
+        if missing <= max(MISSING_SECONDS, MISSING_SHARE * self.info.duration):
+            return len(self.times)
+        shown = int(np.searchsorted(self.times, decoded))
+        shown = max(1, -(-shown // self.together)) * self.together
+        self.faults.append(
+            f"{self.path}: truncated: the pictures end at {decoded:.1f} s of "
+            f"{self.info.duration:.1f} s; {shown // self.together} of "
+            f"{len(self.times) // self.together} clips are used"
+        )
+        return shown
 
 
-def _decode_decord(
-    path: str | Path, info: VideoInfo, times: np.ndarray, batch: int
-) -> Iterator[np.ndarray]:
+def _decode_decord(sampler: _Sampler, batch: int) -> Iterator[np.ndarray]:
     # One thread: videos are decoded beside each other, and beside the encoder.
-    reader = decord.VideoReader(str(path), num_threads=1)
+    reader = decord.VideoReader(str(sampler.path), num_threads=1)
     spans = reader.get_frame_timestamp(range(len(reader)))  # [frames, (start, end)] in seconds
     spans = spans - spans[0, 0]
-    _check_complete(path, info, decoded=spans[-1, 1])
+    times = sampler.times[: sampler.there(decoded=spans[-1, 1])]
     indices = np.searchsorted(spans[:, 0], times, side="right") - 1
     for first in range(0, len(indices), batch):
         yield reader.get_batch(indices[first : first + batch]).asnumpy()
 
 
-def _decode_pyav(
-    path: str | Path, info: VideoInfo, times: np.ndarray, batch: int
-) -> Iterator[np.ndarray]:
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+def _decode_pyav(sampler: _Sampler, done: int, batch: int) -> Iterator[np.ndarray]:
+    """The frames at the times behind the first `done`."""
+    with _open(sampler.path) as container:
+        stream = _video_stream(container, sampler.path)
         stream.codec_context.thread_count = 1
-        shown = _shown_at(times, _timed_frames(container, stream, info.fps), path, info)
-        while frames := [_to_rgb(frame, info) for frame in islice(shown, batch)]:
-            yield np.stack(frames)
+        frames = _timed_frames(container, stream, sampler)
+        shown = _shown_at(sampler, done, frames)
+        while pictures := [_to_rgb(frame, sampler.info) for frame in islice(shown, batch)]:
+            yield np.stack(pictures)
 
 
 def _shown_at(
-    times: np.ndarray,
-    frames: Iterator[tuple[float, av.VideoFrame]],
-    path: str | Path,
-    info: VideoInfo,
+    sampler: _Sampler, done: int, frames: Iterator[tuple[float, av.VideoFrame]]
 ) -> Iterator[av.VideoFrame]:
-    """For every one of ascending `times`, the last frame that starts no later."""
+    """For each of the times behind the first `done`, the last frame that starts no later."""
     start, current = next(frames, (0.0, None))
     if current is None:
-        raise InputError(f"{path}: no frame can be decoded; the file is corrupt, re-encode it")
+        raise InputError(
+            f"{sampler.path}: no frame can be decoded; the file is corrupt, re-encode it"
+        )
     upcoming = next(frames, None)
-    for time in times:
-        while upcoming is not None and upcoming[0] <= time:
+    end = len(sampler.times)
+    for number in range(done, end):
+        while upcoming is not None and upcoming[0] <= sampler.times[number]:
             start, current = upcoming
             upcoming = next(frames, None)
-        if upcoming is None:
-            held = float((current.duration or 0) * (current.time_base or 0))
-            _check_complete(path, info, decoded=start + held)
+            if upcoming is None:
+                held = float((current.duration or 0) * (current.time_base or 0))
+                end = sampler.there(decoded=start + held)
+        if number >= end:
+            return
         yield current
 
 
 def _timed_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, fps: float
+    container: av.container.InputContainer, stream: av.VideoStream, sampler: _Sampler
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Decoded frames and their start, in seconds after the first; broken packets are skipped."""
     first = None
-    count = 0
+    count = broken = 0
     for packet in _packets(container, stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
+            broken += 1
             continue
         for frame in frames:
-            time = frame.time if frame.time is not None else count / max(fps, 1.0)
+            time = frame.time if frame.time is not None else count / max(sampler.info.fps, 1.0)
             first = time if first is None else first
             count += 1
             yield time - first, frame
+    if broken:
+        sampler.faults.append(
+            f"{sampler.path}: {broken} of {broken + count} pictures cannot be decoded; the ones "
+            "before stand in"
+        )
 
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of a stream, as far as the file can be read."""
     try:
         yield from container.demux(stream)
-    except av.error.InvalidDataError:
+    except av.error.FFmpegError:
         return
 
 
@@ -227,14 +291,6 @@ def _to_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
     """`[H, W, 3]`, turned as the file asks for."""
     pixels = frame.to_ndarray(format="rgb24", width=info.width, height=info.height)
     return np.rot90(pixels, frame.rotation // 90)
-
-
-def _check_complete(path: str | Path, info: VideoInfo, decoded: float) -> None:
-    if info.duration - decoded > max(MISSING_SECONDS, MISSING_SHARE * info.duration):
-        raise InputError(
-            f"{path}: truncated: the pictures end at {decoded:.1f} s of {info.duration:.1f} s; "
-            "get a complete copy or re-encode what there is"
-        )
 
 
 def _open(path: str | Path) -> av.container.InputContainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +335,38 @@ def test_an_index_that_lost_a_part_is_told(store):
     (store.path / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="damaged"):
         FeatureStore(store.path)
+
+
+@pytest.mark.parametrize("pieces", [[7], [3, 4], [1, 1, 1, 1, 1, 1, 1]])
+def test_a_video_written_in_pieces_is_that_written_at_once(tmp_path, pieces):
+    """Room for more clips than come, as of a truncated file, leaves no gap."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((3, 7, 2, 5)).astype(np.float16)
+    embedding = rng.standard_normal((7, 4)).astype(np.float16)
+    for name, write_first in (("whole", False), ("pieces", True)):
+        with FeatureWriter(tmp_path / name, {}) as writer:
+            writer.add_video("before", 2.0, tokens[:, :1], embedding[:1])
+            if write_first:
+                video = writer.begin_video("v", clips=10)
+                for begin, end in pairwise((0, *np.cumsum(pieces))):
+                    video.write(tokens[:, begin:end], embedding[begin:end])
+                video.finish(14.0)
+            else:
+                writer.add_video("v", 14.0, tokens, embedding)
+            writer.add_video("after", 2.0, tokens[:, :1], embedding[:1])
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "pieces" / file.name).read_bytes() == file.read_bytes()
+    FeatureStore(tmp_path / "pieces").verify(progress=False)
+
+
+def test_an_abandoned_video_leaves_nothing(tmp_path):
+    tokens = np.ones((2, 3, 1, 4), np.float16)
+    with FeatureWriter(tmp_path / "store", {}) as writer:
+        video = writer.begin_video("bad", clips=5)
+        video.write(tokens)
+        video.abandon()
+        writer.add_video("good", 3.0, tokens)
+    store = FeatureStore(tmp_path / "store")
+    assert store.video_ids == ["good"]
+    np.testing.assert_array_equal(store.video("good").tokens, tokens)
+    store.verify(progress=False)
