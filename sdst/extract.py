@@ -48,7 +48,8 @@ def extract_features(
     """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
 
     Decoding, encoding and writing overlap; memory holds a few batches of frames and the features of
-    one video. The features of a clip are the mean over its frames.
+    one video. The features of a clip are the mean over its frames, or over its groups of frames if
+    the backbone takes several at once.
 
     Args:
         clip_length: seconds of video per clip.
@@ -56,8 +57,14 @@ def extract_features(
         progress: show a bar with videos and frames per second.
 
     Raises:
-        InputError: a video cannot be read, or `out` exists already; nothing is left at `out`.
+        InputError: a video cannot be read, `out` exists already, or the backbone takes another
+            number of frames at once; nothing is left at `out`.
     """
+    if frames_per_clip % backbone.frames_at_once:
+        raise InputError(
+            f"frames_per_clip is {frames_per_clip}, but backbone {backbone.name} takes "
+            f"{backbone.frames_at_once} frames at once; expected a multiple of that"
+        )
     meta = {
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
@@ -101,10 +108,11 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
 def _clip_features(
     backbone: Backbone, frames: np.ndarray, frames_per_clip: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over each clip's frames: tokens `[K, L, P, Dv]` and unit embedding `[L, E]`, fp16."""
+    """Mean over a clip's frames, or groups: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
     features = backbone.encode_frames(frames)
-    tokens = features.tokens.unflatten(1, (-1, frames_per_clip)).mean(dim=2)
-    embedding = features.embedding.unflatten(0, (-1, frames_per_clip)).mean(dim=1)
+    per_clip = frames_per_clip // backbone.frames_at_once
+    tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
+    embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
     embedding = F.normalize(embedding, dim=-1)
     return tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
 
