@@ -108,7 +108,7 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
 def _clip_features(
     backbone: Backbone, frames: np.ndarray, frames_per_clip: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over a clip's frames, or groups: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
+    """Mean of a clip's frames or groups: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
     features = backbone.encode_frames(frames)
     per_clip = frames_per_clip // backbone.frames_at_once
     tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)

@@ -265,10 +265,11 @@ def test_streaming_needs_the_memory_of_one_block(tmp_path):
 import resource, numpy as np
 from sdst.backbones import load_backbone
 import sdst.backbones.internvideo2
-load_backbone("internvideo2:{tmp_path}/small", 1, "cpu").encode_frames(FRAMES := np.zeros((4, 28, 28, 3), np.uint8))
+frames = np.zeros((4, 28, 28, 3), np.uint8)
+load_backbone("internvideo2:{tmp_path}/small", 1, "cpu").encode_frames(frames)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-load_backbone("internvideo2:{folder},stream=true", 1, "cpu").encode_frames(FRAMES)
+load_backbone("internvideo2:{folder},stream=true", 1, "cpu").encode_frames(frames)
 print(peak() - before)
 """
     write_model(tmp_path / "small")
@@ -417,7 +418,7 @@ def test_a_vocabulary_of_another_size_is_refused(tmp_path):
     folder = write_model(tmp_path / "model")
     with (folder / "vocab.txt").open("a") as file:
         file.write("\nmore")
-    with pytest.raises(InputError, match="expected the vocab.txt of bert-large-uncased"):
+    with pytest.raises(InputError, match=r"expected the vocab\.txt of bert-large-uncased"):
         load(folder)
 
 
@@ -427,5 +428,60 @@ def test_without_a_vocabulary_it_says_where_one_belongs(tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     (folder / "vocab.txt").unlink()
     monkeypatch.setattr(internvideo2, "VOCABULARY", str(tmp_path / "no-hub"))
-    with pytest.raises(InputError, match="has no vocab.txt, and .* cannot be fetched"):
+    with pytest.raises(InputError, match=r"has no vocab\.txt, and .* cannot be fetched"):
         load(folder)
+
+
+def test_a_stranger_s_videos_are_extracted_trained_on_and_grounded(
+    tiny_dataset, tmp_path, monkeypatch
+):
+    from sdst import extract, ground, train
+
+    monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
+    folder = write_model(tmp_path / "model")
+    settings = {
+        "config": "custom",
+        "data.root": tiny_dataset,
+        "data.backbone": f"internvideo2:{folder}",
+        "data.clip_length": 1.0,
+        "data.frames_per_clip": 4,
+        "model.layers": 3,
+        "model.width": 32,
+        "model.queries": 5,
+        "train.epochs": 1,
+        "train.batch_size": 8,
+        "train.warmup_steps": 2,
+    }
+    options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    assert extract.main(options) == 0
+    assert train.main(["--output", str(tmp_path / "run"), *options]) == 0
+    video = next((tiny_dataset / "videos").iterdir())
+    [answer] = ground.Grounder(tmp_path / "run").ground(video, ["a red ball moves"])
+    assert len(answer.saliency) == pytest.approx(answer.duration, abs=1) and len(answer.windows)
+
+
+def test_a_group_of_frames_is_never_torn(folder, tmp_path):
+    from sdst.extract import extract_features
+
+    with pytest.raises(InputError, match=r"frames_per_clip is 2, but .* takes 4 frames at once"):
+        extract_features({}, {}, load(folder), tmp_path / "store", 1.0, frames_per_clip=2)
+    assert not (tmp_path / "store").exists()
+
+
+PUBLISHED = replace(TINY, pooled_width=768, text_width=1024, text_heads=16)
+
+
+def test_the_published_sizes_can_serve_published_features(tmp_path):
+    folder = write_model(tmp_path / "model", random_weights(PUBLISHED), sizes=PUBLISHED)
+    load(folder).check_published()
+    for options, named in [
+        (",pooling=cls", "pooling cls, expected attention"),
+        (",frames=8", "frames_at_once 8, expected 4"),
+    ]:
+        with pytest.raises(InputError, match=named):
+            load(folder, options).check_published()
+
+
+def test_other_sizes_cannot_serve_published_features(folder):
+    with pytest.raises(InputError, match="video_width 12, expected 768"):
+        load(folder).check_published()

@@ -77,7 +77,7 @@ def extras(sizes: Sizes = TINY) -> dict[str, Tensor]:
 def write_model(
     folder: Path, weights: dict[str, Tensor] | None = None, root: str = "", sizes: Sizes = TINY
 ) -> Path:
-    """A folder with weights, sizes and vocabulary; `root` is a key around them, or a file ending."""
+    """A folder with weights, sizes and vocabulary; `root` is a key around or an ending."""
     folder.mkdir(parents=True)
     found = {key: torch.zeros_like(like, device="cpu") for key, like in extras(sizes).items()}
     found |= random_weights(sizes) if weights is None else weights

@@ -42,6 +42,9 @@ TRANSFORM = {
     "resize_mode": "squash",
 }
 
+# What SDST's published features were made with: four frames through the frozen attention pool.
+PUBLISHED = {"pooling": "attention", "frames_at_once": 4, "video_width": 768, "text_width": 1024}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -158,6 +161,19 @@ class InternVideo2Backbone:
         ]
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         return f"{SCHEME}-{digest.hexdigest()[:16]}-k{self.layers}"
+
+    def check_published(self) -> None:
+        """Refuse to serve a checkpoint trained on SDST's published features, if unlike them.
+
+        Layers are for the caller to take as many of as the checkpoint has; they run up to the last.
+        """
+        found = {**vars(self), "pooling": self.options.pooling}
+        for name, expected in PUBLISHED.items():
+            if found[name] != expected:
+                raise InputError(
+                    f"backbone {self.name}: {name} {found[name]}, expected {expected}; SDST's "
+                    "published features need InternVideo2-1B stage 2 as it was published"
+                )
 
     @torch.inference_mode()
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:

@@ -1,4 +1,4 @@
-"""Both towers of InternVideo2 stage 2 [P: arXiv 2403.15377], under the key names of its checkpoints.
+"""Both towers of InternVideo2 stage 2 (arXiv 2403.15377), with its checkpoints' key names.
 
 The vision tower is a ViT over space and time; text goes through the first layers of a BERT, the
 part of it that does not look at the video yet. The published model is
