@@ -48,9 +48,9 @@ class TextFeatures:
 class Backbone(Protocol):
     """A frozen pair of towers. Symbols as everywhere: K layers, P tokens per frame, E joint width.
 
-    `frames_at_once` frames in a row are encoded together: 1 for a model of pictures, more for one of
-    video. `fingerprint` tells whether stored features came from the same weights, preprocessing and
-    layers, wherever the weights lie. The methods may be called from several threads at once.
+    `frames_at_once` frames in a row are encoded together: 1 for a model of pictures, more for one
+    of video. `fingerprint` tells whether stored features came from the same weights, preprocessing
+    and layers, wherever the weights lie. The methods may be called from several threads at once.
     """
 
     name: str
