@@ -57,7 +57,8 @@ def extract_features(
     """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
 
     Decoding, encoding and writing overlap; memory holds a few batches of frames and their features,
-    however long a video is. The features of a clip are the mean over its frames.
+    however long a video is. The features of a clip are the mean over its frames, or over its groups
+    of frames if the backbone takes several at once.
 
     Args:
         clip_length: seconds of video per clip.
@@ -68,9 +69,15 @@ def extract_features(
             without it such a video is an error.
 
     Raises:
-        InputError: a video cannot be read and there is no `report`, not one can be read, or `out`
-            exists already; nothing is left at `out`.
+        InputError: a video cannot be read and there is no `report`, not one can be read, `out`
+            exists already, or the backbone takes another number of frames at once; nothing is left
+            at `out`.
     """
+    if frames_per_clip % backbone.frames_at_once:
+        raise InputError(
+            f"frames_per_clip is {frames_per_clip}, but backbone {backbone.name} takes "
+            f"{backbone.frames_at_once} frames at once; expected a multiple of that"
+        )
     meta = {
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
@@ -153,10 +160,11 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
 def _clip_features(
     backbone: Backbone, frames: np.ndarray, frames_per_clip: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over each clip's frames: tokens `[K, L, P, Dv]` and unit embedding `[L, E]`, fp16."""
+    """Mean of a clip's frames or groups: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
     features = backbone.encode_frames(frames)
-    tokens = features.tokens.unflatten(1, (-1, frames_per_clip)).mean(dim=2)
-    embedding = features.embedding.unflatten(0, (-1, frames_per_clip)).mean(dim=1)
+    per_clip = frames_per_clip // backbone.frames_at_once
+    tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
+    embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
     embedding = F.normalize(embedding, dim=-1)
     return tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
 

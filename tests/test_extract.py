@@ -26,6 +26,7 @@ class GreyBackbone:
     fingerprint = "grey-1"
     device = torch.device("cpu")
     image_size = (16, 16)
+    frames_at_once = 1
     layers, tokens_per_frame = K, P
     video_width = text_width = embed_width = WIDTH
 

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdst.errors import InputError
+
 DEMO_BACKBONE = Path(__file__).parents[1] / "data" / "demo" / "backbone"
 
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What a backbone says of T frames, fp32, on the backbone's device.
+    """What a backbone says of T frames, or groups of frames, fp32, on the backbone's device.
 
     Args:
-        tokens: layer-normalised hidden states of the last K blocks, shallow to deep,
-            `[K, T, P, Dv]`; the prefix
-            (CLS) token is first where the backbone has one, then the patches row by row.
+        tokens: hidden states of the last K blocks at about unit scale, shallow to deep,
+            `[K, T, P, Dv]`; the prefix (CLS) token is first where the backbone has one, then the
+            patches row by row.
         embedding: unit vectors in the space shared with text, `[T, E]`.
     """
 
@@ -34,7 +36,7 @@ class TextFeatures:
     """What a backbone says of one sentence, fp32, on the backbone's device.
 
     Args:
-        tokens: layer-normalised hidden states of the last K blocks, shallow to deep, without
+        tokens: hidden states of the last K blocks at about unit scale, shallow to deep, without
             padding, `[K, N, Dt]`.
         embedding: a unit vector in the space shared with frames, `[E]`.
     """
@@ -46,8 +48,9 @@ class TextFeatures:
 class Backbone(Protocol):
     """A frozen pair of towers. Symbols as everywhere: K layers, P tokens per frame, E joint width.
 
-    `fingerprint` tells whether stored features came from the same weights, preprocessing and
-    layers, wherever the weights lie. The methods may be called from several threads at once.
+    `frames_at_once` frames in a row are encoded together: 1 for a model of pictures, more for one
+    of video. `fingerprint` tells whether stored features came from the same weights, preprocessing
+    and layers, wherever the weights lie. The methods may be called from several threads at once.
     """
 
     name: str
@@ -55,13 +58,14 @@ class Backbone(Protocol):
     device: torch.device
     image_size: tuple[int, int]
     layers: int
+    frames_at_once: int
     tokens_per_frame: int
     video_width: int
     text_width: int
     embed_width: int
 
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
-        """Encode RGB frames of any size, uint8 `[T, H, W, 3]`."""
+        """Encode RGB frames of any size, uint8 `[T * frames_at_once, H, W, 3]`."""
 
     def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences, each trimmed to its own tokens."""
@@ -72,7 +76,8 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
 
     Args:
         name: `demo` (packaged, no download), an open_clip model as `MODEL` (random weights, for
-            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`.
+            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`;
+            `internvideo2:PATH[,option=value...]` (`sdst.backbones.internvideo2.Options`).
         layers: K.
         device: default: CUDA where present, else the CPU.
 
@@ -80,8 +85,22 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
         InputError: an unknown name, weights that are missing or cannot be fetched, a model that
             does not show its hidden states or has fewer blocks than `layers`.
     """
+    if name.partition(":")[0] == "internvideo2":
+        return _load_internvideo2(name, layers, device)
     from sdst.backbones.openclip import OpenClipBackbone
 
     return OpenClipBackbone(
         f"local-dir:{DEMO_BACKBONE}" if name == "demo" else name, layers, device, shown_as=name
     )
+
+
+def _load_internvideo2(name: str, layers: int, device: str | torch.device | None) -> Backbone:
+    try:
+        from sdst.backbones.internvideo2 import InternVideo2Backbone
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise InputError(
+            f"backbone {name}: its text tower needs transformers; pip install 'sdst[internvideo2]'"
+        ) from None
+    return InternVideo2Backbone(name, layers, device)

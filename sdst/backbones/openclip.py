@@ -55,6 +55,7 @@ class OpenClipBackbone:
         self._preprocess = Preprocess(PreprocessCfg(**self._model.visual.preprocess_cfg))
         self._preprocess.to(self.device)
         self.image_size = self._preprocess.size
+        self.frames_at_once = 1
         self._measure()
 
     @cached_property
