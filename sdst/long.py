@@ -18,14 +18,13 @@ is scored as if it were not cut.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdst.config import PredictConfig
-from sdst.errors import InputError
 from sdst.model import SDST, Outputs
 from sdst.model.spans import to_ends
 from sdst.predict import Prediction, rank, round_ends
@@ -37,43 +36,14 @@ BORDER = 0.5  # clips; what ends as near to a border as that reaches it
 SAME_MOMENT = 0.5  # IoU above which two moments are one that two stretches found
 
 
-@dataclass(frozen=True)
-class Stretches:
-    """How a long video is cut.
-
-    Args:
-        clips: of a stretch, about those of the training videos.
-        overlap: clips that neighbours share, at least those of the longest moments to be found.
-
-    Raises:
-        InputError: the overlap leaves nothing to move on by.
-    """
-
-    clips: int
-    overlap: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.clips:
-            raise InputError(
-                f"stretches of {self.clips} clips that overlap by {self.overlap}; expected an "
-                "overlap of at least 0 clips that is shorter than a stretch"
-            )
-
-    def starts(self, length: int) -> list[int]:
-        """First clips of the stretches of a video of `length` clips; the last ends with it."""
-        last = max(length - self.clips, 0)
-        return [*range(0, last, self.clips - self.overlap), last]
-
-
 @torch.inference_mode()
 def ground_long(
     model: SDST,
     tokens: np.ndarray | Tensor,
     texts: Sequence[Tensor],
-    stretches: Stretches,
     clip_length: float,
     duration: float,
-    options: PredictConfig | None = None,
+    options: PredictConfig,
 ) -> list[Prediction]:
     """The moments of a long video that each sentence describes, and its saliency.
 
@@ -82,10 +52,10 @@ def ground_long(
         tokens: [K, L, P, Dv], frozen tokens as the store maps them, or [1, L, P, Dv] where one
             layer serves all steps. Never read as a whole.
         texts: frozen tokens of each sentence, [K, N, Dt] or [1, N, Dt] likewise.
-        stretches: how the video is cut.
         clip_length: seconds per clip.
         duration: seconds of the video.
-        options: rounding and suppression; the default only drops moments found twice.
+        options: `stretch` and `overlap` say how the video is cut. Moments found twice are dropped
+            even where `nms` is none.
 
     Returns:
         For each sentence at most `MOMENTS_KEPT` windows, best first, and the saliency of L clips.
@@ -93,28 +63,34 @@ def ground_long(
     layers, device = model.config.layers, model.fusion.device
     answers = [_Answer(tokens.shape[1]) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
-    for starts, batch in _batches(tokens, stretches):
+    for starts, batch in _batches(tokens, options):
         video = torch.as_tensor(batch, device=device).expand(-1, layers, -1, -1, -1)
         lengths = torch.full((len(starts),), video.shape[2], device=device)
         encoded = model.encode_video(video, lengths)
         for answer, text in zip(answers, texts, strict=True):
             words = torch.full_like(lengths, text.shape[1])
             outputs = model.answer(encoded, text.expand(len(starts), -1, -1, -1), words)
-            answer.add(starts, outputs, stretches.overlap)
-    return [answer.predict(clip_length, duration, options or PredictConfig()) for answer in answers]
+            answer.add(starts, outputs, options.overlap)
+    return [answer.predict(clip_length, duration, options) for answer in answers]
+
+
+def stretch_starts(length: int, options: PredictConfig) -> list[int]:
+    """First clips of the stretches of a video of `length` clips; the last ends with it."""
+    last = max(length - options.stretch, 0)
+    return [*range(0, last, options.stretch - options.overlap), last]
 
 
 def _batches(
-    tokens: np.ndarray | Tensor, stretches: Stretches
+    tokens: np.ndarray | Tensor, options: PredictConfig
 ) -> Iterator[tuple[list[int], np.ndarray | Tensor]]:
     """Some neighbouring stretches at a time: their first clips and tokens [S, K, l, P, Dv]."""
-    starts = stretches.starts(tokens.shape[1])
-    size = tokens[:, : stretches.clips].nbytes
+    starts = stretch_starts(tokens.shape[1], options)
+    size = tokens[:, : options.stretch].nbytes
     at_once = max(min(BYTES_AT_ONCE // max(size, 1), STRETCHES_AT_ONCE), 1)
     stack = torch.stack if isinstance(tokens, Tensor) else np.stack
     for first in range(0, len(starts), at_once):
         some = starts[first : first + at_once]
-        yield some, stack([tokens[:, start : start + stretches.clips] for start in some])
+        yield some, stack([tokens[:, start : start + options.stretch] for start in some])
 
 
 class _Answer:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
-from sdst.errors import InputError
-from sdst.long import MOMENTS_KEPT, Stretches, _Answer, _batches, ground_long
+from sdst.long import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.predict import decode
 
 LAYERS, TOKENS, WIDTH = 2, 3, 12
+CUT = PredictConfig(stretch=10, overlap=4)
 
 
 @pytest.fixture(params=["none", "sparse"])
@@ -47,20 +47,15 @@ def make_texts(count: int = 2) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 16, 17, 100])
 def test_stretches_cover_the_video_and_overlap(length: int) -> None:
-    starts = Stretches(10, 4).starts(length)
+    starts = stretch_starts(length, CUT)
     assert starts[0] == 0
     assert starts[-1] == max(length - 10, 0)
     assert all(0 < b - a <= 6 for a, b in pairwise(starts))
 
 
-def test_an_overlap_as_long_as_a_stretch_is_refused() -> None:
-    with pytest.raises(InputError, match="10 clips that overlap by 10"):
-        Stretches(10, 10)
-
-
 def test_a_video_of_one_stretch_is_answered_as_if_it_were_not_cut(model: SDST) -> None:
     video, texts = make_video(9), make_texts()
-    found = ground_long(model, video, texts, Stretches(10, 4), 2.0, 17.5)
+    found = ground_long(model, video, texts, 2.0, 17.5, CUT)
     for answer, text in zip(found, texts, strict=True):
         inputs = torch.from_numpy(video).float()[None], text[None]
         with torch.inference_mode():
@@ -71,7 +66,7 @@ def test_a_video_of_one_stretch_is_answered_as_if_it_were_not_cut(model: SDST) -
 
 
 def test_how_many_stretches_are_read_at_once_changes_nothing(model: SDST, monkeypatch) -> None:
-    call = (model, make_video(50), make_texts(1), Stretches(10, 4), 1.0, 50.0)
+    call = (model, make_video(50), make_texts(1), 1.0, 50.0, CUT)
     [together] = ground_long(*call)
     monkeypatch.setattr("sdst.long.BYTES_AT_ONCE", 1)
     [apart] = ground_long(*call)
@@ -82,7 +77,7 @@ def test_how_many_stretches_are_read_at_once_changes_nothing(model: SDST, monkey
 def test_a_batch_of_stretches_is_what_is_read_of_the_store() -> None:
     """64 MiB of a video of 7 GB, which is a hole in a file and takes no memory."""
     video = np.broadcast_to(np.float16(1), (4, 36_000, 50, 512))
-    starts, batch = next(_batches(video, Stretches(75, 25)))
+    starts, batch = next(_batches(video, PredictConfig(stretch=75, overlap=25)))
     assert len(starts) == 4
     assert batch.nbytes <= 64 * 2**20
 
@@ -106,10 +101,9 @@ def outputs_of(spans: list, scores: list, saliency: list) -> Outputs:
 def answer_of(length: int, starts: list[int], *outputs: list, overlap: int = 4) -> np.ndarray:
     answer = _Answer(length)
     answer.add(starts, outputs_of(*outputs), overlap)
-    return answer.predict(1.0, float(length), PLAIN).windows
+    return answer.predict(1.0, float(length), CUT).windows
 
 
-PLAIN = PredictConfig()
 FLAT = [[0.0] * 10] * 2
 
 
@@ -145,7 +139,7 @@ def test_saliency_fades_from_one_stretch_into_the_next() -> None:
     answer = _Answer(16)
     saliency = [[0.0] * 10, [1.0] * 10]
     answer.add([0, 6], outputs_of([[[0.1, 0.2]]] * 2, [[0.5]] * 2, saliency), 4)
-    curve = answer.predict(1.0, 16.0, PLAIN).saliency
+    curve = answer.predict(1.0, 16.0, CUT).saliency
     np.testing.assert_allclose(curve, [0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1] * 6, atol=1e-6)
 
 
