@@ -149,7 +149,8 @@ def draw(points: Sequence[Cost], file: Path) -> None:
     seconds.plot(sorted(set(longest)), linear, ":", color="#888888", label="linear")
     for axes, title in ((seconds, "processor time, s"), (memory, "peak memory, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="clips", title=title)
-        axes.set_xticks(sorted({p.clips for p in points}), [f"{n:,}" for n in LENGTHS], fontsize=8)
+        lengths = sorted({point.clips for point in points})
+        axes.set_xticks(lengths, [f"{n:,}" for n in lengths], fontsize=8, rotation=30)
         axes.minorticks_off()
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
