@@ -118,12 +118,17 @@ class PredictConfig:
             `gaussian` lower their score (soft-NMS).
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
         nms_sigma: width of `gaussian`.
+        stretch: clips above which `sdst.ground` cuts a video into stretches of so many, about those
+            of the training videos (see `sdst.long`).
+        overlap: clips that neighbouring stretches share, at least those of most moments.
     """
 
     round_to: float | None = None
     nms: Literal["none", "hard", "linear", "gaussian"] = "none"
     nms_threshold: float = 0.7
     nms_sigma: float = 0.5
+    stretch: int = 150
+    overlap: int = 50
 
 
 @dataclass
@@ -248,10 +253,16 @@ def _problems(config: Config) -> list[str]:
         "train.batch_size": config.train.batch_size,
         "train.accumulation": config.train.accumulation,
         "train.validate_every": config.train.validate_every,
+        "predict.stretch": config.predict.stretch,
     }
     found += [
         f"{key} is {value}, expected more than 0" for key, value in positive.items() if value <= 0
     ]
+    if not 0 <= config.predict.overlap < config.predict.stretch:
+        found.append(
+            f"predict.overlap is {config.predict.overlap}, expected at least 0 and less than "
+            f"predict.stretch ({config.predict.stretch})"
+        )
     if config.train.accumulation > 0 and config.train.batch_size % config.train.accumulation:
         found.append(
             f"train.batch_size {config.train.batch_size} is not a multiple of "

@@ -33,6 +33,8 @@ def test_a_saved_config_loads_as_it_was(tmp_path: Path) -> None:
         (["--model.attention", "magic"], "model.attention"),
         (["--model.width", "100"], "model.heads"),
         (["--train.epochs", "0"], "train.epochs"),
+        (["--predict.stretch", "0"], "predict.stretch"),
+        (["--predict.overlap", "150"], "predict.overlap"),
         (["--train.batch_size", "10", "--train.accumulation", "3"], "train.accumulation"),
         (["--data.features", "sdst"], "data.video_features"),
         (["--data.features", "clip"], "data.features"),

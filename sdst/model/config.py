@@ -36,6 +36,10 @@ class ModelConfig:
             tokens: its prefix token or the mean of all.
         schedule: temporal stride of the dense stream at every step, ending at 1; None is full
             resolution throughout, the paper's [S].
+        window: neighbours that an element of the dense stream attends to on either side, in videos
+            that do not fit into it; time and memory then grow linearly. None: all of them [S].
+        global_tokens: averages over equal parts of such a video that everything attends to as
+            well; they have no parameters, so any checkpoint takes them [S].
         projection_dropout: in the two input projections [D: R2-Tuning].
         dropout: in the attention and feed-forward residual branches [D].
         drop_path: chance of a sample to skip a residual branch [D: R2-Tuning].
@@ -56,6 +60,8 @@ class ModelConfig:
     pooled_tokens: int = 8
     pooling: Literal["prefix", "mean"] = "mean"
     schedule: tuple[int, ...] | None = None
+    window: int | None = None
+    global_tokens: int = 16
     projection_dropout: float = 0.5
     dropout: float = 0.1
     drop_path: float = 0.1
@@ -86,6 +92,11 @@ class ModelConfig:
             )
         if min(self.strides) < 1 or self.strides[-1] != 1:
             found.append(f"model.schedule {list(self.strides)} must hold strides >= 1 and end at 1")
+        if (self.window is not None and self.window < 1) or self.global_tokens < 0:
+            found.append(
+                f"model.window is {self.window} and model.global_tokens {self.global_tokens}, "
+                "expected at least 1 (or null) and 0"
+            )
         if not self.context_strides or min(self.context_strides) < 1:
             found.append(f"model.context_strides {list(self.context_strides)} must be >= 1")
         return found

@@ -19,6 +19,7 @@ class DenseBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, heads = config.width, config.heads
+        self.window, self.global_tokens = config.window, config.global_tokens
         self.text_attention = CrossAttention(width, heads)
         self.time_attention = SelfAttention(width, heads)
         look_around(self.time_attention)
@@ -46,8 +47,19 @@ class DenseBlock(nn.Module):
         """
         to_text, over_time, feed_forward = self.residuals
         dense = to_text(dense, self.text_attention(dense + time, keys_values, text_mask))
-        dense = over_time(dense, self.time_attention(dense, time, lengths))
+        dense = over_time(dense, self._look_over_time(dense, time, lengths))
         return feed_forward(dense, self.feed_forward(dense))
+
+    def _look_over_time(self, dense: Tensor, time: Tensor, lengths: Tensor) -> Tensor:
+        """Self-attention; through a window and global tokens where the videos exceed it [S]."""
+        if self.window is None or dense.shape[1] <= self.window + 1:
+            return self.time_attention(dense, time, lengths)
+        count = self.global_tokens
+        weights = part_weights(lengths, count, dense.shape[1]).to(dense.dtype)
+        stream = torch.cat((weights @ dense, dense), 1)
+        position = torch.cat((weights @ time, time.expand_as(dense)), 1)
+        seen = self.time_attention(stream, position, lengths + count, self.window, count)
+        return seen[:, count:]
 
 
 def look_around(attention: SelfAttention, gain: float = 0.8) -> None:
@@ -74,6 +86,14 @@ def look_around(attention: SelfAttention, gain: float = 0.8) -> None:
     with torch.no_grad():
         attention.query_key.weight.copy_(weight.flatten(0, 2))
         attention.query_key.bias.zero_()
+
+
+def part_weights(lengths: Tensor, parts: int, size: int) -> Tensor:
+    """[B, parts, size]: each row averages one of `parts` equal parts of the valid [0, length)."""
+    index = torch.arange(size, device=lengths.device)
+    part = index * parts // lengths.clamp(min=1)[:, None]
+    inside = (part[:, None] == torch.arange(parts, device=lengths.device)[:, None]).float()
+    return inside / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
 def average_stride(x: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:

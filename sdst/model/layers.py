@@ -138,8 +138,19 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, position: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x [B, L, F], position broadcastable to it, lengths [B] or None (all real)."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        lengths: Tensor | None = None,
+        window: int | None = None,
+        global_clips: int = 0,
+    ) -> Tensor:
+        """x [B, L, F], position broadcastable to it, lengths [B] or None (all real).
+
+        `window` and `global_clips`: see `dense_attention`.
+        """
         query, key = self.query_key(x + position).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         value = self.value(x).unflatten(-1, (self.heads, -1))
-        return self.out(dense_attention(query, key, value, lengths).flatten(2))
+        read = dense_attention(query, key, value, lengths, window=window, global_clips=global_clips)
+        return self.out(read.flatten(2))

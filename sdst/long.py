@@ -1,0 +1,143 @@
+"""Videos longer than those a model was trained on, ten hours if need be, in bounded memory.
+
+A moment is predicted relative to its video, by a few queries: on an hour, a model that has seen
+150 s cannot say where ten seconds are. So a long video is read in stretches of about the training
+length that overlap, a batch of them at a time, straight from the feature store. A moment that
+reaches a border inside the video is left to the neighbour, which sees it whole; what both see is
+kept once; saliency fades from one stretch into the next.
+
+A moment's score is a probability within its stretch, as in training, where every video holds what
+is asked for. Which stretch holds it is told by saliency, trained against other videos as well:
+
+    score(m) = p(m | stretch) * sum_t exp(scale * S_t) / (the same of the best stretch)
+
+with S_t the stretch's saliency and scale its learned inverse temperature. A video of one stretch
+is scored as if it were not cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdst.config import PredictConfig
+from sdst.model import SDST, Outputs
+from sdst.model.spans import to_ends
+from sdst.predict import Prediction, rank, round_ends
+
+BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of stretches
+STRETCHES_AT_ONCE = 32
+MOMENTS_KEPT = 1000  # of a query, before suppression
+BORDER = 0.5  # clips; what ends as near to a border as that reaches it
+SAME_MOMENT = 0.5  # IoU above which two moments are one that two stretches found
+
+
+@torch.inference_mode()
+def ground_long(
+    model: SDST,
+    tokens: np.ndarray | Tensor,
+    texts: Sequence[Tensor],
+    clip_length: float,
+    duration: float,
+    options: PredictConfig,
+) -> list[Prediction]:
+    """The moments of a long video that each sentence describes, and its saliency.
+
+    Args:
+        model: in eval mode.
+        tokens: [K, L, P, Dv], frozen tokens as the store maps them, or [1, L, P, Dv] where one
+            layer serves all steps. Never read as a whole.
+        texts: frozen tokens of each sentence, [K, N, Dt] or [1, N, Dt] likewise.
+        clip_length: seconds per clip.
+        duration: seconds of the video.
+        options: `stretch` and `overlap` say how the video is cut. Moments found twice are dropped
+            even where `nms` is none.
+
+    Returns:
+        For each sentence at most `MOMENTS_KEPT` windows, best first, and the saliency of L clips.
+    """
+    layers, device = model.config.layers, model.fusion.device
+    answers = [_Answer(tokens.shape[1]) for _ in texts]
+    texts = [text.to(device).expand(layers, -1, -1) for text in texts]
+    for starts, batch in _batches(tokens, options):
+        video = torch.as_tensor(batch, device=device).expand(-1, layers, -1, -1, -1)
+        lengths = torch.full((len(starts),), video.shape[2], device=device)
+        encoded = model.encode_video(video, lengths)
+        for answer, text in zip(answers, texts, strict=True):
+            words = torch.full_like(lengths, text.shape[1])
+            outputs = model.answer(encoded, text.expand(len(starts), -1, -1, -1), words)
+            answer.add(starts, outputs, options.overlap)
+    return [answer.predict(clip_length, duration, options) for answer in answers]
+
+
+def stretch_starts(length: int, options: PredictConfig) -> list[int]:
+    """First clips of the stretches of a video of `length` clips; the last ends with it."""
+    last = max(length - options.stretch, 0)
+    return [*range(0, last, options.stretch - options.overlap), last]
+
+
+def _batches(
+    tokens: np.ndarray | Tensor, options: PredictConfig
+) -> Iterator[tuple[list[int], np.ndarray | Tensor]]:
+    """Some neighbouring stretches at a time: their first clips and tokens [S, K, l, P, Dv]."""
+    starts = stretch_starts(tokens.shape[1], options)
+    size = tokens[:, : options.stretch].nbytes
+    at_once = max(min(BYTES_AT_ONCE // max(size, 1), STRETCHES_AT_ONCE), 1)
+    stack = torch.stack if isinstance(tokens, Tensor) else np.stack
+    for first in range(0, len(starts), at_once):
+        some = starts[first : first + at_once]
+        yield some, stack([tokens[:, start : start + options.stretch] for start in some])
+
+
+class _Answer:
+    """One query's answer, as far as the video has been read."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.ends = torch.empty(0, 2)  # clips
+        self.evidence = torch.empty(0)  # log of a moment's score, before it is compared
+        self.best = -torch.inf  # log sum exp of the best stretch's saliency
+        self.saliency, self.weight = np.zeros((2, length), np.float32)
+
+    def add(self, starts: Sequence[int], outputs: Outputs, overlap: int) -> None:
+        """Take in the stretches that begin at `starts`."""
+        saliency, scores = outputs.saliency[-1].float().cpu(), outputs.scores[-1].float().cpu()
+        size = saliency.shape[1]
+        self._blend(starts, saliency.numpy())
+        mass = (outputs.scale.float().cpu() * saliency).logsumexp(1)
+        self.best = max(self.best, float(mass.max()))
+
+        first = torch.tensor(starts)[:, None]
+        start, end = (to_ends(outputs.spans[-1].float().cpu()).clamp(0, 1) * size).unbind(-1)
+        cut = (first > 0) & (start < BORDER)
+        cut |= (first + size < self.length) & (end > size - BORDER)
+        kept = ~(cut & (end - start < overlap))  # else the neighbour sees it whole
+        ends = torch.stack((start + first, end + first), -1)
+        self.ends = torch.cat((self.ends, ends[kept]))
+        self.evidence = torch.cat((self.evidence, (scores.log() + mass[:, None])[kept]))
+        best = self.evidence.topk(min(MOMENTS_KEPT, len(self.evidence))).indices
+        self.ends, self.evidence = self.ends[best], self.evidence[best]
+
+    def _blend(self, starts: Sequence[int], saliency: np.ndarray) -> None:
+        """Add up saliency [S, l], that of a clip counting the more the farther from a border."""
+        clip = np.arange(saliency.shape[1], dtype=np.float32)
+        fade = np.minimum(clip, clip[::-1]) + 1
+        for start, curve in zip(starts, saliency, strict=True):
+            self.saliency[start : start + len(clip)] += fade * curve
+            self.weight[start : start + len(clip)] += fade
+
+    def predict(self, clip_length: float, duration: float, options: PredictConfig) -> Prediction:
+        """Moments in seconds, each found once, and the blended saliency."""
+        ends = (self.ends * clip_length).clamp(max=duration)[None]
+        if options.round_to is not None:
+            ends = round_ends(ends, torch.tensor(duration), options.round_to)
+        if options.nms == "none":
+            options = replace(options, nms="hard", nms_threshold=SAME_MOMENT)
+        [order], [scores] = rank(ends, (self.evidence - self.best).exp()[None], options)
+        count = int((order >= 0).sum())
+        windows = torch.cat((ends[0, order[:count]], scores[:count, None]), 1)
+        return Prediction(windows.numpy(), self.saliency / self.weight)
