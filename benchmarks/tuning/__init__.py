@@ -1,1 +1,1 @@
-"""Ways of adapting a vision-language backbone to grounding, compared: `python -m benchmarks.tuning`."""
+"""Ways of adapting a backbone to grounding, compared: `python -m benchmarks.tuning`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tuning.accuracy STRATEGY`: train one strategy on the demo and evaluate it."""
+"""`python -m benchmarks.tuning.accuracy STRATEGY`: one strategy, trained on the demo."""
 
 from __future__ import annotations
 

@@ -121,7 +121,9 @@ class OpenClipBackbone:
         """
         with self._autocast():
             output = self.model.forward_intermediates(text=ids, text_indices=self.layers)
-        return normalized(torch.stack(output["text_intermediates"])), output["text_features"].float()
+        return normalized(torch.stack(output["text_intermediates"])), output[
+            "text_features"
+        ].float()
 
     def _lengths(self, ids: Tensor) -> list[int]:
         """Tokens before the padding: id 0 [P], unless the tokenizer names another."""
