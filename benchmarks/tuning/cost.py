@@ -12,14 +12,23 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_memory
-from benchmarks.tuning.strategies import STRATEGIES, OnPictures, Strategy, Training, with_backbone
+from benchmarks.tuning.strategies import (
+    STRATEGIES,
+    OnFeatures,
+    OnPictures,
+    Strategy,
+    Training,
+    head_config,
+    make_model,
+    with_backbone,
+)
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch
 from sdst.data.jsonl import replace_text
@@ -36,6 +45,7 @@ class Setup:
         title: what the tables call it.
         recipe: packaged config of the model and its training.
         backbone: its `data.backbone`.
+        side: pixels of a picture.
         patches: tokens of a picture, CLS included.
         clips: per video.
         words: tokens of a query.
@@ -46,6 +56,7 @@ class Setup:
     title: str
     recipe: str
     backbone: str
+    side: int
     patches: int
     clips: int
     words: int
@@ -57,9 +68,11 @@ class Setup:
         return load_config(self.recipe, ["--data.backbone", self.backbone])
 
 
+IDS = 700  # tokens that either vocabulary has
+
 SETUPS = {
-    "demo": Setup("demo backbone", "demo", "demo", 17, 40, 9, 16, 20),
-    "vit": Setup("ViT-B/32", "qvhighlights_clip_b32_patches", "ViT-B-32", 50, 75, 20, 1, 3),
+    "demo": Setup("demo backbone", "demo", "demo", 64, 17, 40, 9, 16, 20),
+    "vit": Setup("ViT-B/32", "qvhighlights_clip_b32_patches", "ViT-B-32", 224, 50, 75, 20, 1, 1),
 }
 
 
@@ -81,85 +94,81 @@ def measure(setup: Setup, strategy: Strategy, steps: int) -> dict[str, float]:
 
     Returns:
         `trainable` parameters; `step`, CPU seconds of a training step, its batch at hand; `peak`,
-        bytes that weights, gradients, optimiser and two steps need at their peak; `query`, CPU
+        bytes that weights, gradients, optimiser and steps need at their peak; `query`, CPU
         seconds from pictures and token ids to moments; `head`, the same from features.
     """
-    step, trainable, query, head = _seconds(setup, strategy, steps)
-    batch = random_batch(setup, Training(strategy, setup.config, steps), setup.batch)
-
-    def train_from_nothing() -> None:
-        training = Training(strategy, setup.config, steps)
-        for _ in range(2):
-            training.step(batch)
-
-    peak = peak_memory(train_from_nothing)
-    return {"trainable": trainable, "step": step, "peak": peak, "query": query, "head": head}
+    short = replace(setup, clips=4)  # so that the code is in memory before it is measured
+    train(short, strategy, random_batch(short, strategy), steps=0)
+    batch = random_batch(setup, strategy)
+    found = {}
+    peak = peak_memory(lambda: found.update(train(setup, strategy, batch, steps)))
+    return {**found, "peak": peak, **query_seconds(setup, strategy)}
 
 
-def _seconds(setup: Setup, strategy: Strategy, steps: int) -> tuple[float, int, float, float]:
-    """See `measure`; nothing of it stays in memory."""
-    training = Training(strategy, setup.config, steps)
-    batch = random_batch(setup, training, setup.batch)
-    step = median_seconds(lambda: training.step(batch), steps)
-    trainable = sum(parameter_count(training.model).values())
-    return step, trainable, *query_seconds(setup, training, setup.queries)
+def train(setup: Setup, strategy: Strategy, batch: Batch, steps: int) -> dict[str, float]:
+    """Train from nothing: one step, which allocates what stays, and `steps` that are timed."""
+    training = Training(strategy, setup.config, steps + 1)
+    return {
+        "step": median_seconds(lambda: training.step(batch), steps),
+        "trainable": sum(parameter_count(training.model).values()),
+    }
 
 
 @torch.inference_mode()
-def query_seconds(setup: Setup, training: Training, queries: int) -> tuple[float, float]:
-    """CPU seconds of one query on one video: from pictures and token ids, and from features."""
-    model = with_backbone(training.model, setup.config).eval()
+def query_seconds(setup: Setup, strategy: Strategy) -> dict[str, float]:
+    """CPU seconds of one query on one video, see `measure`."""
+    config = setup.config
+    model = with_backbone(make_model(strategy, config), config).eval()
     model.merge()
-    pictures = pictures_batch(setup, model, 1)
-    features = features_batch(setup, training, 1)
-    head = model.head.eval()
-    layers = head.config.layers
+    one = replace(setup, batch=1)
+    pictures, features = pictures_batch(one), features_batch(one, strategy)
+    on_features = OnFeatures(model.head)
 
-    def answer(ask: Callable[[], object]) -> Callable[[], object]:
-        seconds = [setup.clips * 2.0]
-        return lambda: decode(ask(), features.video_lengths, seconds, 2.0)
+    def answer(model: OnFeatures | OnPictures, batch: Batch) -> object:
+        duration = setup.clips * config.data.clip_length
+        outputs = model(*batch.inputs())
+        return decode(outputs, batch.video_lengths, [duration], config.data.clip_length)
 
-    def from_features() -> object:
-        video, text, *lengths = features.inputs()
-        return head(video[:, -layers:], text[:, -layers:], *lengths)
-
-    return (
-        median_seconds(answer(lambda: model(*pictures.inputs())), queries),
-        median_seconds(answer(from_features), 10 * queries),
-    )
+    return {
+        "query": median_seconds(lambda: answer(model, pictures), setup.queries),
+        "head": median_seconds(lambda: answer(on_features, features), 10 * setup.queries),
+    }
 
 
 def median_seconds(call: Callable[[], object], rounds: int) -> float:
-    """Median CPU time of a call, all threads together; other work on the machine is not in it."""
+    """Median CPU time of a call, all threads together; other work on the machine is not in it.
+
+    It is called once more before, unmeasured.
+    """
+    call()
     seconds = []
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         start = time.process_time()
         call()
         seconds.append(time.process_time() - start)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds) if seconds else 0.0
 
 
-def random_batch(setup: Setup, training: Training, size: int) -> Batch:
+def random_batch(setup: Setup, strategy: Strategy) -> Batch:
     """What a training step takes: pictures where the backbone trains, else features."""
-    if isinstance(training.model, OnPictures):
-        return pictures_batch(setup, training.model, size)
-    return features_batch(setup, training, size)
+    if strategy.backbone == "frozen":
+        return features_batch(setup, strategy)
+    return pictures_batch(setup)
 
 
-def pictures_batch(setup: Setup, model: OnPictures, size: int) -> Batch:
+def pictures_batch(setup: Setup) -> Batch:
     """Pictures and token ids, see `Pictures`."""
-    height, width = model.backbone.image_size
-    shape = (size, 1, setup.clips, 1, 3 * height * width)
-    ids = torch.randint(1, model.backbone.model.vocab_size, (size, 1, setup.words, 1))
+    shape = (setup.batch, 1, setup.clips, 1, 3 * setup.side**2)
+    ids = torch.randint(1, IDS, (setup.batch, 1, setup.words, 1))
     return _with_targets(torch.randint(256, shape, dtype=torch.uint8), ids.float())
 
 
-def features_batch(setup: Setup, training: Training, size: int) -> Batch:
+def features_batch(setup: Setup, strategy: Strategy) -> Batch:
     """Stored tokens: those of all patches where the head selects, else their mean."""
-    model = training.config.model
-    patches = setup.patches if training.model.head.selection is not None else 1
-    shape = (size, model.layers, setup.clips, patches, model.video_width)
-    words = (size, model.layers, setup.words, model.text_width)
+    model = head_config(strategy, setup.config)
+    patches = setup.patches if model.context == "sparse" else 1
+    shape = (setup.batch, model.layers, setup.clips, patches, model.video_width)
+    words = (setup.batch, model.layers, setup.words, model.text_width)
     return _with_targets(torch.randn(shape).half(), torch.randn(words))
 
 

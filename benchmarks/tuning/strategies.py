@@ -14,7 +14,7 @@ from sdst.backbones import load_backbone
 from sdst.backbones.openclip import OpenClipBackbone
 from sdst.config import Config
 from sdst.data.batches import Batch
-from sdst.model import SDST, Outputs, grounding_loss
+from sdst.model import SDST, ModelConfig, Outputs, grounding_loss
 from sdst.model.layers import length_mask
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.train import targets_of
@@ -35,14 +35,12 @@ class Strategy:
         head: changes of the configured model.
         backbone: `frozen` trains on stored features; `lora` and `all` need the pictures.
         rate: the backbone's learning rate, in units of the head's.
-        checkpointing: compute the backbone's activations again in the backward pass.
     """
 
     title: str
     head: dict[str, object] = field(default_factory=dict)
     backbone: Literal["frozen", "lora", "all"] = "frozen"
     rate: float = 1.0
-    checkpointing: bool = False
 
 
 # Tokens that the sparse context reads get no gradient, so what trains below the head reads means.
@@ -55,9 +53,6 @@ STRATEGIES = {
     "head": Strategy("head on the last layer", LAST_LAYER),
     "lora": Strategy("LoRA and that head", LAST_LAYER, "lora"),
     "full": Strategy("full fine-tuning and that head", LAST_LAYER, "all", rate=0.1),
-    "full_checkpointed": Strategy(
-        "the same, activations computed again", LAST_LAYER, "all", rate=0.1, checkpointing=True
-    ),
 }
 
 
@@ -120,9 +115,14 @@ class OnPictures(nn.Module):
             self.towers = self.towers.merge_and_unload()
 
 
+def head_config(strategy: Strategy, config: Config) -> ModelConfig:
+    """What the head of `strategy` is made of."""
+    return replace(config.model, **strategy.head)
+
+
 def make_model(strategy: Strategy, config: Config) -> OnFeatures | OnPictures:
     """The head and, where some of it trains, the backbone of `config`; what is frozen is marked."""
-    head = SDST(replace(config.model, **strategy.head))
+    head = SDST(head_config(strategy, config))
     if strategy.backbone == "frozen":
         return OnFeatures(head)
     model = OnPictures(load_backbone(config.data.backbone, head.config.layers), head)
@@ -132,7 +132,6 @@ def make_model(strategy: Strategy, config: Config) -> OnFeatures | OnPictures:
     else:
         for name, parameter in model.towers.named_parameters():
             parameter.requires_grad_(not name.startswith(_AFTER_THE_BLOCKS))
-    model.towers.set_grad_checkpointing(strategy.checkpointing)
     return model
 
 
