@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.ablation import FIGURES, cell
-from benchmarks.tuning.cost import SETUPS
+from benchmarks.tuning.cost import QUERIES, SETUPS
 from benchmarks.tuning.figures import plot_accuracy, plot_speed
 from benchmarks.tuning.strategies import STRATEGIES
 from sdst.errors import run
@@ -46,10 +46,7 @@ def main() -> None:
         help="what all strategies are given as much of",
     )
     options = parser.parse_args()
-    costs = {
-        setup: {name: measured(options.output / "cost", setup, name) for name in STRATEGIES}
-        for setup in SETUPS
-    }
+    costs = {setup: measured(options.output / "cost", setup) for setup in SETUPS}
     for setup, rows in costs.items():
         print("\n".join(cost_table(setup, rows)), end="\n\n")
     runs = {}
@@ -63,9 +60,14 @@ def main() -> None:
     plot_speed(costs, options.figures / "tuning_speed.png")
 
 
-def measured(folder: Path, setup: str, name: str) -> Result:
-    """What a strategy costs."""
-    return finished(folder / f"{setup}-{name}.json", "benchmarks.tuning.cost", setup, name)
+def measured(folder: Path, setup: str) -> dict[str, Result]:
+    """What every strategy costs on one backbone."""
+
+    def cost(name: str) -> Result:
+        return finished(folder / f"{setup}-{name}.json", "benchmarks.tuning.cost", setup, name)
+
+    answering = cost(QUERIES)
+    return {name: {**cost(name), **answering[name]} for name in STRATEGIES}
 
 
 def trained_all(options: argparse.Namespace, steps: dict[str, int]) -> dict[str, list[Result]]:

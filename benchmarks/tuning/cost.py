@@ -1,6 +1,7 @@
-"""`python -m benchmarks.tuning.cost SETUP STRATEGY`: what one strategy costs, measured alone.
+"""`python -m benchmarks.tuning.cost SETUP STRATEGY`: what training by one strategy costs.
 
 A process of its own per strategy, so that none finds memory or warm pages that another has left.
+With `queries` in place of a strategy: what answering costs, by all of them in turns.
 Features and pictures are random numbers; what they cost does not depend on what they show.
 """
 
@@ -13,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -63,11 +65,12 @@ class Setup:
     batch: int
     queries: int
 
-    @property
+    @cached_property
     def config(self) -> Config:
         return load_config(self.recipe, ["--data.backbone", self.backbone])
 
 
+QUERIES = "queries"
 IDS = 700  # tokens that either vocabulary has
 
 SETUPS = {
@@ -80,73 +83,89 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("setup", choices=SETUPS)
-    parser.add_argument("strategy", choices=STRATEGIES)
+    parser.add_argument("strategy", choices=(*STRATEGIES, QUERIES))
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.json")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*random weights")
-    result = measure(SETUPS[options.setup], STRATEGIES[options.strategy], options.steps)
+    setup = SETUPS[options.setup]
+    if options.strategy == QUERIES:
+        result = answering(setup)
+    else:
+        result = training(setup, STRATEGIES[options.strategy], options.steps)
     replace_text(options.output, json.dumps(result, indent=2) + "\n")
 
 
-def measure(setup: Setup, strategy: Strategy, steps: int) -> dict[str, float]:
-    """Trainable parameters, and seconds and bytes.
+def training(setup: Setup, strategy: Strategy, steps: int) -> dict[str, float]:
+    """Trainable parameters, seconds and bytes.
 
     Returns:
         `trainable` parameters; `step`, CPU seconds of a training step, its batch at hand; `peak`,
-        bytes that weights, gradients, optimiser and steps need at their peak; `query`, CPU
-        seconds from pictures and token ids to moments; `head`, the same from features.
+        bytes that weights, gradients, optimiser and steps need at their peak.
     """
     short = replace(setup, clips=4)  # so that the code is in memory before it is measured
-    train(short, strategy, random_batch(short, strategy), steps=0)
+    train(short, strategy, random_batch(short, strategy), steps=1)
     batch = random_batch(setup, strategy)
     found = {}
     peak = peak_memory(lambda: found.update(train(setup, strategy, batch, steps)))
-    return {**found, "peak": peak, **query_seconds(setup, strategy)}
+    return {**found, "peak": peak}
 
 
 def train(setup: Setup, strategy: Strategy, batch: Batch, steps: int) -> dict[str, float]:
     """Train from nothing: one step, which allocates what stays, and `steps` that are timed."""
-    training = Training(strategy, setup.config, steps + 1)
+    begun = Training(strategy, setup.config, steps + 1)
     return {
-        "step": median_seconds(lambda: training.step(batch), steps),
-        "trainable": sum(parameter_count(training.model).values()),
+        **median_seconds({"step": lambda: begun.step(batch)}, steps),
+        "trainable": sum(parameter_count(begun.model).values()),
     }
 
 
 @torch.inference_mode()
-def query_seconds(setup: Setup, strategy: Strategy) -> dict[str, float]:
-    """CPU seconds of one query on one video, see `measure`."""
-    config = setup.config
-    model = with_backbone(make_model(strategy, config), config).eval()
-    model.merge()
-    one = replace(setup, batch=1)
-    pictures, features = pictures_batch(one), features_batch(one, strategy)
-    on_features = OnFeatures(model.head)
+def answering(setup: Setup) -> dict[str, dict[str, float]]:
+    """CPU seconds of one query on one video, by strategy.
 
-    def answer(model: OnFeatures | OnPictures, batch: Batch) -> object:
-        duration = setup.clips * config.data.clip_length
-        outputs = model(*batch.inputs())
-        return decode(outputs, batch.video_lengths, [duration], config.data.clip_length)
+    LoRA, once merged into the weights, and full fine-tuning compute what the strategy with a frozen
+    backbone and the same head computes, so they share its times.
 
-    return {
-        "query": median_seconds(lambda: answer(model, pictures), setup.queries),
-        "head": median_seconds(lambda: answer(on_features, features), 10 * setup.queries),
-    }
-
-
-def median_seconds(call: Callable[[], object], rounds: int) -> float:
-    """Median CPU time of a call, all threads together; other work on the machine is not in it.
-
-    It is called once more before, unmeasured.
+    Returns:
+        `query`, from pictures and token ids to moments; `head`, the same from features.
     """
-    call()
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        call()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds) if seconds else 0.0
+    config, one = setup.config, replace(setup, batch=1)
+    frozen = {name: s for name, s in STRATEGIES.items() if s.backbone == "frozen"}
+    from_pictures, from_features = {}, {}
+    for name, strategy in frozen.items():
+        model = with_backbone(make_model(strategy, config), config).eval()
+        features = features_batch(one, strategy)
+        from_pictures[name] = partial(_answer, setup, model, pictures_batch(one))
+        from_features[name] = partial(_answer, setup, OnFeatures(model.head), features)
+    query = median_seconds(from_pictures, setup.queries)
+    head = median_seconds(from_features, 20 * setup.queries)
+    shared = {
+        name: next(other for other in frozen if frozen[other].head == strategy.head)
+        for name, strategy in STRATEGIES.items()
+    }
+    return {name: {"query": query[by], "head": head[by]} for name, by in shared.items()}
+
+
+def _answer(setup: Setup, model: OnFeatures | OnPictures, batch: Batch) -> object:
+    clip_length = setup.config.data.clip_length
+    outputs = model(*batch.inputs())
+    return decode(outputs, batch.video_lengths, [setup.clips * clip_length], clip_length)
+
+
+def median_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median CPU time of every call, all threads together; other work on the machine is not in it.
+
+    The calls take turns; the first turn is not measured.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if turn > 0:
+                seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def random_batch(setup: Setup, strategy: Strategy) -> Batch:

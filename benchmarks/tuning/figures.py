@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.ablation import FIGURES
 from benchmarks.tuning.cost import SETUPS
@@ -67,6 +68,11 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, color=MUTED)
     axes.set_ylabel(y, color=MUTED)
     axes.set_xscale("log")
+    for axis, scale in ((axes.xaxis, "log"), (axes.yaxis, axes.get_yscale())):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        if scale == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(color=HAIR, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -109,11 +109,6 @@ class OnPictures(nn.Module):
         tokens, _ = self.backbone.encode_ids(functional.pad(ids, (0, context - words)))
         return tokens[:, :, :words].transpose(0, 1)
 
-    def merge(self) -> None:
-        """Put what LoRA learned into the backbone's own weights, as one does to deploy it."""
-        if hasattr(self.towers, "merge_and_unload"):
-            self.towers = self.towers.merge_and_unload()
-
 
 def head_config(strategy: Strategy, config: Config) -> ModelConfig:
     """What the head of `strategy` is made of."""
