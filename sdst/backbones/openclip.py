@@ -49,12 +49,12 @@ class OpenClipBackbone:
         self.name = shown_as or name
         self.layers = layers
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = _create_model(name).to(self.device).eval().requires_grad_(False)
+        self.model = _create_model(name).to(self.device).eval().requires_grad_(False)
         self._config = open_clip.factory.get_model_config(_split(name)[0])
         self._tokenizer = _create_tokenizer(name)
-        self._preprocess = Preprocess(PreprocessCfg(**self._model.visual.preprocess_cfg))
-        self._preprocess.to(self.device)
-        self.image_size = self._preprocess.size
+        self.preprocess = Preprocess(PreprocessCfg(**self.model.visual.preprocess_cfg))
+        self.preprocess.to(self.device)
+        self.image_size = self.preprocess.size
         self.frames_at_once = 1
         self._measure()
 
@@ -62,10 +62,10 @@ class OpenClipBackbone:
     def fingerprint(self) -> str:
         """`openclip-<hash of weights, architecture and preprocessing>-k<layers>`."""
         digest = hashlib.sha256()
-        activations = sorted({type(module).__name__ for module in self._model.modules()})
-        description = [self._config, activations, asdict(self._preprocess.config)]
+        activations = sorted({type(module).__name__ for module in self.model.modules()})
+        description = [self._config, activations, asdict(self.preprocess.config)]
         digest.update(json.dumps(description, sort_keys=True).encode())
-        for key, value in sorted(self._model.state_dict().items()):
+        for key, value in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return f"openclip-{digest.hexdigest()[:16]}-k{self.layers}"
@@ -74,7 +74,7 @@ class OpenClipBackbone:
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         """Encode RGB frames of any size, uint8 `[T, H, W, 3]`, a batch at a time."""
         parts = [
-            self._encode_images(self._preprocess(torch.from_numpy(part).to(self.device)))
+            self.encode_images(self.preprocess(torch.from_numpy(part).to(self.device)))
             for part in np.split(frames, range(self._batch, len(frames), self._batch))
         ]
         return FrameFeatures(
@@ -87,20 +87,23 @@ class OpenClipBackbone:
         """Encode sentences, each trimmed to its own tokens (with the start and end marks)."""
         features = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
-            ids = self._tokenizer(list(texts[first : first + TEXTS_AT_ONCE])).to(self.device)
-            with self._autocast():
-                output = self._model.forward_intermediates(text=ids, text_indices=self.layers)
-            tokens = normalized(torch.stack(output["text_intermediates"]))  # [K, B, N, Dt]
-            embedding = output["text_features"].float()
+            ids, lengths = self.tokenize(texts[first : first + TEXTS_AT_ONCE])
+            tokens, embedding = self.encode_ids(ids)
             features += [
                 TextFeatures(tokens[:, i, :length], embedding[i])
-                for i, length in enumerate(self._lengths(ids))
+                for i, length in enumerate(lengths)
             ]
         return features
 
-    def _encode_images(self, images: Tensor) -> FrameFeatures:
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Token ids `[B, context]` of sentences, and how many of each are its own."""
+        ids = self._tokenizer(list(texts)).to(self.device)
+        return ids, self._lengths(ids)
+
+    def encode_images(self, images: Tensor) -> FrameFeatures:
+        """Encode preprocessed pictures `[T, 3, h, w]`, with gradients if the weights want any."""
         with self._autocast():
-            output = self._model.forward_intermediates(
+            output = self.model.forward_intermediates(
                 image=images,
                 image_indices=self.layers,
                 image_output_fmt="NLC",
@@ -110,6 +113,18 @@ class OpenClipBackbone:
         if output.get("image_intermediates_prefix") is not None:
             tokens = torch.cat([torch.stack(output["image_intermediates_prefix"]), tokens], dim=2)
         return FrameFeatures(normalized(tokens), output["image_features"].float())
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode token ids `[B, context]`, with gradients if the weights want any.
+
+        Returns:
+            Tokens `[K, B, context, Dt]`, those of padding included, and embeddings `[B, E]`.
+        """
+        with self._autocast():
+            output = self.model.forward_intermediates(text=ids, text_indices=self.layers)
+        return normalized(torch.stack(output["text_intermediates"])), output[
+            "text_features"
+        ].float()
 
     def _lengths(self, ids: Tensor) -> list[int]:
         """Tokens before the padding: id 0 [P], unless the tokenizer names another."""
@@ -168,10 +183,15 @@ class Preprocess(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """`[T, H, W, 3]` uint8 -> `[T, 3, h, w]` fp32."""
-        frames = self._fit(frames.permute(0, 3, 1, 2))
+        return self.normalize(self.fit(frames))
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """`[T, 3, h, w]` uint8 -> fp32, what the towers take."""
         return torch.addcmul(self.shift, frames, self.scale)
 
-    def _fit(self, frames: Tensor) -> Tensor:
+    def fit(self, frames: Tensor) -> Tensor:
+        """Resize and crop: `[T, H, W, 3]` -> `[T, 3, h, w]`, both uint8."""
+        frames = frames.permute(0, 3, 1, 2)
         mode, interpolation = self.config.resize_mode, self.config.interpolation
         if mode == "squash":
             return _resize(frames, self.size, interpolation)

@@ -88,7 +88,7 @@ def test_embeddings_are_open_clips_own(backbone, folder, frames):
 
 
 def test_tokens_are_the_normalised_outputs_of_the_last_blocks_with_cls_first(backbone, frames):
-    model = backbone._model
+    model = backbone.model
     outputs = []
     hooks = [
         block.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -129,13 +129,13 @@ def test_a_sentence_does_not_depend_on_its_batch(backbone):
 def test_sentence_embeddings_are_open_clips_own(backbone):
     ids = open_clip.SimpleTokenizer(context_length=16)(["a cat"])
     with torch.inference_mode():
-        expected = backbone._model.encode_text(ids, normalize=True)[0]
+        expected = backbone.model.encode_text(ids, normalize=True)[0]
     torch.testing.assert_close(backbone.encode_text(["a cat"])[0].embedding, expected)
 
 
 def test_no_gradient_is_kept(backbone, frames):
     assert not backbone.encode_frames(frames).tokens.requires_grad
-    assert not any(parameter.requires_grad for parameter in backbone._model.parameters())
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_weights_lie(backbone, tmp_path):
