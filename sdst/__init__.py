@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SDST", "Grounder", "ModelConfig"]
+__all__ = ["SDST", "Grounder", "ModelConfig", "ZeroShotGrounder"]
 
 if TYPE_CHECKING:
-    from sdst.ground import Grounder
+    from sdst.ground import Grounder, ZeroShotGrounder
     from sdst.model import SDST, ModelConfig
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `python -m sdst.info` and the kernels need none of this.
-    if name == "Grounder":
-        from sdst.ground import Grounder
+    if name in ("Grounder", "ZeroShotGrounder"):
+        from sdst import ground
 
-        return Grounder
+        return getattr(ground, name)
     if name in ("SDST", "ModelConfig"):
         from sdst import model
 

@@ -65,11 +65,11 @@ def extract_features(
         frames_per_clip: frames encoded per clip, evenly spaced.
         progress: show a bar with videos and frames per second.
         resume: go on where a run that did not get to its end, were it killed, has left off.
-        report: is told what is wrong with the videos, and those that cannot be read are left out;
-            without it such a video is an error.
+        report: is told what is wrong with the videos, and says whether those that cannot be read
+            are left out; the default is not.
 
     Raises:
-        InputError: a video cannot be read and there is no `report`, not one can be read, `out`
+        InputError: a video cannot be read and must not be left out, not one can be read, `out`
             exists already, or the backbone takes another number of frames at once; nothing is left
             at `out`.
     """
@@ -91,6 +91,7 @@ def extract_features(
             return piece
         return vid, reader, _clip_features(backbone, frames, frames_per_clip)
 
+    report = report or Report(strict=True)
     ahead = torch.get_num_threads() + 1
     with (
         FeatureWriter(out, meta, resume=resume) as writer,
@@ -122,22 +123,22 @@ class Report:
     """What was wrong with the videos of a run.
 
     Attributes:
+        strict: a video that cannot be read is an error; else it is left out.
         skipped: a line for each video that could not be read.
         faults: a line for each fault of videos that were used as far as they could be read.
     """
 
+    strict: bool = False
     skipped: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
-def _write_video(
-    writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report | None
-) -> int:
+def _write_video(writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report) -> int:
     """Write what comes of one video; how many clips there were."""
     video = None
     for _, reader, features in pieces:
         if isinstance(reader, InputError):
-            if report is None:
+            if report.strict:
                 raise reader
             report.skipped.append(str(reader))
             if video is not None:
@@ -147,8 +148,7 @@ def _write_video(
             video = writer.begin_video(vid, reader.wanted)
         video.write(*features)
     video.finish(reader.duration)
-    if report is not None:
-        report.faults += reader.faults
+    report.faults += reader.faults
     return reader.clips
 
 
@@ -336,7 +336,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
     if options.output.exists():
         raise InputError(f"--output {options.output}: exists already; choose another folder")
     backbone = load_backbone(options.backbone, options.layers)
-    report = None if options.strict else Report()
+    report = Report(options.strict)
     store = extract_features(
         videos,
         queries,
@@ -348,8 +348,6 @@ def _extract_videos(options: argparse.Namespace) -> int:
         report=report,
     )
     _show(store)
-    if report is None:
-        return 0
     for line in report.faults:
         print(f"damaged: {line}", file=sys.stderr)
     for line in report.skipped:

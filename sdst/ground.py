@@ -1,30 +1,39 @@
-"""`python -m sdst.ground`: find the moments of a video file that sentences describe."""
+"""Find the moments of a video file that sentences describe.
+
+python -m sdst.ground --checkpoint DIR --video FILE --query TEXT [...]
+python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
+python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    of many videos the best
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
-import tempfile
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from sdst.backbones import Backbone, TextFeatures, load_backbone
 from sdst.checkpoint import load_checkpoint, trained_on
-from sdst.config import Config, cache_dir
-from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.config import Config
+from sdst.data.features import VideoFeatures
+from sdst.data.jsonl import replace_text
+from sdst.encoding import VideoEncoder
 from sdst.errors import InputError, run
-from sdst.extract import extract_features
-from sdst.predict import decode
+from sdst.extract import find_videos
+from sdst.long import ground_long
+from sdst.model import SDST, EncodedVideo
+from sdst.predict import Prediction, decode
+from sdst.zero_shot import zero_shot_moments
 
-VIDEOS_IN_MEMORY = 4
-_VID = "video"  # the only entry of a cached store
+CLIPS_AT_ONCE = 64 * 75  # of all queries that are answered together
 
 
 @dataclass(frozen=True)
@@ -46,43 +55,35 @@ class Grounding:
     duration: float
 
 
-class Grounder:
-    """Answers queries on video files with a trained side-tuner.
-
-    A video is decoded and encoded once: what the backbone says is kept in memory for the videos
-    used last and on disk under `cache_dir()/grounding` for all.
-
-        grounder = Grounder("runs/demo")
-        [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
-        start, end, score = answer.windows[0]
+@dataclass(frozen=True)
+class Found:
+    """A moment of one of many videos.
 
     Args:
-        checkpoint: the `--output` folder of a training run.
-        device: default: CUDA where present, else the CPU.
+        vid: the video's id.
+        start, end: seconds.
+        score: between 0 and 1, the best of the search's being its own probability.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | torch.device | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.config, model = load_checkpoint(Path(checkpoint))
-        if self.config.data.features != "encode":
-            raise InputError(
-                f"checkpoint {checkpoint}: trained on feature files of others "
-                f"({self.config.data.features}), which nothing here makes of a new video; train on "
-                "videos (data.features encode) to ground videos"
-            )
-        self.model = model.to(self.device).eval()
-        self.backbone = load_backbone(
-            self.config.data.backbone, self.config.model.layers, self.device
-        )
-        _check_fit(self.backbone, self.config, trained_on(Path(checkpoint)))
-        self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
+    vid: str
+    start: float
+    end: float
+    score: float
+
+
+class _Grounder:
+    """Answers queries on video files; each is decoded and encoded once (`VideoEncoder`)."""
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        self.encoder = encoder
+        self.backbone = encoder.backbone
 
     def ground(self, video: str | Path, queries: Sequence[str], top: int = 5) -> list[Grounding]:
         """The moments of `video` that each of `queries` describes.
 
         Args:
-            video: a video file.
-            queries: sentences.
+            video: a video file, of any length.
+            queries: sentences, any number of them.
             top: most windows per query.
 
         Raises:
@@ -91,85 +92,209 @@ class Grounder:
         check_queries(queries)
         if top < 1:
             raise InputError(f"top is {top}; expected at least 1 window per query")
-        features = self.encode_video(video)
+        features = self.encoder.encode(video)
         texts = self.backbone.encode_text(queries)
         return [
-            self._answer(query, features, text, top)
-            for query, text in zip(queries, texts, strict=True)
+            Grounding(
+                query=query,
+                windows=answer.windows[:top].tolist(),
+                saliency=answer.saliency,
+                clip_length=self.encoder.clip_length,
+                duration=features.duration,
+            )
+            for query, answer in zip(queries, self._answers(features, texts), strict=True)
         ]
 
-    def encode_video(self, video: str | Path) -> VideoFeatures:
-        """What the backbone says of a video, from memory or disk if it was asked before."""
-        path = Path(video)
-        if not path.is_file():
-            raise InputError(f"{video}: no such video file")
-        key = self._identity(path)
-        if key not in self._recent:
-            self._recent[key] = self._load_or_encode(path, cache_dir() / "grounding" / key)
-        self._recent.move_to_end(key)
-        while len(self._recent) > VIDEOS_IN_MEMORY:
-            self._recent.popitem(last=False)
-        return self._recent[key]
+    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+        raise NotImplementedError
+
+
+class Grounder(_Grounder):
+    """Answers queries on video files with a trained side-tuner.
+
+    A video is decoded and encoded once: what the backbone says is kept in memory for the videos
+    used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
+    on projections of the video that are made once for all of them. A video longer than those of the
+    training is read in stretches (`sdst.long`).
+
+        grounder = Grounder("runs/demo")
+        [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
+        start, end, score = answer.windows[0]
+
+    Args:
+        checkpoint: the `--output` folder of a training run.
+        device: default: CUDA where present, else the CPU.
+        backbone: for a checkpoint trained on features published by SDST, which name no backbone:
+            `internvideo2:PATH`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device | None = None,
+        backbone: str | None = None,
+    ) -> None:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.config, model = load_checkpoint(Path(checkpoint))
+        self.model: SDST = model.to(device).eval()
+        self._scale = self.model.scale.item()
+        super().__init__(_encoder_of(Path(checkpoint), self.config, device, backbone))
 
     @torch.inference_mode()
-    def _answer(
-        self, query: str, features: VideoFeatures, text: TextFeatures, top: int
-    ) -> Grounding:
-        video = torch.from_numpy(np.array(features.tokens, np.float32))[None].to(self.device)
-        sentence = text.tokens[None].to(self.device)
-        lengths = torch.tensor([video.shape[2]], device=self.device)
-        text_lengths = torch.tensor([sentence.shape[2]], device=self.device)
-        outputs = self.model(video, sentence, lengths, text_lengths)
-        clip_length = self.config.data.clip_length
-        [answer] = decode(outputs, lengths, [features.duration], clip_length, self.config.predict)
-        return Grounding(
-            query=query,
-            windows=answer.windows[:top].tolist(),
-            saliency=answer.saliency,
-            clip_length=clip_length,
-            duration=features.duration,
-        )
+    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+        tokens = [text.tokens for text in texts]
+        clip_length, options = self.encoder.clip_length, self.config.predict
+        if video.tokens.shape[1] > options.stretch:
+            return ground_long(
+                self.model, video.tokens, tokens, clip_length, video.duration, options
+            )
+        encoded = self._encode(video)
+        predictions: list[Prediction] = []
+        for some in _batches(tokens, max(CLIPS_AT_ONCE // encoded.clips, 1)):
+            outputs = self.model.answer(encoded, *self._padded(some))
+            lengths = encoded.lengths.expand(len(some))
+            durations = [video.duration] * len(some)
+            predictions += decode(outputs, lengths, durations, clip_length, options)
+        return predictions
 
-    def _identity(self, path: Path) -> str:
-        """Names a video's features: the file, the backbone and how clips are sampled."""
-        status = path.stat()
-        identity = [
-            str(path.resolve()),
-            status.st_size,
-            status.st_mtime_ns,
-            self.backbone.fingerprint,
-            self.config.data.clip_length,
-            self.config.data.frames_per_clip,
-        ]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+    @torch.inference_mode()
+    def search(
+        self,
+        videos: Mapping[str, str | Path],
+        query: str,
+        top: int = 10,
+        skipped: list[str] | None = None,
+        progress: bool = False,
+    ) -> list[Found]:
+        """The moments of many videos that fit `query` best.
 
-    def _load_or_encode(self, path: Path, folder: Path) -> VideoFeatures:
-        if folder.exists():
+        A moment's score is a probability within its video, as in training, where every video holds
+        what is asked for. Which video holds it is told by saliency, which is trained against other
+        videos as well, as for the stretches of a long one (`sdst.long`).
+
+        Args:
+            videos: files by their ids.
+            top: most moments found.
+            skipped: is told of the videos that cannot be read, a line each; without it such a video
+                is an error.
+            progress: show a bar.
+
+        Raises:
+            InputError: the query is empty, or a video cannot be read.
+        """
+        check_queries([query])
+        [text] = self.backbone.encode_text([query])
+        found, evidence = [], []
+        bar = tqdm(videos.items(), "search", unit="video", disable=not progress)
+        for vid, path in bar:
             try:
-                return FeatureStore(folder).video(_VID)
-            except InputError:  # damaged: made anew
-                shutil.rmtree(folder, ignore_errors=True)
-        try:
-            return self._encode(path, folder)
-        except OSError:  # the cache cannot be written: the features stay in memory alone
-            with tempfile.TemporaryDirectory() as scratch:
-                features = self._encode(path, Path(scratch) / "store")
-                return VideoFeatures(
-                    np.array(features.tokens), np.array(features.embedding), features.duration
-                )
+                features = self.encoder.encode(path)
+            except InputError as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
+                continue
+            [answer] = self._answers(features, [text])
+            mass = float(np.logaddexp.reduce(self._scale * answer.saliency))
+            for start, end, score in answer.windows[:top]:
+                found.append((vid, start, end))
+                evidence.append(np.log(max(score, 1e-30)) + mass)
+        best = np.argsort(evidence)[::-1][:top]
+        peak = max(evidence, default=0.0)
+        return [Found(*found[i], float(np.exp(evidence[i] - peak))) for i in best]
 
-    def _encode(self, path: Path, folder: Path) -> VideoFeatures:
-        data = self.config.data
-        store = extract_features(
-            {_VID: path},
-            {},
-            self.backbone,
-            folder,
-            data.clip_length,
-            data.frames_per_clip,
-            progress=False,
+    def _encode(self, video: VideoFeatures) -> EncodedVideo:
+        tokens = torch.from_numpy(np.array(video.tokens, np.float32))[None].to(
+            self.encoder.backbone.device
         )
-        return store.video(_VID)
+        lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
+        return self.model.encode_video(tokens, lengths)
+
+    def _padded(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens [K, N, Dt] of some sentences as one batch [B, K, N, Dt], and their lengths."""
+        rows = pad_sequence([text.transpose(0, 1) for text in texts], batch_first=True)
+        lengths = torch.tensor([text.shape[1] for text in texts], device=rows.device)
+        return rows.transpose(1, 2), lengths
+
+
+class ZeroShotGrounder(_Grounder):
+    """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
+
+    It is the baseline of every report, and any video works with it: `sdst.zero_shot`.
+
+    Args:
+        backbone: as for `load_backbone`.
+        clip_length: seconds per clip.
+        frames_per_clip: frames encoded per clip.
+        device: default: CUDA where present, else the CPU.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "demo",
+        clip_length: float = 2.0,
+        frames_per_clip: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        loaded = load_backbone(backbone, layers=1, device=device)
+        frames_per_clip = frames_per_clip or loaded.frames_at_once
+        super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
+
+    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+        answers = (
+            zero_shot_moments(
+                video.embedding,
+                text.embedding.cpu().numpy(),
+                self.encoder.clip_length,
+                video.duration,
+            )
+            for text in texts
+        )
+        return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
+
+
+def _encoder_of(
+    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+) -> VideoEncoder:
+    """What makes of a new video the features that a checkpoint was trained on.
+
+    Raises:
+        InputError: nothing here does, or `backbone` is another one.
+    """
+    data, layers = config.data, config.model.layers
+    if data.features == "encode":
+        if backbone is not None:
+            raise InputError(
+                f"--backbone {backbone}: checkpoint {checkpoint} was trained on {data.backbone} "
+                "and takes no other; leave the option out"
+            )
+        loaded = load_backbone(data.backbone, layers, device)
+        _check_fit(loaded, config, trained_on(checkpoint))
+        return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
+    if data.features != "sdst" or data.endpoints:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on feature files of others ({data.features}), which "
+            "nothing here makes of a new video; train on videos (data.features encode) to ground "
+            "videos"
+        )
+    if backbone is None:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on SDST's published features; name the weights that "
+            "made them, --backbone internvideo2:PATH"
+        )
+    if not backbone.startswith("internvideo2:"):
+        raise InputError(
+            f"--backbone {backbone}: checkpoint {checkpoint} was trained on InternVideo2's "
+            "features; expected internvideo2:PATH"
+        )
+    loaded = load_backbone(backbone, layers, device)
+    loaded.check_published()
+    return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
+
+
+def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def check_queries(queries: Sequence[str]) -> None:
@@ -242,11 +367,24 @@ def _check_output(option: str, path: Path | None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m sdst.ground", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sdst.ground",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="a training run's folder")
-    add("--video", type=Path, required=True, metavar="FILE")
-    add("--query", action="append", required=True, metavar="TEXT", help="may be given repeatedly")
+    add("--checkpoint", type=Path, metavar="DIR", help="a training run's folder")
+    add("--zero-shot", action="store_true", help="answer with the frozen backbone alone")
+    add(
+        "--backbone",
+        metavar="NAME",
+        help="with --zero-shot (default: demo), or where a checkpoint needs one",
+    )
+    add("--clip-length", type=float, metavar="S", help="with --zero-shot (default: 2 seconds)")
+    add("--video", type=Path, metavar="FILE")
+    add("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders to search in")
+    add("--query", action="append", default=[], metavar="TEXT", help="may be given repeatedly")
+    add("--queries", type=Path, metavar="FILE", help="queries, one a line")
     add("--top", type=int, default=5, metavar="N", help="windows per query (default: %(default)s)")
     add("--json", type=Path, metavar="OUT", help="write the answers as JSON")
     add("--plot", type=Path, metavar="OUT.png", help="draw the answers on the time line")
@@ -256,18 +394,15 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.ground --help`."""
     options = make_parser().parse_args(arguments)
-    check_queries(options.query)
-    if options.top < 1:
-        raise InputError(f"--top {options.top}: expected at least 1")
-    if not options.video.is_file():
-        raise InputError(f"--video {options.video}: no such video file")
-    _check_output("--json", options.json)
-    _check_output("--plot", options.plot)
-    if options.plot:
-        from sdst.plots import check_picture_name, plot_groundings
-
-        check_picture_name(options.plot)
-    answers = Grounder(options.checkpoint).ground(options.video, options.query, options.top)
+    options.query += _read_queries(options.queries) if options.queries else []
+    _check_options(options)
+    if options.zero_shot:
+        grounder = ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
+    else:
+        grounder = Grounder(options.checkpoint, backbone=options.backbone)
+    if options.videos:
+        return _search(grounder, options)
+    answers = grounder.ground(options.video, options.query, options.top)
     first = answers[0]
     print(
         f"{options.video.name}: {format_time(first.duration)}, "
@@ -276,12 +411,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for answer in answers:
         print(f"\n{format_table(answer)}")
     if options.json:
-        temporary = options.json.with_name(f".{options.json.name}")
-        temporary.write_text(as_json(options.video, answers))
-        temporary.replace(options.json)
+        replace_text(options.json, as_json(options.video, answers))
     if options.plot:
+        from sdst.plots import plot_groundings
+
         plot_groundings(options.video, answers, options.plot)
     return 0
+
+
+def _search(grounder: Grounder, options: argparse.Namespace) -> int:
+    """Print the best moments of many videos for every query; exit code 1 if one was left out."""
+    videos = find_videos(options.videos)
+    skipped: list[str] = []
+    records = []
+    for query in options.query:
+        skipped.clear()
+        found = grounder.search(videos, query, options.top, skipped, progress=True)
+        records.append({"query": query, "moments": [asdict(moment) for moment in found]})
+        print(f"\n{query.strip()}, best of {len(videos) - len(skipped):,} videos")
+        for rank, moment in enumerate(found, 1):
+            start, end = format_time(moment.start), format_time(moment.end)
+            print(f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}  {moment.vid}")
+    if options.json:
+        replace_text(options.json, json.dumps(records) + "\n")
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def _read_queries(path: Path) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--queries {path}: cannot be read as text ({error})") from None
+    return [line for line in lines if line.strip()]
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what does not go together before anything is loaded."""
+    if options.zero_shot == (options.checkpoint is not None):
+        raise InputError("give either --checkpoint DIR or --zero-shot")
+    if (options.video is None) == (options.videos is None):
+        raise InputError("give either --video FILE or --videos PATH ...")
+    if options.clip_length is not None and not options.zero_shot:
+        raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
+    if options.clip_length is not None and not options.clip_length > 0:
+        raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
+    check_queries(options.query)
+    if options.top < 1:
+        raise InputError(f"--top {options.top}: expected at least 1")
+    if options.videos and (options.zero_shot or options.plot):
+        raise InputError("--videos goes with --checkpoint and without --plot")
+    if options.video is not None and not options.video.is_file():
+        raise InputError(f"--video {options.video}: no such video file")
+    _check_output("--json", options.json)
+    _check_output("--plot", options.plot)
+    if options.plot:
+        from sdst.plots import check_picture_name
+
+        check_picture_name(options.plot)
 
 
 if __name__ == "__main__":

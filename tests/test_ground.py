@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from sdst import ground as module
+from sdst import encoding as module
 from sdst.backbones import load_backbone
 from sdst.checkpoint import RunFolder
 from sdst.config import Config, load_config
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
 from sdst.errors import InputError, run
-from sdst.ground import Grounder, Grounding, format_table, format_time, main
+from sdst.ground import Grounder, Grounding, ZeroShotGrounder, format_table, format_time, main
 from sdst.model import SDST
+from sdst.zero_shot import zero_shot_moments
+from tests.test_extract import cut_in_pictures
 
 QUERIES = ["the red square spins", "a small blue circle moves to the left"]
 
@@ -156,8 +158,8 @@ def test_memory_holds_the_videos_used_last(grounder, film, tmp_path):
     for i in range(module.VIDEOS_IN_MEMORY + 2):
         path = tmp_path / f"{i}.mp4"
         path.write_bytes(film.read_bytes())
-        grounder.encode_video(path)
-    assert len(grounder._recent) == module.VIDEOS_IN_MEMORY
+        grounder.encoder.encode(path)
+    assert len(grounder.encoder._recent) == module.VIDEOS_IN_MEMORY
 
 
 def test_a_real_video_is_grounded(grounder, shared_data):
@@ -191,11 +193,117 @@ def test_a_backbone_of_other_weights_is_refused(tmp_path, cache):
         Grounder(checkpoint)
 
 
-def test_a_checkpoint_trained_on_feature_files_says_why_it_cannot_ground(tmp_path, cache):
+@pytest.mark.parametrize(
+    ("features", "backbone", "reason"),
+    [
+        ("univtg", None, r"trained on feature files of others \(univtg\)"),
+        ("sdst", None, "name the weights that made them, --backbone internvideo2:PATH"),
+        ("sdst", "demo", "expected internvideo2:PATH"),
+        ("encode", "demo", "takes no other; leave the option out"),
+    ],
+)
+def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, cache, features, backbone, reason):
     config = small_config()
-    files = replace(config.data, features="sdst", video_features=["video"], text_features="text")
-    with pytest.raises(InputError, match=r"trained on feature files of others \(sdst\)"):
-        Grounder(write_checkpoint(tmp_path / "run", replace(config, data=files)))
+    files = replace(config.data, features=features, video_features=["video"], text_features="text")
+    checkpoint = write_checkpoint(tmp_path / "run", replace(config, data=files))
+    with pytest.raises(InputError, match=reason):
+        Grounder(checkpoint, backbone=backbone)
+
+
+def test_many_queries_on_one_video_are_answered_in_batches(grounder, film, monkeypatch):
+    queries = [f"{QUERIES[i % 2]}{' quickly' * (i % 3)}" for i in range(7)]
+    together = grounder.ground(film, queries)
+    monkeypatch.setattr("sdst.ground.CLIPS_AT_ONCE", 1)
+    for one, other in zip(grounder.ground(film, queries), together, strict=True):
+        np.testing.assert_allclose(one.windows, other.windows, atol=1e-4)
+        np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)
+
+
+def test_a_long_video_is_grounded_in_stretches(checkpoint, cache, film, tmp_path):
+    config = small_config()
+    short = replace(config, predict=replace(config.predict, stretch=8, overlap=4))
+    [answer] = Grounder(write_checkpoint(tmp_path / "run", short)).ground(film, QUERIES[:1], 99)
+    assert len(answer.saliency) == round(answer.duration / answer.clip_length)
+    assert len(answer.windows) > config.model.queries
+
+
+def test_a_damaged_video_is_answered_and_told(grounder, film, tmp_path, caplog):
+    path = tmp_path / "cut.mp4"
+    cut_in_pictures(film, path)
+    [answer] = grounder.ground(path, QUERIES[:1])
+    [whole] = grounder.ground(film, QUERIES[:1])
+    assert 0 < len(answer.saliency) < len(whole.saliency)
+    assert "cut.mp4: truncated" in caplog.text
+
+
+@pytest.fixture
+def films(film: Path, tmp_path: Path) -> dict[str, Path]:
+    """Three videos and one that cannot be read."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for i in range(3):
+        write_video(plan_scene("val", i, 0), folder / f"film{i}.mp4")
+    (folder / "noise.mp4").write_bytes(os.urandom(2000))
+    return {path.stem: path for path in sorted(folder.iterdir())}
+
+
+def test_moments_of_many_videos_are_ranked_by_the_trained_evidence(grounder, films):
+    skipped: list[str] = []
+    found = grounder.search(films, QUERIES[0], top=50, skipped=skipped)
+    assert {moment.vid for moment in found} == {"film0", "film1", "film2"}
+    scores = [moment.score for moment in found]
+    assert scores == sorted(scores, reverse=True)
+    [line] = skipped
+    assert "noise.mp4" in line
+    expected = {}
+    for vid in ("film0", "film1", "film2"):
+        [answer] = grounder.ground(films[vid], QUERIES[:1], 50)
+        mass = np.exp(grounder.model.scale.item() * answer.saliency.astype(float)).sum()
+        expected |= {(vid, w[0], w[1]): w[2] * mass for w in answer.windows}
+    top = max(expected, key=expected.get)
+    assert (found[0].vid, found[0].start, found[0].end) == top
+    best, second = sorted(expected.values())[:-3:-1]
+    assert found[1].score / found[0].score == pytest.approx(second / best, rel=1e-3)
+
+
+def test_a_video_that_cannot_be_searched_is_an_error_unless_told(grounder, films):
+    with pytest.raises(InputError, match=r"noise\.mp4"):
+        grounder.search(films, QUERIES[0])
+
+
+def test_the_command_searches_a_folder(checkpoint, cache, films, tmp_path, capsys):
+    folder = next(iter(films.values())).parent
+    arguments = ["--checkpoint", str(checkpoint), "--videos", str(folder), "--query", QUERIES[0]]
+    out = tmp_path / "found.json"
+    assert main([*arguments, "--top", "4", "--json", str(out)]) == 1  # one was left out
+    told = capsys.readouterr()
+    assert "best of 3 videos" in told.out
+    assert "left out" in told.err and "noise.mp4" in told.err
+    [record] = json.loads(out.read_text())
+    assert len(record["moments"]) == 4
+
+
+def test_any_video_is_grounded_without_training(cache, film):
+    grounder = ZeroShotGrounder("demo", clip_length=1.0, device="cpu")
+    [first, second] = grounder.ground(film, QUERIES, top=3)
+    assert len(first.windows) <= 3 and first.windows[0][1] <= first.duration
+    assert not np.array_equal(first.saliency, second.saliency)
+    windows, saliency = zero_shot_moments(
+        grounder.encoder.encode(film).embedding,
+        grounder.backbone.encode_text(QUERIES)[0].embedding.numpy(),
+        1.0,
+        first.duration,
+    )
+    assert first.windows == windows[:3]
+    np.testing.assert_array_equal(first.saliency, saliency)
+
+
+def test_the_command_grounds_without_training(cache, film, tmp_path, capsys):
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(QUERIES) + "\n\n")
+    arguments = ["--zero-shot", "--clip-length", "1", "--video", str(film)]
+    assert main([*arguments, "--queries", str(queries), "--plot", str(tmp_path / "a.png")]) == 0
+    assert all(query in capsys.readouterr().out for query in QUERIES)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +338,9 @@ def test_the_command_prints_and_writes_everything(checkpoint, cache, film, tmp_p
 
 FAULTS = {
     "empty query": ({"--query": " "}, "query 1 is empty"),
+    "queries": ({"--queries": "nowhere.txt"}, "--queries nowhere.txt: cannot be read"),
+    "both": ({"--videos": "."}, "give either --video FILE or --videos PATH"),
+    "clip length": ({"--clip-length": "2"}, "--clip-length goes with --zero-shot"),
     "top": ({"--top": "0"}, "--top 0: expected at least 1"),
     "video": ({"--video": "nowhere.mp4"}, "nowhere.mp4: no such video file"),
     "checkpoint": ({"--checkpoint": "nowhere"}, "checkpoint nowhere: config.yaml not found"),

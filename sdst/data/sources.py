@@ -289,7 +289,7 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     if path.exists():
         store = FeatureStore(path)
     else:
-        report = Report() if config.data.allow_missing else None
+        report = Report(strict=not config.data.allow_missing)
         store = extract_features(
             videos,
             queries,
@@ -300,7 +300,7 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
             resume=True,
             report=report,
         )
-        for line in report.faults + report.skipped if report else ():
+        for line in report.faults + report.skipped:
             logger.warning(line)
     splits = keep_available(splits, folder, store.video_ids, None, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)

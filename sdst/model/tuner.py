@@ -165,8 +165,13 @@ class SDST(
             *(torch.stack(outputs) for outputs in zip(*steps, strict=True)),
             visual=visual,
             sentence=sentence.transpose(0, 1),
-            scale=self.log_scale.clamp(0.0, math.log(100.0)).exp(),
+            scale=self.scale,
         )
+
+    @property
+    def scale(self) -> Tensor:
+        """[], inverse temperature of the contrastive losses, at most 100."""
+        return self.log_scale.clamp(0.0, math.log(100.0)).exp()
 
     def _read_video(
         self, video: EncodedVideo, sentence: Tensor

@@ -1,0 +1,96 @@
+"""Encodes video files once, for all questions that are asked about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from sdst.backbones import Backbone
+from sdst.config import cache_dir
+from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.errors import InputError
+from sdst.extract import Report, extract_features
+
+logger = logging.getLogger(__name__)
+
+VIDEOS_IN_MEMORY = 4
+_VID = "video"  # the only entry of a cached store
+
+
+class VideoEncoder:
+    """What a backbone says of video files, kept in memory for those used last and on disk for all.
+
+    The disk cache lies under `cache_dir()/grounding`; long videos stay memory-mapped.
+
+    Args:
+        backbone: frozen.
+        clip_length: seconds per clip.
+        frames_per_clip: frames encoded per clip.
+    """
+
+    def __init__(self, backbone: Backbone, clip_length: float, frames_per_clip: int = 1) -> None:
+        self.backbone, self.clip_length = backbone, clip_length
+        self.frames_per_clip = frames_per_clip
+        self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
+
+    def encode(self, video: str | Path) -> VideoFeatures:
+        """The features of a video file. What is wrong with a damaged one is logged.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        path = Path(video)
+        if not path.is_file():
+            raise InputError(f"{video}: no such video file")
+        key = self._identity(path)
+        if key not in self._recent:
+            self._recent[key] = self._load_or_encode(path, cache_dir() / "grounding" / key)
+        self._recent.move_to_end(key)
+        while len(self._recent) > VIDEOS_IN_MEMORY:
+            self._recent.popitem(last=False)
+        return self._recent[key]
+
+    def _identity(self, path: Path) -> str:
+        """Names a video's features: the file, the backbone and how clips are sampled."""
+        status = path.stat()
+        identity = [
+            str(path.resolve()),
+            status.st_size,
+            status.st_mtime_ns,
+            self.backbone.fingerprint,
+            self.clip_length,
+            self.frames_per_clip,
+        ]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+    def _load_or_encode(self, path: Path, folder: Path) -> VideoFeatures:
+        if folder.exists():
+            try:
+                return FeatureStore(folder).video(_VID)
+            except InputError:  # damaged: made anew
+                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            return self._encode(path, folder)
+        except OSError:  # the cache cannot be written: the features stay in memory alone
+            with tempfile.TemporaryDirectory() as scratch:
+                features = self._encode(path, Path(scratch) / "store")
+                return VideoFeatures(
+                    np.array(features.tokens), np.array(features.embedding), features.duration
+                )
+
+    def _encode(self, path: Path, folder: Path) -> VideoFeatures:
+        report = Report(strict=True)
+        videos, settings = {_VID: path}, (self.clip_length, self.frames_per_clip)
+        store = extract_features(
+            videos, {}, self.backbone, folder, *settings, progress=False, report=report
+        )
+        for fault in report.faults:
+            logger.warning(fault)
+        return store.video(_VID)
