@@ -79,8 +79,9 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 def _save(figure: Figure, panels: list[Axes], out: Path) -> None:
     """One legend below all panels; the file appears complete or not at all."""
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    shown = panels[0].get_legend_handles_labels()
+    below = {"loc": "outside lower center", "ncols": len(panels) + 1}
+    figure.legend(*shown, **below, frameon=False, fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}")
     FigureCanvasAgg(figure).print_png(temporary)
