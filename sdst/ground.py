@@ -196,7 +196,7 @@ class Grounder(_Grounder):
                 continue
             [answer] = self._answers(features, [text])
             mass = float(np.logaddexp.reduce(self._scale * answer.saliency))
-            for start, end, score in answer.windows[:top]:
+            for start, end, score in answer.windows[:top].tolist():
                 found.append((vid, start, end))
                 evidence.append(np.log(max(score, 1e-30)) + mass)
         best = np.argsort(evidence)[::-1][:top]

@@ -303,7 +303,8 @@ def test_the_command_grounds_without_training(cache, film, tmp_path, capsys):
     queries.write_text("\n".join(QUERIES) + "\n\n")
     arguments = ["--zero-shot", "--clip-length", "1", "--video", str(film)]
     assert main([*arguments, "--queries", str(queries), "--plot", str(tmp_path / "a.png")]) == 0
-    assert all(query in capsys.readouterr().out for query in QUERIES)
+    told = capsys.readouterr().out
+    assert all(query in told for query in QUERIES)
 
 
 @pytest.mark.parametrize(
