@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sdst.backbones.openclip import OpenClipBackbone
 from sdst.data.features import QueryFeatures, VideoFeatures
-from sdst.data.video import probe, read_clips
+from sdst.data.video import ClipReader, probe
 
 
 class Pictures:
@@ -78,7 +78,7 @@ def _decode(
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for vid, path in tqdm(videos.items(), desc="decoding", unit="video"):
-            frames = np.concatenate(list(read_clips(path, clip_length)))
+            frames = np.concatenate(list(ClipReader(path, clip_length)))
             pictures = backbone.preprocess.fit(torch.from_numpy(frames))
             np.save(building / f"{vid}.npy", pictures.flatten(1).numpy())
         building.rename(folder)
