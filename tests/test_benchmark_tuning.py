@@ -20,7 +20,7 @@ from sdst.backbones import load_backbone
 from sdst.data.annotations import read_annotations
 from sdst.data.batches import GroundingDataset, collate
 from sdst.data.sources import find_videos
-from sdst.data.video import read_clips
+from sdst.data.video import ClipReader
 
 SMALL = replace(SETUPS["demo"], clips=6, batch=2, queries=1)
 
@@ -73,7 +73,7 @@ def test_pictures_give_the_answer_that_their_features_give(
     model = make_model(STRATEGIES[name], config).eval()
     backbone = load_backbone("demo", config.model.layers)
     [file] = find_videos(tiny_dataset / "videos", {sample.annotation.vid}).values()
-    frames = np.concatenate(list(read_clips(file, 1.0)))
+    frames = np.concatenate(list(ClipReader(file, 1.0)))
     with torch.inference_mode():
         asked = with_backbone(model, config).eval()(*batch.inputs())
         tokens = backbone.encode_frames(frames).tokens[None]
