@@ -47,6 +47,7 @@ class TrainingStep:
     Args:
         precision: of autocast; float32 is none.
         watch: told before each phase its name and the tensors that the one before gave.
+        model: what is trained.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class TrainingStep:
         per_clip: int = 1,
         precision: torch.dtype = torch.float32,
         watch: Callable[[str, list[Tensor]], None] = lambda phase, given: None,
+        model: type[SDST] = SDST,
     ) -> None:
         torch.manual_seed(0)
-        self.model = SDST(config.model).train()
+        self.model = model(config.model).train()
         self.config, self.precision, self.watch = config, precision, watch
         self.optimizer = make_optimizer(self.model, config.train)
         self.inputs = random_inputs(config.model, batch, per_clip)
@@ -80,8 +82,10 @@ class TrainingStep:
         self.optimizer.zero_grad()
 
 
-def forward_pass(config: Config, batch: int, per_clip: int = 1) -> Callable[[], Outputs]:
+def forward_pass(
+    config: Config, batch: int, per_clip: int = 1, model: type[SDST] = SDST
+) -> Callable[[], Outputs]:
     """A call that answers a batch of random queries, each on a video of its own."""
     torch.manual_seed(0)
-    model, inputs = SDST(config.model).eval(), random_inputs(config.model, batch, per_clip)
-    return torch.inference_mode(lambda: model(*inputs))
+    tuner, inputs = model(config.model).eval(), random_inputs(config.model, batch, per_clip)
+    return torch.inference_mode(lambda: tuner(*inputs))

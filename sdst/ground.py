@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,7 +63,7 @@ class Found:
     Args:
         vid: the video's id.
         start, end: seconds.
-        score: between 0 and 1, the best of the search's being its own probability.
+        score: the moment's probability, less where the video fits the query less than others.
     """
 
     vid: str
@@ -157,36 +158,39 @@ class Grounder(_Grounder):
             predictions += decode(outputs, lengths, durations, clip_length, options)
         return predictions
 
-    @torch.inference_mode()
     def search(
         self,
         videos: Mapping[str, str | Path],
-        query: str,
+        queries: Sequence[str],
         top: int = 10,
         skipped: list[str] | None = None,
         progress: bool = False,
-    ) -> list[Found]:
-        """The moments of many videos that fit `query` best.
+    ) -> list[list[Found]]:
+        """The moments of many videos that fit each of `queries` best.
 
         A moment's score is a probability within its video, as in training, where every video holds
         what is asked for. Which video holds it is told by saliency, which is trained against other
-        videos as well, as for the stretches of a long one (`sdst.long`).
+        videos as well, as for the stretches of a long one (`sdst.long`):
+
+            score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
+
+        over the stretch about the moment, so that a video's length does not speak for it.
 
         Args:
-            videos: files by their ids.
-            top: most moments found.
+            videos: files by their ids; each is read once.
+            queries: sentences.
+            top: most moments found for each.
             skipped: is told of the videos that cannot be read, a line each; without it such a video
                 is an error.
             progress: show a bar.
 
         Raises:
-            InputError: the query is empty, or a video cannot be read.
+            InputError: a query is empty, or a video cannot be read.
         """
-        check_queries([query])
-        [text] = self.backbone.encode_text([query])
-        found, evidence = [], []
-        bar = tqdm(videos.items(), "search", unit="video", disable=not progress)
-        for vid, path in bar:
+        check_queries(queries)
+        texts = self.backbone.encode_text(queries)
+        candidates: list[list[tuple[str, list[float], float]]] = [[] for _ in queries]
+        for vid, path in tqdm(videos.items(), "search", unit="video", disable=not progress):
             try:
                 features = self.encoder.encode(path)
             except InputError as error:
@@ -194,14 +198,20 @@ class Grounder(_Grounder):
                     raise
                 skipped.append(str(error))
                 continue
-            [answer] = self._answers(features, [text])
-            mass = float(np.logaddexp.reduce(self._scale * answer.saliency))
-            for start, end, score in answer.windows[:top].tolist():
-                found.append((vid, start, end))
-                evidence.append(np.log(max(score, 1e-30)) + mass)
-        best = np.argsort(evidence)[::-1][:top]
-        peak = max(evidence, default=0.0)
-        return [Found(*found[i], float(np.exp(evidence[i] - peak))) for i in best]
+            for found, answer in zip(candidates, self._answers(features, texts), strict=True):
+                found += [
+                    (vid, window, self._evidence(window, answer.saliency))
+                    for window in answer.windows[:top].tolist()
+                ]
+        return [_best(found, top) for found in candidates]
+
+    def _evidence(self, window: list[float], saliency: np.ndarray) -> float:
+        """log mean exp(scale * S_t) over the stretch of training length about a window."""
+        clips = min(self.config.predict.stretch, len(saliency))
+        center = round((window[0] + window[1]) / 2 / self.encoder.clip_length)
+        first = min(max(center - clips // 2, 0), len(saliency) - clips)
+        logits = self._scale * saliency[first : first + clips].astype(float)
+        return float(np.logaddexp.reduce(logits) - np.log(clips))
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
         tokens = torch.from_numpy(np.array(video.tokens, np.float32))[None].to(
@@ -241,7 +251,7 @@ class ZeroShotGrounder(_Grounder):
         super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
 
     def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
-        answers = (
+        answers = [
             zero_shot_moments(
                 video.embedding,
                 text.embedding.cpu().numpy(),
@@ -249,7 +259,7 @@ class ZeroShotGrounder(_Grounder):
                 video.duration,
             )
             for text in texts
-        )
+        ]
         return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
 
 
@@ -290,6 +300,16 @@ def _encoder_of(
     loaded = load_backbone(backbone, layers, device)
     loaded.check_published()
     return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
+
+
+def _best(candidates: list[tuple[str, list[float], float]], top: int) -> list[Found]:
+    """The best of (video, window with its score, evidence), best first."""
+    most = max((evidence for *_, evidence in candidates), default=0.0)
+    found = [
+        Found(vid, start, end, score * math.exp(evidence - most))
+        for vid, (start, end, score), evidence in candidates
+    ]
+    return sorted(found, key=lambda moment: -moment.score)[:top]
 
 
 def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
@@ -423,10 +443,9 @@ def _search(grounder: Grounder, options: argparse.Namespace) -> int:
     """Print the best moments of many videos for every query; exit code 1 if one was left out."""
     videos = find_videos(options.videos)
     skipped: list[str] = []
+    answers = grounder.search(videos, options.query, options.top, skipped, progress=True)
     records = []
-    for query in options.query:
-        skipped.clear()
-        found = grounder.search(videos, query, options.top, skipped, progress=True)
+    for query, found in zip(options.query, answers, strict=True):
         records.append({"query": query, "moments": [asdict(moment) for moment in found]})
         print(f"\n{query.strip()}, best of {len(videos) - len(skipped):,} videos")
         for rank, moment in enumerate(found, 1):

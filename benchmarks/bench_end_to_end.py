@@ -1,0 +1,168 @@
+"""The whole side-tuner at QVHighlights' size: training, answering, and patch tokens.
+
+The paper's block as R2-Tuning's recurrence has it, K = 4, F = 256, 75 clips, 20 words; everything
+on: dropout, masks, all losses, matching, clipping, AdamW. The percentage of the roofline is that of
+a matrix product's speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.interleave import interleave, ratio
+from benchmarks.memory import peak_memory
+from benchmarks.steps import TrainingStep, forward_pass, random_inputs
+from sdst.config import Config, load_config
+from sdst.model import SDST, EncodedVideo
+from sdst.model.layers import CrossAttention, length_mask
+from sdst.model.video import dense_inputs
+
+BATCH, ROUNDS = 32, 3
+PATCHES, PATCH_BATCH = 50, 8
+SCHEDULES = {"full resolution": "[1,1,1,1]", "coarse to fine": "[8,4,2,1]"}
+
+
+def recipe(*options: str) -> Config:
+    """The paper's block with four steps."""
+    return load_config(
+        "qvhighlights_internvideo2", ["--model.layers", "4", "--model.text_width", "768", *options]
+    )
+
+
+def patches(*options: str) -> Config:
+    """R2-Tuning's input: CLIP ViT-B/32, four layers, all 50 tokens of a clip."""
+    return load_config("qvhighlights_clip_b32_patches", [*options])
+
+
+def tell(benchmark, call: Callable[[], object], group: str) -> None:
+    """Note the FLOPs of `call`, so that the report has its share of the roofline."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    benchmark.group = group
+    benchmark.extra_info |= {
+        "flops": counter.get_total_flops(),
+        "bytes": 0,
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+    }
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def bench_training_step(benchmark, schedule: str) -> None:
+    step = TrainingStep(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
+    tell(benchmark, step, f"a training step, batch {BATCH}")
+    benchmark.extra_info["peak bytes"] = {"sdst": peak_memory(step)}
+    benchmark.pedantic(step, rounds=ROUNDS, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def bench_forward(benchmark, schedule: str) -> None:
+    forward = forward_pass(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
+    tell(benchmark, forward, f"forward, batch {BATCH}")
+    benchmark.pedantic(forward, rounds=ROUNDS, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def bench_query(benchmark, schedule: str) -> None:
+    """A query on a video that is encoded already, against encoding it again for every query."""
+    config = recipe("--model.schedule", SCHEDULES[schedule])
+    answer, again = answers(config, queries=1), forward_pass(config, batch=1)
+    tell(benchmark, answer, "one query on an encoded video")
+    seconds = interleave({"sdst": answer, "encoding again": again}, rounds=15)
+    against = ratio(seconds["encoding again"], seconds["sdst"])
+    benchmark.extra_info["against encoding again"] = against
+    benchmark.pedantic(answer, rounds=15, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def bench_queries_at_once(benchmark, schedule: str, queries: int = 64) -> None:
+    """Queries on one video in a batch, against one after the other."""
+    config = recipe("--model.schedule", SCHEDULES[schedule])
+    together, alone = answers(config, queries), answers(config, 1)
+
+    def one_by_one() -> None:
+        for _ in range(queries):
+            alone()
+
+    tell(benchmark, together, f"{queries} queries on an encoded video")
+    seconds = interleave({"sdst": together, "one by one": one_by_one}, ROUNDS)
+    benchmark.extra_info["against one by one"] = ratio(seconds["one by one"], seconds["sdst"])
+    benchmark.pedantic(together, rounds=ROUNDS, warmup_rounds=1)
+
+
+def answers(config: Config, queries: int) -> Callable[[], object]:
+    """A call that answers so many queries on one video that is encoded already."""
+    torch.manual_seed(0)
+    model = SDST(config.model).eval()
+    video, _, lengths, _ = random_inputs(config.model, 1)
+    _, text, _, words = random_inputs(config.model, queries)
+    with torch.inference_mode():
+        encoded = model.encode_video(video, lengths)
+    return torch.inference_mode(lambda: model.answer(encoded, text, words))
+
+
+class EveryToken(SDST):
+    """The same model without sparse selection: every frozen token is projected and attended to.
+
+    A clip's feature is attention over all its projected tokens under the sentence, and the moment
+    queries attend to all of them.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
+
+    def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
+        _, _, clips, per_clip, _ = video.tokens.shape
+        projected = self.visual_projection(video.tokens.float())
+        wanted = self.selection.query(sentence.transpose(0, 1))
+        scores = torch.einsum("kblpf,kbf->kblp", projected, wanted) / wanted.shape[-1] ** 0.5
+        visual = torch.einsum("kblp,kblpf->kblf", scores.softmax(-1), projected)
+        inputs = dense_inputs(visual, video.lengths, self.config.strides)
+        mask = length_mask(video.lengths, clips).repeat_interleave(per_clip, dim=1)
+        contexts = [(tokens.flatten(1, 2), mask) for tokens in projected]
+        return visual, inputs, contexts
+
+
+class AttentionToAll(CrossAttention):
+    """Cross-attention of the moment queries to all projected tokens."""
+
+    def forward(self, hidden: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        tokens, mask = context
+        return super().forward(hidden, self.keys_values(tokens), mask)
+
+
+def bench_patch_training_step(benchmark) -> None:
+    """All patch tokens, with sparse selection against projecting every one of them."""
+    config = patches()
+    step = TrainingStep(config, PATCH_BATCH, PATCHES)
+    every = TrainingStep(config, PATCH_BATCH, PATCHES, model=EveryToken)
+    benchmark.group = f"a training step on patch tokens, batch {PATCH_BATCH}"
+    seconds = interleave({"sdst": step, "every token": every}, ROUNDS)
+    benchmark.extra_info |= {
+        "against every token": ratio(seconds["every token"], seconds["sdst"]),
+        "peak bytes": {"sdst": peak_memory(step), "every token": peak_memory(every)},
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(step, rounds=ROUNDS)
+
+
+def bench_patch_forward(benchmark) -> None:
+    """A video of patch tokens, batch 8."""
+    forward = forward_pass(patches(), PATCH_BATCH, PATCHES)
+    every = forward_pass(patches(), PATCH_BATCH, PATCHES, model=EveryToken)
+    benchmark.group = f"forward on patch tokens, batch {PATCH_BATCH}"
+    seconds = interleave({"sdst": forward, "every token": every}, ROUNDS)
+    benchmark.extra_info |= {
+        "against every token": ratio(seconds["every token"], seconds["sdst"]),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(forward, rounds=ROUNDS)
