@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from sdst.config import Config
 from sdst.model import SDST, ModelConfig, Outputs, Targets, grounding_loss
@@ -88,4 +90,22 @@ def forward_pass(
     """A call that answers a batch of random queries, each on a video of its own."""
     torch.manual_seed(0)
     tuner, inputs = model(config.model).eval(), random_inputs(config.model, batch, per_clip)
-    return torch.inference_mode(lambda: tuner(*inputs))
+    return torch.no_grad()(lambda: tuner(*inputs))
+
+
+class _Counter(TorchDispatchMode):
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            count = flop_registry[func.overloadpacket]
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Operations of the products and attention in `call`."""
+    with _Counter() as counter:
+        call()
+    return counter.flops
