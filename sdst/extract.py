@@ -4,7 +4,8 @@ python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train`
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
 
 A run that was stopped, were it killed, goes on where it was when it is started again. Damaged
-videos are used as far as they can be read, others left out; both are told at the end, exit code 1.
+videos are used as far as they can be read, others left out; both are told at the end, and with
+--videos the exit code is 1.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ def extract_features(
             bar.update()
         if videos and not writer.video_ids:
             raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
+        report.faults += writer.faults
     return FeatureStore(out)
 
 
@@ -147,8 +149,7 @@ def _write_video(writer: FeatureWriter, vid: str, pieces: Iterable[Piece], repor
         if video is None:
             video = writer.begin_video(vid, reader.wanted)
         video.write(*features)
-    video.finish(reader.duration)
-    report.faults += reader.faults
+    video.finish(reader.duration, reader.faults)
     return reader.clips
 
 
@@ -248,12 +249,14 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
     """Video files by their id, the file name without its ending.
 
     Args:
-        paths: video files, folders of such, and lists (`.txt`) with a path on every line.
+        paths: video files, folders of such, and lists (`.txt`) with a path on every
+            line, beside the list where it is relative.
     """
     videos: dict[str, Path] = {}
     for path in paths:
         if path.suffix == ".txt" and path.is_file():
-            files = [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
+            lines = map(str.strip, path.read_text().splitlines())
+            files = [path.parent / line for line in lines if line]
         elif path.is_dir():
             files = sorted(f for f in path.iterdir() if f.suffix.lower() in VIDEO_ENDINGS)
             if not files:

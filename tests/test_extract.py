@@ -194,8 +194,11 @@ extract(videos, Path(sys.argv[2]), clip_length=1.0, resume=True)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, monkeypatch):
-    videos = dict(sorted(videos.items()))
-    whole = extract(videos, tmp_path / "whole", clip_length=1.0)
+    long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
+    cut_in_pictures(long, tmp_path / "videos" / "a_cut.mp4")
+    videos = dict(sorted({**videos, "a_cut": tmp_path / "videos" / "a_cut.mp4"}.items()))
+    told, again = Report(), Report()
+    whole = extract(videos, tmp_path / "whole", clip_length=1.0, report=told)
     folder, out = tmp_path / "videos", tmp_path / "store"
     run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(out)], check=False)
     assert run.returncode == -9
@@ -207,7 +210,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, mon
         return encode(self, frames)
 
     monkeypatch.setattr(GreyBackbone, "encode_frames", watch)
-    extract(videos, out, clip_length=1.0, resume=True)
+    extract(videos, out, clip_length=1.0, resume=True, report=again)
+    assert again.faults == told.faults and len(told.faults) >= 1
     assert sum(seen) == sum(whole.video(vid).tokens.shape[1] for vid in list(videos)[1:])
     for file in whole.path.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes(), file.name

@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +113,7 @@ class FeatureWriter:
         self._resume = resume
         self._shapes: dict[str, int] = {}
         self._videos: dict[str, tuple[int, float, int]] = {}
+        self.faults: list[str] = []  # of the videos' files, a line each
         self._queries: dict[int | str, tuple[int, int]] = {}
 
     def __enter__(self) -> FeatureWriter:
@@ -188,9 +189,10 @@ class FeatureWriter:
         self._queries[qid] = length, checksum
         self._note("query", qid, *self._queries[qid])
 
-    def _finish_video(self, vid: str, clips: int, duration: float, checksum: int) -> None:
-        self._videos[vid] = clips, float(duration), checksum
-        self._note("video", vid, *self._videos[vid])
+    def _finish_video(self, vid: str, entry: tuple[int, float, int], faults: Sequence[str]) -> None:
+        self._videos[vid] = entry
+        self.faults += faults
+        self._note("video", vid, *entry, *([list(faults)] if faults else []))
 
     def _expect(self, what: str, **shapes: int) -> None:
         for name, value in shapes.items():
@@ -255,6 +257,8 @@ class FeatureWriter:
             after = {name: kept[name] + sizes.get(name, 0) for name in FILES}
             if any(size > _size(self._building / f"{name}.bin") for name, size in after.items()):
                 break  # the machine went down before the file was on the disk
+            if rest and isinstance(rest[-1], list):
+                self.faults += rest.pop()
             (self._videos if kind == "video" else self._queries)[key] = (length, *rest)
             self._shapes, kept, good = shapes, after, self._journal.tell()
         self._journal.truncate(good)
@@ -319,8 +323,12 @@ class VideoWriter:
                 _write_at(self._files[part], piece.data.cast("B"), place)
         self._clips += clips
 
-    def finish(self, duration: float) -> None:
-        """The video is complete, `duration` seconds; layers move up if it is shorter than begun."""
+    def finish(self, duration: float, faults: Sequence[str] = ()) -> None:
+        """The video is complete, `duration` seconds; layers move up if it is shorter than begun.
+
+        Args:
+            faults: of its file; a writer that goes on after a kill still knows them.
+        """
         if not self._clips:
             raise ValueError(f"video {self._vid} has no clip")
         checksum = 0
@@ -333,7 +341,7 @@ class VideoWriter:
                         _write_at(file, piece, target + offset)
                     checksum = zlib.crc32(piece, checksum)
             os.ftruncate(file, begin + layers * size)
-        self._store._finish_video(self._vid, self._clips, duration, checksum)
+        self._store._finish_video(self._vid, (self._clips, float(duration), checksum), faults)
 
     def abandon(self) -> None:
         """Forget what was written of the video."""
