@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from sdst import train
 
 CLIP_LENGTH = 2.0
 SPLITS = {"train": range(8), "val": range(8, 12)}
@@ -114,6 +117,23 @@ def write_features(root: Path, layout: str, seed: int = 0) -> list[str]:
         "data.clip_length": CLIP_LENGTH,
     }
     return [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+def train_in_two_sittings(
+    monkeypatch: pytest.MonkeyPatch, output: Path, options: list[str]
+) -> None:
+    """`sdst.train`, stopped in its second epoch and taken up again."""
+    run_epoch = train.Trainer.train_epoch
+
+    def stop_in_the_second(self, epoch, bar):
+        if epoch == 2:
+            raise InterruptedError
+        return run_epoch(self, epoch, bar)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(train.Trainer, "train_epoch", stop_in_the_second)
+        train.main(["--output", str(output), *options])
+    assert train.main(["--output", str(output), "--resume", *options]) == 0
 
 
 def training_options(layout: str) -> list[str]:

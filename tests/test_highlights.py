@@ -16,7 +16,7 @@ from sdst.data.sources import open_data
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
 from sdst.inspect import main as inspect
-from tests.native import training_options, write_features, write_labels
+from tests.native import train_in_two_sittings, training_options, write_features, write_labels
 
 RECIPES = ["tvsum_clip_slowfast", "youtube_clip_slowfast"]
 
@@ -42,18 +42,7 @@ def test_a_recipe_trains_evaluates_and_resumes(
     assert list(report["domains"]) == ["BK", "VT"]
     metrics = json.loads((whole / "metrics.json").read_text())
     assert report == metrics["report"]
-
-    run_epoch = train.Trainer.train_epoch
-
-    def stop_in_the_second(self, epoch, bar):
-        if epoch == 2:
-            raise InterruptedError
-        return run_epoch(self, epoch, bar)
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(train.Trainer, "train_epoch", stop_in_the_second)
-        train.main(["--output", str(stopped), *options])
-    assert train.main(["--output", str(stopped), "--resume", *options]) == 0
+    train_in_two_sittings(monkeypatch, stopped, options)
     assert json.loads((stopped / "metrics.json").read_text())["report"] == report
 
 

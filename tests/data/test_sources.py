@@ -14,7 +14,14 @@ from sdst.data.batches import collate
 from sdst.data.sources import Data, open_data
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
-from tests.native import WIDTHS, clips_of, training_options, write_annotations, write_features
+from tests.native import (
+    WIDTHS,
+    clips_of,
+    train_in_two_sittings,
+    training_options,
+    write_annotations,
+    write_features,
+)
 
 
 def dataset(root: Path, layout: str) -> list[str]:
@@ -36,18 +43,7 @@ def test_every_layout_trains_evaluates_and_resumes(layout, tmp_path, monkeypatch
     report = json.loads((tmp_path / "report.json").read_text())
     metrics = json.loads((whole / "metrics.json").read_text())
     assert report["brief"] == metrics["report"]["brief"]
-
-    run_epoch = train.Trainer.train_epoch
-
-    def stop_in_the_second(self, epoch, bar):
-        if epoch == 2:
-            raise InterruptedError
-        return run_epoch(self, epoch, bar)
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(train.Trainer, "train_epoch", stop_in_the_second)
-        train.main(["--output", str(stopped), *options])
-    assert train.main(["--output", str(stopped), "--resume", *options]) == 0
+    train_in_two_sittings(monkeypatch, stopped, options)
     again = json.loads((stopped / "metrics.json").read_text())
     assert again["report"] == metrics["report"]
 
