@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,8 +154,8 @@ def _draw_strip(axes: Axes, video: str | Path, duration: float) -> None:
     aspect = min(max(info.width / info.height, 0.8), 1.8)
     count = round(strip_width / (STRIP * aspect))
     slot = duration / count
-    pictures = thumbnails(video, (np.arange(count) + 0.5) * slot, height=round(STRIP * DPI))
-    for i, picture in enumerate(pictures):
+    pictures = thumbnails(video, slot, height=round(STRIP * DPI))
+    for i, picture in enumerate(islice(pictures, count)):
         picture = _crop(picture, strip_width / count / STRIP)
         axes.imshow(
             picture, extent=(i * slot, (i + 1) * slot, 0, 1), aspect="auto", interpolation="lanczos"
