@@ -15,7 +15,7 @@ from sdst.errors import InputError, run
 from sdst.kernels import dispatch, library
 from sdst.model import SDST, parameter_count
 
-_PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "decord", "av")
+_PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
