@@ -161,8 +161,10 @@ class ClipReader(Iterator[np.ndarray]):
                     break
                 batch += map(self._to_rgb, frames)
                 if len(batch) == size * self._frames_per_clip:
-                    yield np.stack(batch)
-                    batch = []
+                    full = np.stack(batch)
+                    batch.clear()  # while the batch is worked on, memory holds it once
+                    yield full
+                    del full
             if batch:
                 yield np.stack(batch)
             self._judge(pictures)

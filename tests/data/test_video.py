@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import decoding
+from benchmarks.memory import peak_memory
 from sdst.data import video
 from sdst.data.video import ClipReader, clip_times, num_clips, probe, thumbnails
 from sdst.errors import InputError
@@ -458,3 +460,14 @@ def test_a_file_cut_before_its_index_is_refused(tmp_path: Path):
 def test_a_file_of_which_nothing_decodes_is_refused(tmp_path: Path):
     whole = write_video(tmp_path / "whole.avi", STEADY, "mjpeg", "yuvj420p")
     refused(damage(whole, tmp_path / "bad.avi", lambda packet: True), "no frame can be decoded")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path):
+    minute, long = tmp_path / "minute.mp4", tmp_path / "long.mp4"
+    decoding.write_minute(minute, group=2)
+    peaks = []
+    for minutes in (5, 20):
+        decoding.repeat(minute, long, minutes)
+        peaks.append(peak_memory(lambda: decoding.read_ours(long, 2.0)))
+    assert peaks[1] < 1.1 * peaks[0] < 300 * 2**20
