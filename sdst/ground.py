@@ -103,10 +103,12 @@ class _Grounder:
                 clip_length=self.encoder.clip_length,
                 duration=features.duration,
             )
-            for query, answer in zip(queries, self._answers(features, texts), strict=True)
+            for query, answer in zip(queries, self._answers(features, texts, top), strict=True)
         ]
 
-    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
         raise NotImplementedError
 
 
@@ -142,7 +144,9 @@ class Grounder(_Grounder):
         super().__init__(_encoder_of(Path(checkpoint), self.config, device, backbone))
 
     @torch.inference_mode()
-    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
         tokens = [text.tokens for text in texts]
         clip_length, options = self.encoder.clip_length, self.config.predict
         if video.tokens.shape[1] > options.stretch:
@@ -198,7 +202,7 @@ class Grounder(_Grounder):
                     raise
                 skipped.append(str(error))
                 continue
-            for found, answer in zip(candidates, self._answers(features, texts), strict=True):
+            for found, answer in zip(candidates, self._answers(features, texts, top), strict=True):
                 found += [
                     (vid, window, self._evidence(window, answer.saliency))
                     for window in answer.windows[:top].tolist()
@@ -250,13 +254,16 @@ class ZeroShotGrounder(_Grounder):
         frames_per_clip = frames_per_clip or loaded.frames_at_once
         super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
 
-    def _answers(self, video: VideoFeatures, texts: list[TextFeatures]) -> list[Prediction]:
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
         answers = [
             zero_shot_moments(
                 video.embedding,
                 text.embedding.cpu().numpy(),
                 self.encoder.clip_length,
                 video.duration,
+                top,
             )
             for text in texts
         ]
