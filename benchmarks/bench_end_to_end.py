@@ -18,7 +18,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.steps import TrainingStep, count_flops, forward_pass, random_inputs
 from sdst.config import Config, load_config
 from sdst.model import SDST, EncodedVideo
-from sdst.model.layers import CrossAttention, length_mask
+from sdst.model.layers import CrossAttention
 from sdst.model.video import dense_inputs
 
 BATCH, ROUNDS = 32, 3
@@ -112,14 +112,13 @@ class EveryToken(SDST):
         self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
 
     def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
-        _, _, clips, per_clip, _ = video.tokens.shape
+        per_clip = video.tokens.shape[3]
         projected = self.visual_projection(video.tokens.float())
         wanted = self.selection.query(sentence.transpose(0, 1))
         scores = torch.einsum("kblpf,kbf->kblp", projected, wanted) / wanted.shape[-1] ** 0.5
         visual = torch.einsum("kblp,kblpf->kblf", scores.softmax(-1), projected)
         inputs = dense_inputs(visual, video.lengths, self.config.strides)
-        mask = length_mask(video.lengths, clips).repeat_interleave(per_clip, dim=1)
-        contexts = [(tokens.flatten(1, 2), mask) for tokens in projected]
+        contexts = [(tokens.flatten(1, 2), video.lengths * per_clip) for tokens in projected]
         return visual, inputs, contexts
 
 
@@ -127,8 +126,8 @@ class AttentionToAll(CrossAttention):
     """Cross-attention of the moment queries to all projected tokens."""
 
     def forward(self, hidden: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
-        tokens, mask = context
-        return super().forward(hidden, self.keys_values(tokens), mask)
+        tokens, lengths = context
+        return super().forward(hidden, self.keys_values(tokens), lengths)
 
 
 def bench_patch_training_step(benchmark) -> None:

@@ -6,7 +6,7 @@ One folder per op; `reference.py` in it is the truth, everything else is fast.
 """
 
 from sdst.kernels.deformable_attention import deformable_attention
-from sdst.kernels.dense_attention import dense_attention
+from sdst.kernels.dense_attention import cross_attention, dense_attention
 from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
 from sdst.kernels.dropout import dropout
 from sdst.kernels.gathered_attention import gathered_attention
@@ -18,6 +18,7 @@ from sdst.kernels.temporal_nms import temporal_nms
 
 __all__ = [
     "ImplementationError",
+    "cross_attention",
     "deformable_attention",
     "dense_attention",
     "dequantize",

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 5  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 6  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -29,6 +29,8 @@ SIGNATURES = {
         "sdst_use_openmp": "p",
         "sdst_deformable_attention_forward": "pppppp" + "nnnnnn" + "i",
         "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
+        "sdst_dense_attention_forward": "pnnn" * 3 + "ppp" + "nnnnn" + "fi",
+        "sdst_dense_attention_backward": "pnnn" * 4 + "ppppp" + "nnnnn" + "fi",
         "sdst_dropout": "ppp" + "nn" + "fi",
         "sdst_pool_tokens_forward": "pppppp" + "nnnnnn" + "ii",
         "sdst_pool_tokens_backward": "ppppppp" + "nnnnnn" + "ii",

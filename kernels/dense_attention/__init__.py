@@ -1,22 +1,86 @@
-"""Self-attention over time with lengths: a thin front over the attention libraries."""
+"""Attention with lengths: C++ on a CPU, a thin front over the attention libraries on a GPU."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from sdst.kernels import dispatch
-from sdst.kernels.dense_attention import flash, sdpa, xformers
+from sdst.kernels.dense_attention import flash, native, sdpa, xformers
 
 OP = "dense_attention"
+
+library = torch.library.Library("sdst", "FRAGMENT")
+library.define(
+    "dense_attention_forward("
+    "Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? query_lengths) -> Tensor"
+)
+library.define(
+    "dense_attention_backward("
+    "Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? query_lengths"
+    ") -> (Tensor, Tensor, Tensor)"
+)
+library.impl("dense_attention_forward", native.forward, "CPU")
+library.impl("dense_attention_backward", native.backward, "CPU")
+
+
+@torch.library.register_fake("sdst::dense_attention_forward")
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, query_lengths: Tensor | None
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("sdst::dense_attention_backward")
+def _fake_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    query_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in (q, k, v))
+    return grad_q, grad_k, grad_v
+
+
+def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.sdst.dense_attention_backward(grad, *ctx.saved_tensors)
+    return *gradients, None, None
+
+
+torch.library.register_autograd(
+    "sdst::dense_attention_forward", _differentiate, setup_context=_save
+)
+
+
+def _by_native(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    query_lengths: Tensor | None,
+    *_: object,
+) -> Tensor:
+    return torch.ops.sdst.dense_attention_forward(q, k, v, lengths, query_lengths)
+
+
 _SERVE = {
     "flash": flash.dense_attention,
     "xformers": xformers.dense_attention,
+    "native": _by_native,
     "sdpa": sdpa.dense_attention,
 }
 dispatch.register(
     OP,
     flash=flash.unsupported_reasons,
     xformers=xformers.unsupported_reasons,
+    native=native.unsupported_reasons,
     sdpa=dispatch.always,
 )
 
@@ -43,7 +107,8 @@ def dense_attention(
         dropout_p: chance of an attention weight to be dropped.
         window: clips that are seen to each side, at least 1; None is all of them.
         global_clips: so many clips, the first of the video, see all and are seen by all.
-        implementation: `auto`, `flash` (flash-attn), `xformers` or `sdpa` (PyTorch).
+        implementation: `auto`, `flash` (flash-attn), `xformers`, `native` (C++, on a CPU) or `sdpa`
+            (PyTorch).
 
     Returns:
         [B, L, H, C], 0 beyond `lengths`.
@@ -59,8 +124,47 @@ def dense_attention(
         )
     if window is None or window >= q.shape[1] - 1:
         window, global_clips = None, 0
-    call = (q, k, v, lengths, dropout_p, window, min(global_clips, q.shape[1]))
+    call = (q, k, v, lengths, lengths, dropout_p, window, min(global_clips, q.shape[1]))
     return _SERVE[dispatch.choose(OP, implementation, *call)](*call)
+
+
+def cross_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    implementation: str = "auto",
+) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v from one sequence to another.
+
+    Args:
+        q: [B, M, H, C], all of it valid.
+        k, v: [B, L, H, C].
+        lengths: [B] int64, valid part of L; None where all of it is. What lies beyond is not read.
+        implementation: as for `dense_attention`.
+
+    Returns:
+        [B, M, H, C], 0 where there is nothing to attend to.
+
+    Raises:
+        ImplementationError: the implementation asked for does not fit the call.
+    """
+    call = (q, k, v, lengths, None, 0.0, None, 0)
+    return _SERVE[dispatch.choose(OP, implementation, *call)](*call)
+
+
+def _count_forward(q: torch.Size, k: torch.Size, *_: object, **__: object) -> int:
+    return 4 * q.numel() * k[1]
+
+
+def _count_backward(_: torch.Size, *inputs: object, **__: object) -> int:
+    return 2 * _count_forward(*inputs)
+
+
+# So that PyTorch's counter sees them.
+register_flop_formula(torch.ops.sdst.dense_attention_forward)(_count_forward)
+register_flop_formula(torch.ops.sdst.dense_attention_backward)(_count_backward)
 
 
 def flops(

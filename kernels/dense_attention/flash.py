@@ -14,6 +14,7 @@ def unsupported_reasons(
     k: Tensor,
     v: Tensor,
     lengths: Tensor | None,
+    query_lengths: Tensor | None,
     dropout_p: float,
     window: int | None = None,
     global_clips: int = 0,
@@ -24,6 +25,8 @@ def unsupported_reasons(
         reasons.append(f"heads are {q.shape[-1]} wide, expected at most 256")
     if global_clips > 0:
         reasons.append(f"{global_clips} global clips beside a window, flash-attn knows none")
+    if lengths is not None and query_lengths is None:
+        reasons.append("only the keys have lengths, expected the queries' to be the same")
     return reasons
 
 
@@ -32,6 +35,7 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     lengths: Tensor | None,
+    query_lengths: Tensor | None,
     dropout_p: float,
     window: int | None,
     global_clips: int,

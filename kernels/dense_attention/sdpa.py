@@ -13,6 +13,7 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     lengths: Tensor | None,
+    query_lengths: Tensor | None,
     dropout_p: float,
     window: int | None,
     global_clips: int,
@@ -24,9 +25,17 @@ def dense_attention(
         lengths = torch.full(q.shape[:1], q.shape[1], device=q.device)
     if window is not None:
         return windowed_attention(q, k, v, lengths, dropout_p, window, global_clips)
-    clips = torch.arange(q.shape[1], device=q.device)
-    padding = (clips >= lengths[:, None])[..., None, None]
+    padding = _padding(k, lengths)
     # An empty video attends to its zeroed first clip, as a softmax over nothing is NaN.
-    mask = (clips < lengths.clamp(min=1)[:, None])[:, None, None]
-    out = attend(*(x.masked_fill(padding, 0) for x in (q, k, v)), mask, dropout_p)
+    seen = ~_padding(k, lengths.clamp(min=1))
+    k, v = (x.masked_fill(padding, 0) for x in (k, v))
+    if query_lengths is None:
+        return attend(q, k, v, seen.permute(0, 2, 3, 1), dropout_p)
+    padding = _padding(q, query_lengths)
+    out = attend(q.masked_fill(padding, 0), k, v, seen.permute(0, 2, 3, 1), dropout_p)
     return out.masked_fill(padding, 0)
+
+
+def _padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """[B, L, 1, 1], True beyond the valid part of x [B, L, H, C]."""
+    return (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None, None]

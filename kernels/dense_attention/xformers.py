@@ -13,6 +13,7 @@ def unsupported_reasons(
     k: Tensor,
     v: Tensor,
     lengths: Tensor | None,
+    query_lengths: Tensor | None,
     dropout_p: float,
     window: int | None = None,
     global_clips: int = 0,
@@ -25,6 +26,8 @@ def unsupported_reasons(
         reasons.append("a window over videos of several lengths: xformers has only causal ones")
     if global_clips > 0:
         reasons.append(f"{global_clips} global clips beside a window, xformers knows none")
+    if lengths is not None and query_lengths is None:
+        reasons.append("only the keys have lengths, expected the queries' to be the same")
     return reasons
 
 
@@ -33,6 +36,7 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     lengths: Tensor | None,
+    query_lengths: Tensor | None,
     dropout_p: float,
     window: int | None,
     global_clips: int,

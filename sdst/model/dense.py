@@ -32,7 +32,7 @@ class DenseBlock(nn.Module):
         self,
         dense: Tensor,
         keys_values: tuple[Tensor, Tensor],
-        text_mask: Tensor,
+        text_lengths: Tensor,
         time: Tensor,
         lengths: Tensor,
     ) -> Tensor:
@@ -40,13 +40,13 @@ class DenseBlock(nn.Module):
 
         Args:
             dense: [B, L, F].
-            keys_values: the sentence as `text_attention.keys_values` gives it, [B, H, N, F/H] each.
-            text_mask: [B, N], True at real tokens.
+            keys_values: the sentence as `text_attention.keys_values` gives it, [B, N, H, F/H] each.
+            text_lengths: [B], valid part of N.
             time: [L, F], sinusoidal code of when each of L is, in clips.
             lengths: [B], valid part of L.
         """
         to_text, over_time, feed_forward = self.residuals
-        dense = to_text(dense, self.text_attention(dense + time, keys_values, text_mask))
+        dense = to_text(dense, self.text_attention(dense + time, keys_values, text_lengths))
         dense = over_time(dense, self._look_over_time(dense, time, lengths))
         return feed_forward(dense, self.feed_forward(dense))
 

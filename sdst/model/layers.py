@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.kernels import dense_attention, dropout
+from sdst.kernels import cross_attention, dense_attention, dropout
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -103,6 +103,20 @@ class FeedForward(MLP):
         super().__init__(width, 4 * width, width)
 
 
+class NeighbourConv(nn.Conv1d):
+    """Convolution over a clip and its two neighbours in time, as one matrix product."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, F] -> [B, L, F], with zeros beyond the ends."""
+        length = x.shape[1]
+        padded = functional.pad(x, (0, 0, 1, 1))
+        around = torch.cat([padded[:, i : i + length] for i in range(3)], -1)
+        return functional.linear(around, self.weight.transpose(1, 2).flatten(1), self.bias)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention from a few queries to another sequence."""
 
@@ -114,18 +128,14 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., N, F] -> keys and values, each [..., H, N, F/H]."""
+        """[..., N, F] -> keys and values, each [..., N, H, F/H]."""
         keys, values = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        return keys.transpose(-2, -3), values.transpose(-2, -3)
+        return keys, values
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """x [B, L, F], keys and values [B, H, N, F/H], mask [B, N] True where real -> [B, L, F]."""
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        keys, values = keys_values
-        out = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask[:, None, None, :]
-        )
-        return self.out(out.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
+        """x [B, L, F], keys and values [B, N, H, F/H], lengths [B], valid part of N."""
+        query = self.query(x).unflatten(-1, (self.heads, -1))
+        return self.out(cross_attention(query, *keys_values, lengths).flatten(2))
 
 
 class SelfAttention(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sdst.kernels import deformable_attention
 from sdst.model.config import ModelConfig
-from sdst.model.layers import CrossAttention, length_mask
+from sdst.model.layers import CrossAttention, NeighbourConv, length_mask
 
 
 class DeformableReader(nn.Module):
@@ -45,9 +45,13 @@ class DeformableReader(nn.Module):
 
     def read(self, query: Tensor, references: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
         """query [B, M, Q], references [B, M, 2] (center, width), source [B, L, F] -> [B, M, F]."""
-        shape = (self.heads, self.points)
-        offsets = self.offsets(query).unflatten(-1, shape)
-        logits = self.scores(query).unflatten(-1, shape)
+        return self.read_at(self.offsets(query), self.scores(query), references, source, lengths)
+
+    def read_at(
+        self, offsets: Tensor, scores: Tensor, references: Tensor, source: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """As `read`, with what the query says: offsets and scores [B, M, heads * points]."""
+        offsets, logits = (x.unflatten(-1, (self.heads, -1)) for x in (offsets, scores))
         values = self.value(source).unflatten(-1, (self.heads, -1))
         read = deformable_attention(values, references, offsets, logits, lengths)
         return self.out(read.flatten(2))
@@ -66,15 +70,30 @@ class RDSA(DeformableReader):
         width = config.width
         # The query stays 3F wide [D]: with it, F = 256 gives the paper's 4.1 M parameters.
         super().__init__(width, 3 * width, config.heads, config.points)
-        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)  # [D]
+        self.conv = NeighbourConv(width)  # [D]
         self.query = nn.Linear(3 * width, 3 * width)
 
     def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
         """hidden [B, M, F] is not read: the video alone decides [P]. Returns [B, M, F]."""
         real = length_mask(lengths, dense.shape[1])[..., None]
-        source = self.conv((dense * real).transpose(1, 2)).transpose(1, 2)
-        query = self.query(gather_ends(source, references, lengths))
-        return self.read(query, references, source, lengths)
+        source = self.conv(dense * real)
+        ends = gather_ends(source, references, lengths)
+        return self.read_at(*self._look(ends), references, source, lengths)
+
+    def _look(self, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and scores of q = `ends` W_Q, [..., 3F] -> [..., heads * points] each.
+
+        Nothing else reads q. So for many rows the weights are multiplied first, which is fewer
+        operations than q itself.
+        """
+        weight = torch.cat((self.offsets.weight, self.scores.weight))
+        bias = torch.cat((self.offsets.bias, self.scores.bias))
+        if ends.shape[:-1].numel() > len(weight):
+            bias = functional.linear(self.query.bias, weight, bias)
+            offsets_scores = functional.linear(ends, weight @ self.query.weight, bias)
+        else:
+            offsets_scores = functional.linear(self.query(ends), weight, bias)
+        return offsets_scores.chunk(2, -1)
 
 
 class DeformableCrossAttention(DeformableReader):
@@ -94,8 +113,7 @@ class StandardCrossAttention(CrossAttention):
         super().__init__(config.width, config.heads)
 
     def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
-        mask = length_mask(lengths, dense.shape[1])
-        return super().forward(hidden, self.keys_values(dense), mask)
+        return super().forward(hidden, self.keys_values(dense), lengths)
 
 
 READERS = {

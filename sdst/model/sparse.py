@@ -53,7 +53,7 @@ class SparseBlock(nn.Module):
         dense: Tensor,
         lengths: Tensor,
         keys_values: tuple[Tensor, Tensor],
-        text_mask: Tensor,
+        text_lengths: Tensor,
         context: SelectedTokens | None,
     ) -> Tensor:
         """Refine the query embeddings once.
@@ -63,13 +63,13 @@ class SparseBlock(nn.Module):
             references: [B, M, 2], (center, width) in units of the video.
             dense: [B, L, F], this step's dense stream.
             lengths: [B], valid part of L.
-            keys_values: the sentence as `text_attention.keys_values` gives it, [B, H, N, F/H] each.
-            text_mask: [B, N], True at real tokens.
+            keys_values: the sentence as `text_attention.keys_values` gives it, [B, N, H, F/H] each.
+            text_lengths: [B], valid part of N.
             context: the frozen tokens selected for this step, under `context: sparse`.
         """
         position = self.position(self._code(references, hidden))
         text, residuals = self.text_attention, self.residuals
-        hidden = residuals["text"](hidden, text(hidden + position, keys_values, text_mask))
+        hidden = residuals["text"](hidden, text(hidden + position, keys_values, text_lengths))
         hidden = residuals["self"](hidden, self.self_attention(hidden, position))
         if self.context_attention is not None:
             branch = self.context_attention(hidden + position, context)

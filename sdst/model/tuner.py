@@ -152,9 +152,9 @@ class SDST(
                 before = inputs[step - 1]
                 dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
                 dense = torch.lerp(source, dense, beta[step])
-            dense = self.dense_block(dense, dense_text[step], text_mask, time, lengths)
+            dense = self.dense_block(dense, dense_text[step], text_lengths, time, lengths)
             hidden = self.sparse_block(
-                hidden, references, dense, lengths, sparse_text[step], text_mask, contexts[step]
+                hidden, references, dense, lengths, sparse_text[step], text_lengths, contexts[step]
             )
             spans, class_logits, actionness = self.heads(hidden, references)
             references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]

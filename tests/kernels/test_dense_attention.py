@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threads import assert_same_bits_in_threads
+from torch.utils.flop_counter import FlopCounterMode
 
-from sdst.kernels import dense_attention, unsupported_reasons
-from sdst.kernels.dense_attention import windowed
+from sdst.kernels import cross_attention, dense_attention, library, unsupported_reasons
+from sdst.kernels.dense_attention import flops, windowed
 from sdst.kernels.dispatch import implementations
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
+
+
+@pytest.fixture(params=["native", "sdpa"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    """Run the test with each implementation for a CPU."""
+    if request.param == "native" and library.missing_reason("cpu") is not None:
+        pytest.skip(str(library.missing_reason("cpu")))
+    return request.param
 
 
 @pytest.fixture
@@ -18,9 +28,9 @@ def qkv() -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(SIZE, generator=generator) for _ in range(3))
 
 
-def test_it_is_softmax_attention_over_the_valid_clips(qkv) -> None:
+def test_it_is_softmax_attention_over_the_valid_clips(qkv, implementation: str) -> None:
     lengths = torch.tensor([6, 4, 1])
-    found = dense_attention(*qkv, lengths)
+    found = dense_attention(*qkv, lengths, implementation=implementation)
     for i, length in enumerate(lengths.tolist()):
         q, k, v = (x[i, :length].transpose(0, 1) for x in qkv)
         expected = ((q @ k.mT) / 8**0.5).softmax(-1) @ v
@@ -28,25 +38,117 @@ def test_it_is_softmax_attention_over_the_valid_clips(qkv) -> None:
         assert (found[i, length:] == 0).all()
 
 
-def test_nan_in_the_padding_reaches_neither_output_nor_gradient(qkv) -> None:
+def test_nan_in_the_padding_reaches_neither_output_nor_gradient(qkv, implementation: str) -> None:
     q, k, v = (x.clone() for x in qkv)
     for x in (q, k, v):
         x[1, 4:] = torch.nan
         x.requires_grad_()
-    out = dense_attention(q, k, v, torch.tensor([6, 4, 6]))
+    out = dense_attention(q, k, v, torch.tensor([6, 4, 6]), implementation=implementation)
     out.sum().backward()
     assert out.isfinite().all()
     assert all(x.grad.isfinite().all() for x in (q, k, v))
 
 
-def test_an_empty_video_gives_zero(qkv) -> None:
-    assert (dense_attention(*qkv, torch.tensor([6, 0, 6]))[1] == 0).all()
+def test_an_empty_video_gives_zero(qkv, implementation: str) -> None:
+    out = dense_attention(*qkv, torch.tensor([6, 0, 6]), implementation=implementation)
+    assert (out[1] == 0).all()
+
+
+def formula(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention [B, M, H, C] of all queries to the valid keys, in fp64."""
+    q, k, v = (x.double() for x in (q, k, v))
+    logits = torch.einsum("bmhc,blhc->bhml", q, k) / q.shape[-1] ** 0.5
+    if lengths is not None:
+        seen = torch.arange(k.shape[1]) < lengths[:, None]
+        logits = logits.masked_fill(~seen[:, None, None], -torch.inf)
+    return torch.einsum("bhml,blhc->bmhc", logits.softmax(-1), v)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 16, 33])
+@pytest.mark.parametrize("size", [(1, 1), (5, 20), (31, 16), (75, 77), (900, 40)])
+@pytest.mark.parametrize("padded", [True, False])
+def test_values_and_gradients_are_the_formulas(
+    size: tuple[int, int], channels: int, padded: bool, implementation: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    (queries, keys), batch, heads = size, 2, 3
+    lengths = torch.tensor([keys, max(keys - 9, 1)]) if padded else None
+
+    def draw(length: int) -> torch.Tensor:
+        """The middle one of three that lie side by side, as a fused projection leaves them."""
+        fused = torch.randn(batch, length, 3, heads, channels, generator=generator)
+        return fused[:, :, 1].requires_grad_()
+
+    q, k, v = draw(queries), draw(keys), draw(keys)
+    upstream = torch.randn(q.shape, generator=generator)
+    found = cross_attention(q, k, v, lengths, implementation=implementation)
+    expected = formula(q, k, v, lengths)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    gradients = zip(
+        torch.autograd.grad(found, (q, k, v), upstream),
+        torch.autograd.grad(expected, (q, k, v), upstream.double()),
+        strict=True,
+    )
+    for mine, theirs in gradients:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_far_apart_stay_finite(implementation: str) -> None:
+    q, k, v = (torch.randn(1, 40, 2, 8) for _ in range(3))
+    for scale in (-1e3, 1e3):
+        found = cross_attention(scale * q, k, v, implementation=implementation)
+        expected = formula(scale * q, k, v, None)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_to_attend_to_gives_zero(qkv) -> None:
+    q, k, v = (x.clone().requires_grad_() for x in qkv)
+    lengths = torch.tensor([6, 0, 2])
+    if unsupported_reasons("dense_attention", "native", q, k, v, lengths, None, 0.0):
+        pytest.skip("there is no C++ library")
+    out = cross_attention(q, k, v, lengths)
+    assert (out[1] == 0).all()
+    out.sum().backward()
+    assert all((x.grad[1] == 0).all() for x in (q, k, v))
+
+
+def test_16_bit_inputs_are_computed_in_fp32(qkv) -> None:
+    half = [x.bfloat16() for x in qkv]
+    found = cross_attention(*half)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, cross_attention(*(x.float() for x in half)).bfloat16())
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    q, k, v = (torch.randn(3, 50, 4, 32).requires_grad_() for _ in range(3))
+
+    def run() -> list[torch.Tensor]:
+        out = dense_attention(q, k, v, torch.tensor([50, 31, 2]))
+        return [out, *torch.autograd.grad(out.square().sum(), (q, k, v))]
+
+    assert_same_bits_in_threads(run)
+
+
+def test_pytorchs_counter_sees_its_operations(qkv) -> None:
+    q, k, v = (x.clone().requires_grad_() for x in qkv)
+    with FlopCounterMode(display=False) as counter:
+        dense_attention(q, k, v).sum().backward()
+    batch, length, heads, channels = SIZE
+    assert counter.get_total_flops() == 3 * flops(batch, length, heads, channels)
+
+
+def test_it_keeps_pytorchs_rules_for_operators(qkv) -> None:
+    q, k, v = (x.clone().requires_grad_() for x in qkv)
+    arguments = (q, k, v, torch.tensor([6, 4, 1]), torch.tensor([6, 4, 1]))
+    torch.library.opcheck(torch.ops.sdst.dense_attention_forward, arguments)
 
 
 def test_the_cuda_libraries_say_why_they_do_not_serve_the_cpu(qkv) -> None:
     for name in implementations("dense_attention"):
-        if name != "sdpa":
-            assert unsupported_reasons("dense_attention", name, *qkv, None, 0.0)
+        if name in ("flash", "xformers"):
+            assert unsupported_reasons("dense_attention", name, *qkv, None, None, 0.0)
 
 
 def by_mask(
@@ -124,7 +226,7 @@ def test_a_window_that_makes_no_sense_is_named(qkv, options: dict) -> None:
 
 
 def test_the_libraries_say_what_they_lack_for_a_window(qkv) -> None:
-    call = (*qkv, torch.tensor([6, 4, 1]), 0.0, 2, 1)
+    call = (*qkv, *2 * [torch.tensor([6, 4, 1])], 0.0, 2, 1)
     assert "global" in unsupported_reasons("dense_attention", "flash", *call)[-1]
     assert "several lengths" in unsupported_reasons("dense_attention", "xformers", *call)[-2]
 
@@ -139,7 +241,7 @@ def test_every_library_gives_the_answer_of_sdpa(
 ) -> None:
     q, k, v = (x.cuda().bfloat16() for x in qkv)
     lengths = torch.tensor([6, 4, 1]).cuda() if padded else None
-    call = (q, k, v, lengths, 0.0, window, 0)
+    call = (q, k, v, lengths, lengths, 0.0, window, 0)
     if reasons := unsupported_reasons("dense_attention", name, *call):
         pytest.skip("; ".join(reasons))
     found = dense_attention(q, k, v, lengths, window=window, implementation=name)

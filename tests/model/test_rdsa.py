@@ -1,0 +1,40 @@
+"""RDSA's products, put together otherwise than its formula says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sdst.model import ModelConfig
+from sdst.model.layers import NeighbourConv
+from sdst.model.rdsa import RDSA
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_the_convolution_is_pytorchs(length: int) -> None:
+    conv = NeighbourConv(8)
+    x = torch.randn(3, length, 8, requires_grad=True)
+    inputs = (x, conv.weight, conv.bias)
+    found = conv(x)
+    expected = nn.Conv1d.forward(conv, x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    gradients = zip(
+        torch.autograd.grad(found, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
+    )
+    for mine, theirs in gradients:
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("rows", [1, 500])
+def test_offsets_and_scores_are_those_of_the_query(rows: int) -> None:
+    reader = RDSA(ModelConfig(video_width=8, text_width=8, width=16, heads=2))
+    for linear in (reader.offsets, reader.scores):
+        nn.init.normal_(linear.weight)
+    ends = torch.randn(rows, 48)
+    query = reader.query(ends)
+    for found, linear in zip(reader._look(ends), (reader.offsets, reader.scores), strict=True):
+        torch.testing.assert_close(found, linear(query), rtol=1e-4, atol=1e-5)
