@@ -135,7 +135,7 @@ class SDST(
         batch = len(text)
         video = video.for_queries(batch, videos)
         text_mask = length_mask(text_lengths, text.shape[2])
-        real_text = text.masked_fill(~text_mask[:, None, :, None], 0.0)
+        real_text = torch.where(text_mask[:, None, :, None], text, 0.0)
         projected_text = self.text_projection(real_text)  # [B, K, N, F], all steps in one product
         sentence = self.text_pooling(projected_text, text_mask[:, None])  # [B, K, F]
         visual, inputs, contexts = self._read_video(video, sentence)
@@ -200,8 +200,9 @@ class SDST(
 
     def _project(self, clips: Tensor, lengths: Tensor) -> Tensor:
         """Clip features [K or 1, V, L, Dv] into width F [K, V, L, F], all steps in one product."""
-        padding = ~length_mask(lengths, clips.shape[2])[..., None]
-        visual = self.visual_projection(clips.to(self.fusion.dtype).masked_fill(padding, 0.0))
+        real = length_mask(lengths, clips.shape[2])[..., None]
+        clips = torch.where(real, clips, 0.0)  # as narrow as they are stored
+        visual = self.visual_projection(clips.to(self.fusion.dtype))
         return visual.expand(self.config.layers, -1, -1, -1)
 
     def _keys_values(
