@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from sdst.config import Config
 from sdst.model import SDST, ModelConfig, Outputs, Targets, grounding_loss
@@ -91,6 +92,20 @@ def forward_pass(
     torch.manual_seed(0)
     tuner, inputs = model(config.model).eval(), random_inputs(config.model, batch, per_clip)
     return torch.no_grad()(lambda: tuner(*inputs))
+
+
+Shape = tuple[int, ...]
+
+
+@register_flop_formula(torch.ops.sdst.dense_attention_forward)
+def _attention(q: Shape, k: Shape, *_: object, **__: object) -> int:
+    """Both products of q [B, M, H, C] with k and v [B, L, H, C]."""
+    return 4 * math.prod(q) * k[1]
+
+
+@register_flop_formula(torch.ops.sdst.dense_attention_backward)
+def _attention_backward(_: Shape, q: Shape, k: Shape, *__: object, **___: object) -> int:
+    return 8 * math.prod(q) * k[1]
 
 
 class _Counter(TorchDispatchMode):

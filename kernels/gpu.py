@@ -14,6 +14,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from sdst.kernels import dispatch
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST = 8  # major compute capability: bf16 and tf32 arithmetic
 
@@ -36,7 +38,7 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
     return reasons
 
 
-@torch.compiler.assume_constant_result
+@dispatch.constant
 def missing_reason() -> str | None:
     """Why Triton cannot be used, None if it can."""
     return None if find_spec("triton") else "triton is not installed; run `pip install triton`"

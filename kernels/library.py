@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdst.kernels import dispatch
+
 ABI_VERSION = 6  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
@@ -125,7 +127,7 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
     return reasons if missing is None else [*reasons, missing]
 
 
-@torch.compiler.assume_constant_result
+@dispatch.constant
 def missing_reason(name: str) -> str | None:
     """Why the library `name` cannot be used, None if it can."""
     return _inspect(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from sdst.kernels import dispatch
 from sdst.kernels.dense_attention import flash, native, sdpa, xformers
@@ -152,19 +151,6 @@ def cross_attention(
     """
     call = (q, k, v, lengths, None, 0.0, None, 0)
     return _SERVE[dispatch.choose(OP, implementation, *call)](*call)
-
-
-def _count_forward(q: torch.Size, k: torch.Size, *_: object, **__: object) -> int:
-    return 4 * q.numel() * k[1]
-
-
-def _count_backward(_: torch.Size, *inputs: object, **__: object) -> int:
-    return 2 * _count_forward(*inputs)
-
-
-# So that PyTorch's counter sees them.
-register_flop_formula(torch.ops.sdst.dense_attention_forward)(_count_forward)
-register_flop_formula(torch.ops.sdst.dense_attention_backward)(_count_backward)
 
 
 def flops(

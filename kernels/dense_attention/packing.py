@@ -8,8 +8,10 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from sdst.kernels import dispatch
 
-@torch.compiler.assume_constant_result
+
+@dispatch.constant
 def missing_module(name: str) -> list[str]:
     """Why the Python module `name` cannot be used; empty if it can."""
     return list(_import_error(name))

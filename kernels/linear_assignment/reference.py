@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
 def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     """See `sdst.kernels.linear_assignment`. Runs on the host, one problem after the other."""
+    from scipy.optimize import linear_sum_assignment  # takes a third of a second to import
+
     batch, _, columns = cost.shape
     costs, counts = cost.detach().cpu().double().numpy(), sizes.cpu().numpy()
     rows = np.full((batch, columns), -1, dtype=np.int64)
