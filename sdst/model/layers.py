@@ -78,7 +78,7 @@ class Projection(nn.Sequential):
             nn.LayerNorm(source),
             Dropout(dropout),
             nn.Linear(source, width),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.LayerNorm(width),
             Dropout(dropout),
             nn.Linear(width, width),
@@ -92,7 +92,7 @@ class MLP(nn.Sequential):
         super().__init__()
         for source, target in pairwise(widths):
             if len(self):
-                self.append(nn.ReLU(inplace=True))
+                self.append(nn.ReLU())
             self.append(nn.Linear(source, target))
 
 
