@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
 from sdst.kernels import deformable_attention, library
 from sdst.kernels.deformable_attention import bytes, flops
 from sdst.kernels.deformable_attention.reference import deformable_attention as gather
+from sdst.memory import peak_memory
 
 QUERIES, HEADS, CHANNELS, SAMPLES = 10, 8, 32, 4
 

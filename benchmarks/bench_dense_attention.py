@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
 from sdst.kernels import dense_attention
 from sdst.kernels.dense_attention import bytes, flops
+from sdst.memory import peak_memory
 
 HEADS, CHANNELS = 8, 32
 WINDOW, GLOBAL = 64, 4

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
 from sdst.kernels import dropout, library
 from sdst.kernels.dropout import bytes, flops
+from sdst.memory import peak_memory
 
 SHAPE = (4 * 32 * 75, 768)  # K B L, Dv
 RATE = 0.5

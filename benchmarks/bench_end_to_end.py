@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
 from benchmarks.steps import TrainingStep, count_flops, forward_pass, random_inputs
 from sdst.config import Config, load_config
+from sdst.memory import peak_memory
 from sdst.model import SDST, EncodedVideo
 from sdst.model.layers import CrossAttention
 from sdst.model.video import dense_inputs

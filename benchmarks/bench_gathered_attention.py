@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
 from benchmarks.tokens import SHAPES
 from sdst.kernels import gathered_attention, library, pyramid, quantize
 from sdst.kernels.gathered_attention import bytes, flops
+from sdst.memory import peak_memory
 
 QUERIES, HEADS, HEAD_WIDTH, KEPT = 10, 8, 32, 64
 STRIDES = (1, 2, 4, 8)

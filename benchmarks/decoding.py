@@ -20,8 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from benchmarks.memory import peak_memory
 from sdst.data.video import ClipReader, clip_times, num_clips
+from sdst.memory import peak_memory
 
 try:
     import decord

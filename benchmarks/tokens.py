@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.memory import peak_memory
+from sdst.memory import peak_memory
 
 # B, L, P, D
 SHAPES = {

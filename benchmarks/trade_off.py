@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from benchmarks import planted
 from benchmarks.ablation import FIGURES, cell, train
 from benchmarks.interleave import interleave
-from benchmarks.memory import peak_memory
 from benchmarks.steps import TrainingStep, forward_pass
 from sdst.config import load_config
+from sdst.memory import peak_memory
 from sdst.plots import check_picture_name
 
 SHOWN = ("R1@0.5", "MR mAP", "HIT@1")

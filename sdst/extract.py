@@ -2,6 +2,7 @@
 
 python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train` then finds
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
+torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared out over processes
 
 A run that was stopped, were it killed, goes on where it was when it is started again. Damaged
 videos are used as far as they can be read, others left out; both are told at the end, and with
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -28,15 +29,20 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from sdst.backbones import Backbone, load_backbone
+from sdst.budget import BudgetError, MemoryBudget
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.features import FeatureStore, FeatureWriter
 from sdst.data.video import ClipReader
 from sdst.errors import InputError, run
+from sdst.memory import parse_bytes
 
 VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
 DECODERS = 2  # videos decoded at the same time, in the background
 QUERIES_AT_ONCE = 256
+
+if TYPE_CHECKING:
+    from sdst.shards import Share
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,6 +60,8 @@ def extract_features(
     progress: bool = True,
     resume: bool = False,
     report: Report | None = None,
+    memory: int | None = None,
+    may_be_empty: bool = False,
 ) -> FeatureStore:
     """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
 
@@ -68,11 +76,15 @@ def extract_features(
         resume: go on where a run that did not get to its end, were it killed, has left off.
         report: is told what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
+        memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
+            slower, and may change the last bit of a feature. The text tower is let go where no
+            sentence is encoded. None sets no bound.
+        may_be_empty: make a store even where no video can be read.
 
     Raises:
         InputError: a video cannot be read and must not be left out, not one can be read, `out`
-            exists already, or the backbone takes another number of frames at once; nothing is left
-            at `out`.
+            exists already, the backbone takes another number of frames at once, or `memory` is too
+            little; nothing is left at `out`.
     """
     if frames_per_clip % backbone.frames_at_once:
         raise InputError(
@@ -93,7 +105,16 @@ def extract_features(
         return vid, reader, _clip_features(backbone, frames, frames_per_clip)
 
     report = report or Report(strict=True)
-    ahead = torch.get_num_threads() + 1
+    threads = torch.get_num_threads()
+    ahead = threads + 1
+    budget = memory and MemoryBudget(
+        memory,
+        backbone,
+        text=bool(queries),
+        decoders=DECODERS + 1,
+        encoders=threads,
+        batches=ahead + DECODERS + 2,
+    )
     with (
         FeatureWriter(out, meta, resume=resume) as writer,
         _encoder_threads(backbone.device) as pool,
@@ -106,7 +127,7 @@ def extract_features(
         finished = set(writer.video_ids)
         bar.update(len(finished))
         rest = {vid: path for vid, path in videos.items() if vid not in finished}
-        decoded = _decode_ahead(rest, clip_length, frames_per_clip)
+        decoded = _decode_ahead(rest, clip_length, frames_per_clip, budget)
         encoded = _map_ahead(pool, encode, decoded, ahead)
         clips = 0
         for vid, pieces in groupby(encoded, key=itemgetter(0)):
@@ -114,7 +135,7 @@ def extract_features(
             rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
             bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
             bar.update()
-        if videos and not writer.video_ids:
+        if videos and not writer.video_ids and not may_be_empty:
             raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
         report.faults += writer.faults
     return FeatureStore(out)
@@ -207,25 +228,36 @@ def _map_ahead(
 
 
 def _decode_ahead(
-    videos: Mapping[str, Path], clip_length: float, frames_per_clip: int
+    videos: Mapping[str, Path],
+    clip_length: float,
+    frames_per_clip: int,
+    budget: MemoryBudget | None,
 ) -> Iterator[Piece]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
     with ThreadPoolExecutor(DECODERS) as pool:
         started: deque[_Ahead[Piece]] = deque()
         for vid, path in videos.items():
-            started.append(_Ahead(pool, _read(vid, path, clip_length, frames_per_clip)))
+            started.append(_Ahead(pool, _read(vid, path, clip_length, frames_per_clip, budget)))
             if len(started) > DECODERS:
                 yield from started.popleft()
         for pieces in started:
             yield from pieces
 
 
-def _read(vid: str, path: Path, clip_length: float, frames_per_clip: int) -> Iterator[Piece]:
+def _read(
+    vid: str, path: Path, clip_length: float, frames_per_clip: int, budget: MemoryBudget | None
+) -> Iterator[Piece]:
     """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
     try:
         reader = ClipReader(path, clip_length, frames_per_clip)
+        if budget is not None:
+            reader.most_frames = min(
+                reader.most_frames, budget.frames(reader.info, frames_per_clip)
+            )
         for frames in reader:
             yield vid, reader, frames
+    except BudgetError:
+        raise
     except InputError as error:
         yield vid, error, None
 
@@ -290,6 +322,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store, must not exist yet")
     return parser
@@ -297,6 +330,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.extract --help`."""
+    from sdst.shards import Share  # it extracts by this module
+
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
     if (options.config is None) == (options.videos is None):
@@ -306,13 +341,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = next(name for name in given if name != "config").replace("_", "-")
         raise InputError(f"--{other} goes with --videos; with --config use its --section.key")
     if options.config is not None:
+        if Share.of_environment().world > 1:
+            raise InputError("several processes share out --videos; with --config start one alone")
         _show(_extract_dataset(load_config(options.config, overrides)))
     elif overrides:
         raise InputError(f"unknown option {overrides[0]}; see python -m sdst.extract --help")
     elif options.output is None:
         raise InputError("--videos goes with --output, the folder of the store")
     else:
-        return _extract_videos(options)
+        return _extract_videos(options, Share.of_environment())
     return 0
 
 
@@ -332,24 +369,30 @@ def _extract_dataset(config: Config) -> FeatureStore:
     return open_data(config).source
 
 
-def _extract_videos(options: argparse.Namespace) -> int:
+def _extract_videos(options: argparse.Namespace, share: Share) -> int:
     """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
+    from sdst.shards import extract_share
+
     videos = find_videos(options.videos)
     queries = {a.qid: a.query for path in options.annotations for a in read_annotations(path)}
     if options.output.exists():
         raise InputError(f"--output {options.output}: exists already; choose another folder")
-    backbone = load_backbone(options.backbone, options.layers)
+    memory = parse_bytes(options.memory_budget) if options.memory_budget else None
+    backbone = load_backbone(options.backbone, options.layers, share.device)
     report = Report(options.strict)
-    store = extract_features(
-        videos,
-        queries,
-        backbone,
-        options.output,
-        options.clip_length,
-        options.frames_per_clip,
-        resume=True,
-        report=report,
-    )
+    inputs = (videos, queries, backbone, options.output)
+    settings = {
+        "clip_length": options.clip_length,
+        "frames_per_clip": options.frames_per_clip,
+        "report": report,
+        "memory": memory,
+    }
+    if share.world == 1:
+        store = extract_features(*inputs, resume=True, **settings)
+    else:
+        store = extract_share(share, *inputs, **settings)
+    if store is None:  # the first process tells
+        return 0
     _show(store)
     for line in report.faults:
         print(f"damaged: {line}", file=sys.stderr)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from benchmarks import conftest as hooks
-from benchmarks.memory import peak_memory
 from benchmarks.report import main
 from benchmarks.roofline import Roofline
 from sdst.errors import InputError
+from sdst.memory import peak_memory
 
 RUN = {
     "benchmarks": [

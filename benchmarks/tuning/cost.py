@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak_memory
 from benchmarks.tuning.strategies import (
     STRATEGIES,
     OnFeatures,
@@ -35,6 +34,7 @@ from sdst.config import Config, load_config
 from sdst.data.batches import Batch
 from sdst.data.jsonl import replace_text
 from sdst.errors import run
+from sdst.memory import peak_memory
 from sdst.model import parameter_count
 from sdst.predict import decode
 

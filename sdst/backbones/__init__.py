@@ -70,6 +70,9 @@ class Backbone(Protocol):
     def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences, each trimmed to its own tokens."""
 
+    def release_text(self) -> None:
+        """Free the memory of the text tower; `encode_text` cannot be called any more."""
+
 
 def load_backbone(name: str, layers: int, device: str | torch.device | None = None) -> Backbone:
     """Load a frozen backbone that gives the hidden states of its last `layers` blocks.

@@ -95,6 +95,13 @@ class OpenClipBackbone:
             ]
         return features
 
+    def release_text(self) -> None:
+        """Free the memory of the text tower; `encode_text` cannot be called any more."""
+        _ = self.fingerprint  # is of both towers
+        for name, _ in [*self.model.named_children()]:
+            if name != "visual":
+                delattr(self.model, name)
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Token ids `[B, context]` of sentences, and how many of each are its own."""
         ids = self._tokenizer(list(texts)).to(self.device)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import decoding
-from benchmarks.memory import peak_memory
 from sdst.data import video
 from sdst.data.video import ClipReader, clip_times, num_clips, probe, thumbnails
 from sdst.errors import InputError
+from sdst.memory import peak_memory
 from tests.videos import FPS, times_shown, write_video
 
 SECONDS = 12

@@ -196,6 +196,10 @@ class InternVideo2Backbone:
             features += self._encode_texts(list(texts[first : first + TEXTS_AT_ONCE]))
         return features
 
+    def release_text(self) -> None:
+        """Free the memory of the text tower; `encode_text` cannot be called any more."""
+        del self._model.text_encoder, self._model.text_proj
+
     def _encode_texts(self, texts: list[str]) -> list[TextFeatures]:
         batch = self._tokenizer(
             texts,

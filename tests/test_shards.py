@@ -1,0 +1,168 @@
+"""Extraction shared out over processes gives the store of one process, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_extract import GreyBackbone, write_video
+
+from sdst import shards
+from sdst.errors import InputError
+from sdst.extract import Report, extract_features
+from sdst.shards import Share, extract_share
+
+QUERIES = {1: "a red ball", "two": "a dog that runs away"}
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> dict[str, Path]:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in "abcde":
+        write_video(folder / f"{name}.mp4", generator.integers(16, 235, 40).tolist())
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return {path.stem: path for path in sorted(folder.iterdir())}
+
+
+def run_share(rank: int, videos: dict[str, Path], out: Path, world: int = 2, **options):
+    """The store (in the first process) and the report of one process."""
+    report = Report()
+    settings = {"clip_length": 1.0, "frames_per_clip": 1, "report": report, **options}
+    store = extract_share(Share(rank, world), videos, QUERIES, GreyBackbone(), out, **settings)
+    return store, report
+
+
+def run_alone(videos: dict[str, Path], out: Path):
+    report = Report()
+    store = extract_features(
+        videos, QUERIES, GreyBackbone(), out, clip_length=1.0, progress=False, report=report
+    )
+    return store, report
+
+
+def assert_same_bytes(store: Path, other: Path) -> None:
+    assert {file.name for file in store.iterdir()} == {file.name for file in other.iterdir()}
+    for file in store.iterdir():
+        assert (other / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("world", [2, 3, 9])
+def test_the_shares_join_to_the_store_of_one_process(videos, tmp_path, world: int) -> None:
+    alone, expected = run_alone(videos, tmp_path / "alone")
+    for rank in range(1, world):
+        assert run_share(rank, videos, tmp_path / "shared", world)[0] is None
+    store, report = run_share(0, videos, tmp_path / "shared", world)
+    assert_same_bytes(alone.path, store.path)
+    assert report == expected and len(report.skipped) == 1
+    assert not list(tmp_path.glob(".*")), "shards are left"
+
+
+def test_every_process_has_its_part(videos) -> None:
+    parts = shards._parts(videos, 3)
+    assert sorted(vid for part in parts for vid in part) == sorted(videos)
+    assert all(parts)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = ["tests"]
+from test_shards import run_share
+from sdst.data.features import FeatureWriter
+
+finish = FeatureWriter._finish_video
+def die_after_the_first(self, *video):
+    if self.video_ids:
+        os.kill(os.getpid(), 9)
+    finish(self, *video)
+FeatureWriter._finish_video = die_after_the_first
+videos = {path.stem: path for path in sorted(Path(sys.argv[1]).iterdir())}
+run_share(1, videos, Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_process_goes_on_in_its_share(videos, tmp_path, monkeypatch) -> None:
+    alone, _ = run_alone(videos, tmp_path / "alone")
+    out = tmp_path / "shared"
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "videos"), str(out)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    seen = []
+    encode = GreyBackbone.encode_frames
+    monkeypatch.setattr(
+        GreyBackbone,
+        "encode_frames",
+        lambda self, frames: (seen.append(len(frames)), encode(self, frames))[1],
+    )
+    run_share(1, videos, out)
+    theirs = [vid for vid in shards._parts(videos, 2)[1] if vid in alone]
+    assert sum(seen) == 20 * (len(theirs) - 1), "a finished video was encoded again"
+    run_share(1, videos, out)  # its share is done
+    assert sum(seen) == 20 * (len(theirs) - 1)
+    assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
+
+
+def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
+    run_share(1, videos, tmp_path / "shared", world=2)
+    with pytest.raises(InputError, match="go on with 2"):
+        run_share(1, videos, tmp_path / "shared", world=3)
+
+
+def test_shares_of_different_backbones_are_refused(videos, tmp_path, monkeypatch) -> None:
+    run_share(1, videos, tmp_path / "shared")
+    monkeypatch.setattr(GreyBackbone, "fingerprint", "grey-2")
+    with pytest.raises(InputError, match="not those of process 0"):
+        run_share(0, videos, tmp_path / "shared")
+
+
+def test_not_one_readable_video_is_an_error(tmp_path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    run_share(1, {"broken": broken}, tmp_path / "shared")
+    with pytest.raises(InputError, match=r"none of 1 videos can be read: .*broken\.mp4"):
+        run_share(0, {"broken": broken}, tmp_path / "shared")
+
+
+def test_the_one_who_waits_tells_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(shards, "SILENCE_SECONDS", 0)
+    (tmp_path / "0.json").write_text("{}")
+
+    def appear(seconds: float) -> None:
+        (tmp_path / "1.json").write_text("{}")
+
+    monkeypatch.setattr(shards.time, "sleep", appear)
+    shards._wait_for_all(tmp_path, 2)
+    assert "processes 1 have written nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "variables", [{"RANK": "two"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}]
+)
+def test_an_environment_that_makes_no_sense_is_named(monkeypatch, variables: dict) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="RANK"):
+        Share.of_environment()
+
+
+@pytest.mark.slow
+def test_torchrun_shares_out_the_command(videos, tmp_path) -> None:
+    command = ["-m", "sdst.extract", "--videos", str(tmp_path / "videos"), "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run = [sys.executable, *command, str(alone)]
+    assert subprocess.run(run, env=environment, check=False).returncode == 1
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*torchrun, *command, str(shared)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "5 videos" in done.stdout and "left out: " in done.stderr
+    assert_same_bytes(alone, shared)
+    assert json.loads((shared / "index.json").read_text())["meta"]["backbone"] == "demo"
