@@ -39,6 +39,8 @@ from sdst.memory import parse_bytes
 
 VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
 DECODERS = 2  # videos decoded at the same time, in the background
+# On a CPU every core encodes a batch of its own: small ones keep all busy on a short video, too.
+CPU_BATCH = 8
 QUERIES_AT_ONCE = 256
 
 if TYPE_CHECKING:
@@ -98,6 +100,16 @@ def extract_features(
         "frames_per_clip": frames_per_clip,
     }
 
+    def open_video(path: Path) -> ClipReader:
+        reader = ClipReader(path, clip_length, frames_per_clip)
+        if backbone.device.type == "cpu":
+            reader.most_frames = min(reader.most_frames, CPU_BATCH)
+        if budget is not None:
+            reader.most_frames = min(
+                reader.most_frames, budget.frames(reader.info, frames_per_clip)
+            )
+        return reader
+
     def encode(piece: Piece) -> Piece:
         vid, reader, frames = piece
         if frames is None:
@@ -127,7 +139,7 @@ def extract_features(
         finished = set(writer.video_ids)
         bar.update(len(finished))
         rest = {vid: path for vid, path in videos.items() if vid not in finished}
-        decoded = _decode_ahead(rest, clip_length, frames_per_clip, budget)
+        decoded = _decode_ahead(rest, open_video)
         encoded = _map_ahead(pool, encode, decoded, ahead)
         clips = 0
         for vid, pieces in groupby(encoded, key=itemgetter(0)):
@@ -228,32 +240,23 @@ def _map_ahead(
 
 
 def _decode_ahead(
-    videos: Mapping[str, Path],
-    clip_length: float,
-    frames_per_clip: int,
-    budget: MemoryBudget | None,
+    videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
 ) -> Iterator[Piece]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
     with ThreadPoolExecutor(DECODERS) as pool:
         started: deque[_Ahead[Piece]] = deque()
         for vid, path in videos.items():
-            started.append(_Ahead(pool, _read(vid, path, clip_length, frames_per_clip, budget)))
+            started.append(_Ahead(pool, _read(vid, path, open_video)))
             if len(started) > DECODERS:
                 yield from started.popleft()
         for pieces in started:
             yield from pieces
 
 
-def _read(
-    vid: str, path: Path, clip_length: float, frames_per_clip: int, budget: MemoryBudget | None
-) -> Iterator[Piece]:
+def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Iterator[Piece]:
     """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
     try:
-        reader = ClipReader(path, clip_length, frames_per_clip)
-        if budget is not None:
-            reader.most_frames = min(
-                reader.most_frames, budget.frames(reader.info, frames_per_clip)
-            )
+        reader = open_video(path)
         for frames in reader:
             yield vid, reader, frames
     except BudgetError:

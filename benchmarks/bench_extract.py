@@ -1,0 +1,70 @@
+"""`sdst.extract` against its bare backbone: what decoding and writing cost beside the encoding."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.decoding import write_minute
+from benchmarks.interleave import interleave, ratio
+from sdst.backbones import Backbone, load_backbone
+from sdst.data.video import ClipReader
+from sdst.extract import extract_features
+
+BACKBONE = "ViT-B-32"  # random weights: as fast as trained ones
+CLIP_LENGTH = 2.0
+GROUP = 2  # seconds between key pictures
+ROUNDS = 2
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_backbone(BACKBONE, layers=4)
+
+
+def bench_extract(benchmark, backbone: Backbone, tmp_path: Path) -> None:
+    """A minute of 480p from its file to a store, against frames that lie decoded in memory.
+
+    On a CPU decoding takes its part of the cores, so the bare backbone's rate cannot be reached.
+    What can is that no core waits: the encoding's time and, shared by the cores, the decoding's.
+    """
+    video, store = tmp_path / "video.mp4", tmp_path / "store"
+    write_minute(video, GROUP)
+    batches = list(ClipReader(video, CLIP_LENGTH))
+
+    def extract() -> None:
+        extract_features({"video": video}, {}, backbone, store, CLIP_LENGTH, progress=False)
+        shutil.rmtree(store)
+
+    def encode() -> None:
+        for frames in batches:
+            backbone.encode_frames(frames)
+
+    def decode() -> None:
+        for _ in ClipReader(video, CLIP_LENGTH):
+            pass
+
+    seconds = interleave({"extract": extract, "encode": encode, "decode": decode}, ROUNDS)
+    threads = torch.get_num_threads()
+    shared = statistics.median(seconds["decode"]) / threads
+    share = ratio(seconds["encode"], seconds["extract"])
+    reached = ratio([second + shared for second in seconds["encode"]], seconds["extract"])
+    benchmark.group = f"a minute of 480p through {BACKBONE}"
+    benchmark.extra_info |= {
+        "of the bare backbone's rate": share,
+        "of what encoding and decoding need": reached,
+        "threads": threads,
+        "device": "cpu",
+    }
+    benchmark.pedantic(extract, rounds=1)
+    print(
+        f"\n{share['median']:.0%} of the bare backbone's rate, {reached['median']:.0%} of what "
+        "encoding and decoding need on these cores"
+    )
