@@ -3,6 +3,7 @@
 python -m sdst.ground --checkpoint DIR --video FILE --query TEXT [...]
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
 python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    of many videos the best
+python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        of those of sdst.extract
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,9 +26,9 @@ from tqdm import tqdm
 from sdst.backbones import Backbone, TextFeatures, load_backbone
 from sdst.checkpoint import load_checkpoint, trained_on
 from sdst.config import Config
-from sdst.data.features import VideoFeatures
+from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.data.jsonl import replace_text
-from sdst.encoding import VideoEncoder
+from sdst.encoding import VIDEOS_IN_MEMORY, VideoEncoder
 from sdst.errors import InputError, run
 from sdst.extract import find_videos
 from sdst.long import ground_long
@@ -141,6 +143,7 @@ class Grounder(_Grounder):
         self.config, model = load_checkpoint(Path(checkpoint))
         self.model: SDST = model.to(device).eval()
         self._scale = self.model.scale.item()
+        self._encoded: deque[tuple[VideoFeatures, EncodedVideo]] = deque(maxlen=VIDEOS_IN_MEMORY)
         super().__init__(_encoder_of(Path(checkpoint), self.config, device, backbone))
 
     @torch.inference_mode()
@@ -164,7 +167,7 @@ class Grounder(_Grounder):
 
     def search(
         self,
-        videos: Mapping[str, str | Path],
+        videos: Mapping[str, str | Path] | FeatureStore,
         queries: Sequence[str],
         top: int = 10,
         skipped: list[str] | None = None,
@@ -178,10 +181,11 @@ class Grounder(_Grounder):
 
             score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
 
-        over the stretch about the moment, so that a video's length does not speak for it.
+        over the stretch about the moment, so that a video's length does not speak for it. Short
+        videos are answered together.
 
         Args:
-            videos: files by their ids; each is read once.
+            videos: files by their ids, each of which is read once; or a store of `sdst.extract`.
             queries: sentences.
             top: most moments found for each.
             skipped: is told of the videos that cannot be read, a line each; without it such a video
@@ -189,25 +193,90 @@ class Grounder(_Grounder):
             progress: show a bar.
 
         Raises:
-            InputError: a query is empty, or a video cannot be read.
+            InputError: a query is empty, a video cannot be read, or the store's features are not
+                those of the training.
         """
         check_queries(queries)
         texts = self.backbone.encode_text(queries)
         candidates: list[list[tuple[str, list[float], float]]] = [[] for _ in queries]
-        for vid, path in tqdm(videos.items(), "search", unit="video", disable=not progress):
+        corpus = tqdm(videos, "search", unit="video", disable=not progress)
+        if isinstance(videos, FeatureStore):
+            self._check_store(videos)
+            features = ((vid, videos.video(vid)) for vid in corpus)
+        else:
+            features = self._read(((vid, videos[vid]) for vid in corpus), skipped)
+        for group in self._groups(features, len(queries)):
+            answers = self._answers_of_all([video for _, video in group], texts, top)
+            for (vid, _), of_video in zip(group, answers, strict=True):
+                for found, answer in zip(candidates, of_video, strict=True):
+                    found += [
+                        (vid, window, self._evidence(window, answer.saliency))
+                        for window in answer.windows[:top].tolist()
+                    ]
+        return [_best(found, top) for found in candidates]
+
+    def _check_store(self, store: FeatureStore) -> None:
+        """Refuse a store whose features are not those that the model was trained on."""
+        expected = {
+            "fingerprint": self.backbone.fingerprint,
+            "clip_length": self.encoder.clip_length,
+            "frames_per_clip": self.encoder.frames_per_clip,
+        }
+        for name, value in expected.items():
+            if store.meta.get(name) != value:
+                raise InputError(
+                    f"{store.path}: {name} {store.meta.get(name)}, expected {value}, that of the "
+                    "training; extract the videos with the same backbone and settings"
+                )
+
+    def _read(
+        self, videos: Iterable[tuple[str, str | Path]], skipped: list[str] | None
+    ) -> Iterator[tuple[str, VideoFeatures]]:
+        for vid, path in videos:
             try:
-                features = self.encoder.encode(path)
+                yield vid, self.encoder.encode(path)
             except InputError as error:
                 if skipped is None:
                     raise
                 skipped.append(str(error))
-                continue
-            for found, answer in zip(candidates, self._answers(features, texts, top), strict=True):
-                found += [
-                    (vid, window, self._evidence(window, answer.saliency))
-                    for window in answer.windows[:top].tolist()
-                ]
-        return [_best(found, top) for found in candidates]
+
+    def _groups(
+        self, videos: Iterable[tuple[str, VideoFeatures]], queries: int
+    ) -> Iterator[list[tuple[str, VideoFeatures]]]:
+        """Videos that may be answered together: a few short ones, or one that is long."""
+        group: list[tuple[str, VideoFeatures]] = []
+        longest = 0
+        for vid, video in videos:
+            _, clips, per_clip, _ = video.tokens.shape
+            longest = max(longest, clips)
+            too_many = (len(group) + 1) * longest * per_clip * queries > CLIPS_AT_ONCE
+            if group and (too_many or longest > self.config.predict.stretch):
+                yield group
+                group, longest = [], clips
+            group.append((vid, video))
+        if group:
+            yield group
+
+    @torch.inference_mode()
+    def _answers_of_all(
+        self, videos: list[VideoFeatures], texts: list[TextFeatures], top: int
+    ) -> list[list[Prediction]]:
+        """What `_answers` gives for every video, those of a group in one pass of the model."""
+        if len(videos) == 1:
+            return [self._answers(videos[0], texts, top)]
+        device = self.backbone.device
+        clips = [torch.from_numpy(np.array(video.tokens, np.float32)) for video in videos]
+        rows = pad_sequence([video.transpose(0, 1) for video in clips], batch_first=True)
+        lengths = torch.tensor([video.shape[1] for video in clips], device=device)
+        encoded = self.model.encode_video(rows.transpose(1, 2).to(device), lengths)
+        index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
+        tokens, words = self._padded([text.tokens for text in texts])
+        tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
+        outputs = self.model.answer(encoded, tokens, words, index)
+        durations = [video.duration for video in videos for _ in texts]
+        options = self.config.predict
+        found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)
+        return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
 
     def _evidence(self, window: list[float], saliency: np.ndarray) -> float:
         """log mean exp(scale * S_t) over the stretch of training length about a window."""
@@ -218,6 +287,14 @@ class Grounder(_Grounder):
         return float(np.logaddexp.reduce(logits) - np.log(clips))
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
+        """What the tuner needs of a video, kept for those used last."""
+        kept = next((encoded for known, encoded in self._encoded if known is video), None)
+        if kept is None:
+            kept = self._encode_anew(video)
+            self._encoded.append((video, kept))
+        return kept
+
+    def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
         tokens = torch.from_numpy(np.array(video.tokens, np.float32))[None].to(
             self.encoder.backbone.device
         )
@@ -410,6 +487,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--clip-length", type=float, metavar="S", help="with --zero-shot (default: 2 seconds)")
     add("--video", type=Path, metavar="FILE")
     add("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders to search in")
+    add("--store", type=Path, metavar="DIR", help="a store of sdst.extract to search in")
     add("--query", action="append", default=[], metavar="TEXT", help="may be given repeatedly")
     add("--queries", type=Path, metavar="FILE", help="queries, one a line")
     add("--top", type=int, default=5, metavar="N", help="windows per query (default: %(default)s)")
@@ -427,7 +505,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grounder = ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
     else:
         grounder = Grounder(options.checkpoint, backbone=options.backbone)
-    if options.videos:
+    if options.videos or options.store:
         return _search(grounder, options)
     answers = grounder.ground(options.video, options.query, options.top)
     first = answers[0]
@@ -448,7 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(grounder: Grounder, options: argparse.Namespace) -> int:
     """Print the best moments of many videos for every query; exit code 1 if one was left out."""
-    videos = find_videos(options.videos)
+    videos = find_videos(options.videos) if options.videos else FeatureStore(options.store)
     skipped: list[str] = []
     answers = grounder.search(videos, options.query, options.top, skipped, progress=True)
     records = []
@@ -478,8 +556,8 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
     if options.zero_shot == (options.checkpoint is not None):
         raise InputError("give either --checkpoint DIR or --zero-shot")
-    if (options.video is None) == (options.videos is None):
-        raise InputError("give either --video FILE or --videos PATH ...")
+    if [options.video, options.videos, options.store].count(None) != 2:
+        raise InputError("give one of --video FILE, --videos PATH ... and --store DIR")
     if options.clip_length is not None and not options.zero_shot:
         raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
     if options.clip_length is not None and not options.clip_length > 0:
@@ -487,8 +565,8 @@ def _check_options(options: argparse.Namespace) -> None:
     check_queries(options.query)
     if options.top < 1:
         raise InputError(f"--top {options.top}: expected at least 1")
-    if options.videos and (options.zero_shot or options.plot):
-        raise InputError("--videos goes with --checkpoint and without --plot")
+    if options.video is None and (options.zero_shot or options.plot):
+        raise InputError("--videos and --store go with --checkpoint and without --plot")
     if options.video is not None and not options.video.is_file():
         raise InputError(f"--video {options.video}: no such video file")
     _check_output("--json", options.json)

@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from sdst import encoding as module
+from sdst import ground
 from sdst.backbones import load_backbone
 from sdst.checkpoint import RunFolder
 from sdst.config import Config, load_config
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
+from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.errors import InputError, run
+from sdst.extract import extract_features
 from sdst.ground import Grounder, Grounding, ZeroShotGrounder, format_table, format_time, main
 from sdst.model import SDST
 from sdst.zero_shot import zero_shot_moments
@@ -268,6 +271,64 @@ def test_moments_of_many_videos_are_ranked_by_score_and_evidence(grounder, films
         assert moment.score == pytest.approx(score * evidence / most, rel=1e-3)
 
 
+def test_videos_in_one_pass_are_answered_as_one_by_one(grounder, films, monkeypatch):
+    readable = {vid: path for vid, path in films.items() if vid != "noise"}
+    passes = []
+    answers = Grounder._answers_of_all
+
+    def counted(self, videos, *arguments):
+        passes.append(len(videos))
+        return answers(self, videos, *arguments)
+
+    monkeypatch.setattr(Grounder, "_answers_of_all", counted)
+    together = grounder.search(readable, QUERIES)
+    monkeypatch.setattr(ground, "CLIPS_AT_ONCE", 1)
+    alone = grounder.search(readable, QUERIES)
+    assert passes == [3, 1, 1, 1]
+    for found, expected in zip(together, alone, strict=True):
+        assert [m.vid for m in found] == [m.vid for m in expected]
+        numbers = [[(m.start, m.end, m.score) for m in moments] for moments in (found, expected)]
+        np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4)
+
+
+def test_a_long_video_is_answered_by_itself(grounder):
+    def video(clips: int) -> VideoFeatures:
+        return VideoFeatures(np.zeros((2, clips, 1, 4), np.float16), None, 1.0)
+
+    stretch = grounder.config.predict.stretch
+    lengths = [5, 5, stretch + 1, 5, 7]
+    groups = grounder._groups(((str(i), video(n)) for i, n in enumerate(lengths)), queries=1)
+    assert [[vid for vid, _ in group] for group in groups] == [["0", "1"], ["2"], ["3", "4"]]
+
+
+def extract_films(grounder, films, out: Path, clip_length: float) -> FeatureStore:
+    readable = {vid: path for vid, path in films.items() if vid != "noise"}
+    return extract_features(readable, {}, grounder.backbone, out, clip_length, progress=False)
+
+
+def test_a_store_is_searched_as_its_videos_are(grounder, films, tmp_path):
+    store = extract_films(grounder, films, tmp_path / "store", grounder.encoder.clip_length)
+    assert grounder.search(store, QUERIES) == grounder.search(films, QUERIES, skipped=[])
+
+
+def test_a_store_of_other_features_is_refused(grounder, films, tmp_path):
+    store = extract_films(grounder, films, tmp_path / "store", 2 * grounder.encoder.clip_length)
+    with pytest.raises(InputError, match=r"clip_length .* that of the training"):
+        grounder.search(store, QUERIES)
+
+
+def test_a_video_is_projected_once_for_all_calls(cache, film, tmp_path):
+    config = small_config()
+    config = replace(config, model=replace(config.model, context="none"))  # asks for no sentence
+    grounder = Grounder(write_checkpoint(tmp_path / "run", config))
+    calls = []
+    grounder.model.visual_projection.register_forward_hook(lambda *_: calls.append(1))
+    first = grounder.ground(film, QUERIES)
+    again = grounder.ground(film, QUERIES[:1])
+    assert len(calls) == 1
+    np.testing.assert_allclose(again[0].windows, first[0].windows, rtol=1e-3, atol=1e-4)
+
+
 def test_a_video_that_cannot_be_searched_is_an_error_unless_told(grounder, films):
     with pytest.raises(InputError, match=r"noise\.mp4"):
         grounder.search(films, QUERIES)
@@ -342,7 +403,7 @@ def test_the_command_prints_and_writes_everything(checkpoint, cache, film, tmp_p
 FAULTS = {
     "empty query": ({"--query": " "}, "query 1 is empty"),
     "queries": ({"--queries": "nowhere.txt"}, "--queries nowhere.txt: cannot be read"),
-    "both": ({"--videos": "."}, "give either --video FILE or --videos PATH"),
+    "both": ({"--videos": "."}, "give one of --video FILE, --videos PATH"),
     "clip length": ({"--clip-length": "2"}, "--clip-length goes with --zero-shot"),
     "top": ({"--top": "0"}, "--top 0: expected at least 1"),
     "video": ({"--video": "nowhere.mp4"}, "nowhere.mp4: no such video file"),

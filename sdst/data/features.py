@@ -403,6 +403,9 @@ class FeatureStore:
     def __contains__(self, vid: str) -> bool:
         return vid in self._videos
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._videos)
+
     @property
     def video_ids(self) -> list[str]:
         """Ids of the videos, in the order written."""
