@@ -321,7 +321,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
     add("--videos", type=Path, nargs="+", metavar="PATH", help="files, folders, or lists in .txt")
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
-    add("--backbone", default="demo", help="demo, an open_clip MODEL:PRETRAINED, local-dir:FOLDER")
+    add(
+        "--backbone",
+        default="demo",
+        help="demo, open_clip MODEL:PRETRAINED, ...; options follow as ,dtype=bfloat16 (README)",
+    )
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,9 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
 
     Args:
         name: `demo` (packaged, no download), an open_clip model as `MODEL` (random weights, for
-            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`;
-            `internvideo2:PATH[,option=value...]` (`sdst.backbones.internvideo2.Options`).
+            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`,
+            or `internvideo2:PATH`. Options may follow as `,option=value`: `Options` of
+            `sdst.backbones.openclip` and `sdst.backbones.internvideo2`.
         layers: K.
         device: default: CUDA where present, else the CPU.
 
@@ -93,7 +95,7 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
     from sdst.backbones.openclip import OpenClipBackbone
 
     return OpenClipBackbone(
-        f"local-dir:{DEMO_BACKBONE}" if name == "demo" else name, layers, device, shown_as=name
+        re.sub(r"^demo(?=$|,)", f"local-dir:{DEMO_BACKBONE}", name), layers, device, shown_as=name
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
+from sdst.backbones.options import parse_options
 from sdst.errors import InputError
 
 LOCAL = "local-dir:"
@@ -29,11 +30,51 @@ FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 256
 
 
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a backbone's name says: `MODEL[:PRETRAINED][,option=value...]`.
+
+    Args:
+        model: as for `load_backbone`, `demo` resolved.
+        dtype: of the arithmetic under autocast: `float32` (none), `bfloat16` or `float16`; by
+            default the last on a GPU, the first on a CPU. Features do not tell which it was.
+        image_size: pixels of a side that pictures are brought to; the positions of the patches are
+            interpolated. By default what the model was trained with.
+        quick_gelu: x * sigmoid(1.702 x) in place of GELU, which OpenAI's weights were trained with
+            [P]; by default for the tags that open_clip knows to need it and for files named so.
+        channels_last: keep pictures with their channels together; pays for convolutions.
+        compile: compile the vision tower by `torch.compile`, once a process.
+    """
+
+    model: str
+    dtype: str = ""
+    image_size: int | None = None
+    quick_gelu: bool | None = None
+    channels_last: bool = False
+    compile: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> Options:
+        """Read the name of a backbone."""
+        kinds = {
+            "dtype": tuple(DTYPES),
+            "image_size": int,
+            "quick_gelu": bool,
+            "channels_last": bool,
+            "compile": bool,
+        }
+        model, options = parse_options(name, kinds)
+        return cls(model, **options)
+
+
 class OpenClipBackbone:
     """The towers of an open_clip model, frozen; see `sdst.backbones.Backbone`.
 
     Args:
-        name: as for `load_backbone`, `demo` resolved.
+        name: as for `load_backbone`, `demo` resolved; `Options` may follow.
         layers: K, the last blocks of either tower whose hidden states are given.
         device: default: CUDA where present, else the CPU.
         shown_as: the name to go by, where it is not `name`.
@@ -49,14 +90,23 @@ class OpenClipBackbone:
         self.name = shown_as or name
         self.layers = layers
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = _create_model(name).to(self.device).eval().requires_grad_(False)
-        self._config = open_clip.factory.get_model_config(_split(name)[0])
-        self._tokenizer = _create_tokenizer(name)
+        options = Options.parse(name)
+        self.model = _create_model(options).to(self.device).eval().requires_grad_(False)
+        self._format = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.model.visual.to(memory_format=self._format)
+        self._config = open_clip.factory.get_model_config(_split(options.model)[0])
+        self._tokenizer = _create_tokenizer(options.model)
+        self._dtype = DTYPES[
+            options.dtype or ("float16" if self.device.type == "cuda" else "float32")
+        ]
         self.preprocess = Preprocess(PreprocessCfg(**self.model.visual.preprocess_cfg))
         self.preprocess.to(self.device)
         self.image_size = self.preprocess.size
         self.frames_at_once = 1
         self._measure()
+        if options.compile:
+            tower = self.model.visual
+            tower.forward_intermediates = torch.compile(tower.forward_intermediates, dynamic=True)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,7 +161,7 @@ class OpenClipBackbone:
         """Encode preprocessed pictures `[T, 3, h, w]`, with gradients if the weights want any."""
         with self._autocast():
             output = self.model.forward_intermediates(
-                image=images,
+                image=images.contiguous(memory_format=self._format),
                 image_indices=self.layers,
                 image_output_fmt="NLC",
                 image_output_extra_tokens=True,
@@ -141,7 +191,7 @@ class OpenClipBackbone:
         return ((ids != padding) * places).amax(dim=1).clamp(min=1).tolist()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
 
     @property
     def _batch(self) -> int:
@@ -222,7 +272,8 @@ def _resize(frames: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
     return F.resize(frames, list(size), mode, antialias=True)
 
 
-def _create_model(name: str) -> nn.Module:
+def _create_model(options: Options) -> nn.Module:
+    name = options.model
     model, pretrained = _split(name)
     if ":" not in name:
         if name not in open_clip.list_models():
@@ -235,13 +286,17 @@ def _create_model(name: str) -> nn.Module:
             stacklevel=4,
         )
     weights = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    quick_gelu = options.quick_gelu
+    if quick_gelu is None:  # open_clip only warns, and of files not even that
+        of_openai = "openai" in Path(pretrained or "").name.lower()
+        quick_gelu = weights.get("quick_gelu", of_openai)
     try:
         with _silent_logging():
             return open_clip.create_model(
                 model,
                 pretrained=pretrained,
-                # OpenAI's weights were trained with x * sigmoid(1.702 x) [P]; open_clip only warns.
-                force_quick_gelu=weights.get("quick_gelu", False),
+                force_quick_gelu=quick_gelu,
+                force_image_size=options.image_size,
                 require_pretrained=":" in name,
             )
     except Exception as error:  # open_clip raises whatever its downloads and parsers raise

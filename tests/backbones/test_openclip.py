@@ -37,12 +37,12 @@ MODEL = {
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
+def write_model(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
     """A tiny open_clip model with random weights, as a local folder."""
     folder.mkdir()
     torch.manual_seed(seed)
     weights = open_clip.CLIP(**MODEL).state_dict()
-    save_file({k: v.half() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    save_file({k: v.to(dtype) for k, v in weights.items()}, folder / "open_clip_model.safetensors")
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
@@ -182,6 +182,74 @@ def test_openai_weights_get_the_quick_gelu(monkeypatch):
     with pytest.raises(InputError, match="enough seen"):
         load_backbone("ViT-B-32:openai", layers=2)
     assert asked["force_quick_gelu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked_for"),
+    [
+        ("ViT-B-32:/weights/ViT-B-32-OpenAI.pt", True),
+        ("ViT-B-32:/weights/other.pt", False),
+        ("ViT-B-32:/weights/other.pt,quick_gelu=true", True),
+        ("ViT-B-32:openai,quick_gelu=false", False),
+    ],
+)
+def test_the_quick_gelu_goes_by_the_file_or_the_option(monkeypatch, name, asked_for):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        raise RuntimeError("enough seen")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(InputError, match="enough seen"):
+        load_backbone(name, layers=2)
+    assert asked["force_quick_gelu"] == asked_for
+
+
+def with_options(folder: Path, options: str):
+    return load_backbone(f"local-dir:{folder},{options}", layers=2, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_arithmetic_gives_nearly_the_same_features(backbone, folder, frames, dtype):
+    narrow = with_options(folder, f"dtype={dtype}")
+    expected, found = backbone.encode_frames(frames), narrow.encode_frames(frames)
+    assert not torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0.05, atol=0.05)
+    assert narrow.fingerprint == backbone.fingerprint
+
+
+def test_pictures_may_be_larger_than_in_training(backbone, tmp_path, frames):
+    folder = write_model(tmp_path / "model", dtype=torch.float32)  # open_clip resizes no fp16
+    side = 2 * backbone.image_size[0]
+    larger = with_options(folder, f"image_size={side}")
+    assert larger.image_size == (side, side)
+    assert larger.tokens_per_frame == 4 * (backbone.tokens_per_frame - 1) + 1
+    assert larger.encode_frames(frames).tokens.shape[2] == larger.tokens_per_frame
+    assert larger.fingerprint != backbone.fingerprint
+
+
+@pytest.mark.parametrize(
+    "option", ["channels_last=true", pytest.param("compile=true", marks=pytest.mark.slow)]
+)
+def test_what_makes_it_faster_changes_nothing(backbone, folder, frames, option):
+    expected, found = (b.encode_frames(frames) for b in (backbone, with_options(folder, option)))
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.embedding, expected.embedding, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("colour=red", "unknown option colour; expected one of dtype"),
+        ("dtype=int8", "dtype is 'int8'; expected float32 or bfloat16 or float16"),
+        ("image_size=big", "image_size is 'big'; expected 1 or more"),
+        ("compile=maybe", "compile is 'maybe'; expected true or false"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(folder, option, reason):
+    with pytest.raises(InputError, match=reason):
+        with_options(folder, option)
 
 
 @pytest.mark.parametrize(

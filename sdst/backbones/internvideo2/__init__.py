@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -23,6 +22,7 @@ from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.backbones.internvideo2.towers import InternVideo2, Sizes
 from sdst.backbones.internvideo2.weights import Weights
 from sdst.backbones.openclip import Preprocess, normalized
+from sdst.backbones.options import parse_options
 from sdst.errors import InputError
 
 SCHEME = "internvideo2"
@@ -73,34 +73,20 @@ class Options:
     @classmethod
     def parse(cls, name: str) -> Options:
         """Read the name of a backbone."""
-        path, *given = re.split(r",(?=\w+=)", name.partition(":")[2])
+        kinds = {
+            "tokenizer": str,
+            "frames": int,
+            "pooling": POOLINGS,
+            "dtype": tuple(DTYPES),
+            "stream": bool,
+        }
+        base, options = parse_options(name, kinds)
+        path = base.partition(":")[2]
         if not path:
             raise InputError(
                 f"backbone {name}: expected {SCHEME}:FILE with the weights of InternVideo2 stage 2 "
                 "(InternVideo2-stage2_1b-224p-f4.pt)"
             )
-        options = dict(option.split("=", 1) for option in given)
-        kinds = {field.name: field.type for field in fields(cls)[1:]}
-        for key, value in options.items():
-            choices = {
-                "pooling": POOLINGS,
-                "dtype": tuple(DTYPES),
-                "stream": ("true", "false"),
-            }.get(key)
-            if key not in kinds:
-                raise InputError(
-                    f"backbone {name}: unknown option {key}; expected one of {', '.join(kinds)}"
-                )
-            if choices and value not in choices:
-                raise InputError(
-                    f"backbone {name}: {key} is {value!r}; expected {' or '.join(choices)}"
-                )
-            if key == "frames" and not re.fullmatch(r"[1-9]\d*", value):
-                raise InputError(f"backbone {name}: frames is {value!r}; expected 1 or more")
-        if "frames" in options:
-            options["frames"] = int(options["frames"])
-        if "stream" in options:
-            options["stream"] = options["stream"] == "true"
         return cls(Path(path), **options)
 
 
