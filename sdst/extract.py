@@ -42,6 +42,8 @@ DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small ones keep all busy on a short video, too.
 CPU_BATCH = 8
 QUERIES_AT_ONCE = 256
+# A film of hours is one video, so parts of it count.
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
 
 if TYPE_CHECKING:
     from sdst.shards import Share
@@ -130,7 +132,7 @@ def extract_features(
     with (
         FeatureWriter(out, meta, resume=resume) as writer,
         _encoder_threads(backbone.device) as pool,
-        tqdm(total=len(videos), desc="encode", unit="video", disable=not progress) as bar,
+        tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
     ):
         missing = {qid: text for qid, text in queries.items() if qid not in writer.query_ids}
         encoded_texts = _map_ahead(pool, backbone.encode_text, _groups([*missing.values()]), ahead)
@@ -142,11 +144,13 @@ def extract_features(
         decoded = _decode_ahead(rest, open_video)
         encoded = _map_ahead(pool, encode, decoded, ahead)
         clips = 0
-        for vid, pieces in groupby(encoded, key=itemgetter(0)):
-            clips += _write_video(writer, vid, pieces, report)
-            rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
-            bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
-            bar.update()
+        for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), len(finished)):
+            for part, written in _write_video(writer, vid, pieces, report):
+                clips += written
+                rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
+                bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
+                bar.update(done + part - bar.n)
+            bar.update(done + 1 - bar.n)
         if videos and not writer.video_ids and not may_be_empty:
             raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
         report.faults += writer.faults
@@ -168,9 +172,11 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
 
-def _write_video(writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report) -> int:
-    """Write what comes of one video; how many clips there were."""
-    video = None
+def _write_video(
+    writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report
+) -> Iterator[tuple[float, int]]:
+    """Write what comes of one video; yields the part of it that is done, and clips just written."""
+    video, clips = None, 0
     for _, reader, features in pieces:
         if isinstance(reader, InputError):
             if report.strict:
@@ -178,12 +184,14 @@ def _write_video(writer: FeatureWriter, vid: str, pieces: Iterable[Piece], repor
             report.skipped.append(str(reader))
             if video is not None:
                 video.abandon()
-            return 0
+            return
         if video is None:
             video = writer.begin_video(vid, reader.wanted)
-        video.write(*features)
+        tokens, embedding = features
+        video.write(tokens, embedding)
+        clips += tokens.shape[1]
+        yield clips / reader.wanted, tokens.shape[1]
     video.finish(reader.duration, reader.faults)
-    return reader.clips
 
 
 def _groups(texts: list[str]) -> Iterator[list[str]]:
@@ -284,8 +292,8 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
     """Video files by their id, the file name without its ending.
 
     Args:
-        paths: video files, folders of such, and lists (`.txt`) with a path on every
-            line, beside the list where it is relative.
+        paths: video files, folders with such anywhere in them, and lists (`.txt`) with a path on
+            every line, beside the list where it is relative.
     """
     videos: dict[str, Path] = {}
     for path in paths:
@@ -293,7 +301,7 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
             lines = map(str.strip, path.read_text().splitlines())
             files = [path.parent / line for line in lines if line]
         elif path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix.lower() in VIDEO_ENDINGS)
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in VIDEO_ENDINGS)
             if not files:
                 raise InputError(f"--videos {path}: no video files in this folder")
         elif path.is_file():

@@ -237,6 +237,19 @@ def test_videos_of_a_folder_are_found_by_their_names(videos, tmp_path):
     assert find_videos([tmp_path / "videos"]) == dict(sorted(videos.items()))
 
 
+def test_folders_in_a_folder_are_searched(videos, tmp_path):
+    inner = tmp_path / "videos" / "more" / "of them"
+    inner.mkdir(parents=True)
+    deep = write_video(inner / "deep.MP4", [10])
+    assert find_videos([tmp_path / "videos"]) == dict(sorted({**videos, "deep": deep}.items()))
+
+
+def test_the_bar_tells_parts_of_a_video(tmp_path, capsys):
+    films = {"long": write_video(tmp_path / "long.mp4", list(range(20, 220, 4)))}
+    extract_features(films, {}, GreyBackbone(), tmp_path / "store", clip_length=1.0)
+    assert "1.0/1 videos" in capsys.readouterr().err
+
+
 def test_two_files_of_one_name_are_refused(videos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
