@@ -1,12 +1,15 @@
-"""`dense_attention` over long videos: with a window, time and memory grow linearly with length."""
+"""`dense_attention`: batches in C++ against SDPA; long videos in a window, linear in length."""
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio
-from sdst.kernels import dense_attention
+from sdst.kernels import cross_attention, dense_attention
 from sdst.kernels.dense_attention import bytes, flops
 from sdst.memory import peak_memory
 
@@ -79,3 +82,32 @@ def bench_dense_attention_window(benchmark) -> None:
     }
     benchmark.pedantic(windowed, args=(inputs,), rounds=ROUNDS)
     print(f"\n{found['median']:.1f}x attention to everything at {SHORT} clips")
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both ways"])
+@pytest.mark.parametrize("keys", [75, 20], ids=["75 clips", "20 words"])
+def bench_dense_attention_batch(benchmark, keys: int, backward: bool) -> None:
+    """A batch of QVHighlights: clips to clips, or to words, in C++ against PyTorch's SDPA."""
+    batch, queries = 32, 75
+    sizes = [(batch, length, HEADS, CHANNELS) for length in (queries, keys, keys)]
+    q, k, v = (torch.randn(size, requires_grad=backward) for size in sizes)
+    lengths = torch.randint(keys // 2, keys + 1, (batch,))
+    upstream = torch.randn(sizes[0])
+
+    def run(implementation: str) -> None:
+        out = cross_attention(q, k, v, lengths, implementation=implementation)
+        if backward:
+            torch.autograd.grad(out, (q, k, v), upstream)
+
+    seconds = interleave({name: partial(run, name) for name in ("native", "sdpa")}, rounds=15)
+    passes = 1 + 2 * backward
+    benchmark.group = f"attention of {queries} clips to {keys} of {batch} videos"
+    benchmark.extra_info |= {
+        "against SDPA": ratio(seconds["sdpa"], seconds["native"]),
+        "flops": passes * flops(batch, queries, HEADS, CHANNELS, keys=keys),
+        "bytes": passes * bytes(batch, queries, HEADS, CHANNELS, keys=keys),
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    benchmark.pedantic(run, args=("native",), rounds=15)

@@ -160,14 +160,20 @@ def flops(
     channels: int,
     window: int | None = None,
     global_clips: int = 0,
+    keys: int | None = None,
 ) -> int:
-    """Both matrix products of the forward pass, a multiply-add counted as two."""
-    pairs = length * length
+    """Both matrix products of the forward pass, a multiply-add counted as two.
+
+    `keys` of another sequence, or as many as `length`.
+    """
+    pairs = length * (keys or length)
     if window is not None:
         pairs = min(pairs, length * (2 * window + 1 + 2 * global_clips))
     return 4 * batch * heads * pairs * channels
 
 
-def bytes(batch: int, length: int, heads: int, channels: int, size: int = 4) -> int:
+def bytes(
+    batch: int, length: int, heads: int, channels: int, size: int = 4, keys: int | None = None
+) -> int:
     """Least traffic of the forward pass: q, k and v once, the output once."""
-    return 4 * size * batch * length * heads * channels
+    return 2 * size * batch * (length + (keys or length)) * heads * channels
