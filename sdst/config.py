@@ -47,6 +47,8 @@ class DataConfig:
         limit: keep only the first so many queries of every split (for short trials).
         allow_missing: go on without the queries whose features are missing; else that is an error.
         on_device: keep all features in the memory of the GPU, where they fit.
+        pad_to: pad clips, words and moments of a training batch to a multiple of this, so that a
+            compiled step sees few shapes; what is padded changes nothing.
     """
 
     dataset: Literal["demo", "custom"] = "demo"
@@ -67,6 +69,7 @@ class DataConfig:
     limit: int | None = None
     allow_missing: bool = False
     on_device: bool = False
+    pad_to: int = 1
 
 
 @dataclass
@@ -87,6 +90,9 @@ class TrainConfig:
         validate_every: epochs between validations.
         select_by: figure of the validation report that decides which checkpoint is best.
         precision: `auto` is bf16 where the GPU has it, fp32 elsewhere.
+        compile: run forward, matching and losses as one graph of `torch.compile`: `default`, or
+            `reduce-overhead`, which keeps it as a CUDA graph. Compiling takes a minute or more for
+            every shape: set data.pad_to as well.
         workers: processes that load batches; 0 loads in the training process.
         seed: the run is a function of it, bit for bit on a CPU.
     """
@@ -103,6 +109,7 @@ class TrainConfig:
     validate_every: int = 1
     select_by: str = "MR-full-mAP"
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    compile: Literal["no", "default", "reduce-overhead"] = "no"
     workers: int = 0
     seed: int = 0
 
@@ -294,6 +301,8 @@ def _data_problems(data: DataConfig) -> list[str]:
         found.append(
             f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
         )
+    if data.pad_to < 1:
+        found.append(f"data.pad_to is {data.pad_to}, expected 1 or more")
     if data.endpoints and not from_files:
         found.append("data.endpoints goes with features from files, not with data.features encode")
     return found

@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from sdst.errors import InputError, run
 from sdst.evaluate import format_report
 from sdst.evaluation import write_predictions
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.model import SDST, Targets, grounding_loss, parameter_count
+from sdst.model import SDST, LossConfig, Targets, grounding_loss, parameter_count
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.plots import plot_curves
 from sdst.predict import predict, predict_zero_shot
@@ -56,6 +57,9 @@ class Trainer:
         model = SDST(config.model)
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        compiled = config.train.compile
+        compile = partial(torch.compile, mode=compiled)
+        self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
         self.steps_per_epoch = math.ceil(len(self.loader) / config.train.accumulation)
         self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
         accelerator.register_for_checkpointing(self.scheduler)
@@ -129,8 +133,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss, backward, and an optimiser step when its gradients are complete."""
         batch = batch.to(self.accelerator.device)
-        outputs = self.model(*batch.inputs())
-        loss, terms = grounding_loss(outputs, targets_of(batch), self.config.loss, gather_batch)
+        inputs, targets = batch.inputs(), targets_of(batch)
+        loss, terms = self.batch_loss(self.model, inputs, targets, self.config.loss)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
@@ -230,6 +234,13 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
     )
 
 
+def batch_loss(
+    model: nn.Module, inputs: tuple[Tensor, ...], targets: Targets, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a batch costs, in all and by its terms; what `train.compile` makes a graph of."""
+    return grounding_loss(model(*inputs), targets, config, gather_batch)
+
+
 def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
     """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step."""
     batch_size = config.train.batch_size // config.train.accumulation
@@ -243,7 +254,7 @@ def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
         batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=collate,
+        collate_fn=partial(collate, multiple=config.data.pad_to),
         num_workers=config.train.workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -170,24 +171,25 @@ def _windows(annotation: Annotation) -> np.ndarray:
     return np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Pad samples with zeros to the longest of each kind.
+def collate(samples: list[Sample], multiple: int = 1) -> Batch:
+    """Pad samples with zeros to the longest of each kind, or the next multiple of `multiple`.
 
     The video keeps the store's number type and lies in memory layer by layer, as the model reads
     it; all else is fp32.
     """
+    pad = partial(_pad, multiple=multiple)
     videos = [s.video for s in samples]
-    video = _pad(videos, axis=1, dtype=_number_type(videos[0]), batch_axis=1).transpose(0, 1)
-    text = _pad([s.text for s in samples], axis=1)
+    video = pad(videos, axis=1, dtype=_number_type(videos[0]), batch_axis=1).transpose(0, 1)
+    text = pad([s.text for s in samples], axis=1)
     layers = samples[0].layers
     return Batch(
         video=video.expand(-1, layers, -1, -1, -1),
         text=text.expand(-1, layers, -1, -1),
         video_lengths=torch.tensor([s.video.shape[1] for s in samples]),
         text_lengths=torch.tensor([s.text.shape[1] for s in samples]),
-        spans=_pad([s.spans for s in samples], axis=0, least=1),
+        spans=pad([s.spans for s in samples], axis=0),
         span_counts=torch.tensor([len(s.spans) for s in samples]),
-        saliency=_pad([s.saliency for s in samples], axis=0),
+        saliency=pad([s.saliency for s in samples], axis=0),
         positive_clip=torch.tensor([s.positive_clip for s in samples]),
     )
 
@@ -195,13 +197,14 @@ def collate(samples: list[Sample]) -> Batch:
 def _pad(
     arrays: list[np.ndarray] | list[Tensor],
     axis: int,
-    least: int = 0,
     dtype: torch.dtype = torch.float32,
     batch_axis: int = 0,
+    multiple: int = 1,
 ) -> Tensor:
     """Stack arrays that differ in size along `axis` alone, zeros after the shorter ones."""
     shape = list(arrays[0].shape)
-    shape[axis] = max(least, *(a.shape[axis] for a in arrays))
+    longest = max(1, *(a.shape[axis] for a in arrays))
+    shape[axis] = -(-longest // multiple) * multiple
     shape.insert(batch_axis, len(arrays))
     on_device = isinstance(arrays[0], Tensor)
     out = torch.zeros(shape, dtype=dtype, device=arrays[0].device if on_device else None)
