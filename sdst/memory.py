@@ -22,7 +22,7 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
-        raise InputError(f"{text!r} is no size; expected one like 2GB, 1.5GiB or 800MB")
+        raise InputError(f"size {text!r}: expected one like 2GB, 1.5GiB or 800MB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
