@@ -83,10 +83,12 @@ def extract_share(
             begun, or shards that do not come from the same backbone.
     """
     folder = _folder(out, share.world)
-    mine = _parts(videos, share.world)[share.rank]
-    told = folder / f"{share.rank}.json"
-    if not told.exists():
-        shutil.rmtree(folder / str(share.rank), ignore_errors=True)  # it would be told of twice
+    parts = _parts(videos, share.world)
+    mine, told = parts[share.rank], folder / f"{share.rank}.json"
+    if not _is_done(told, mine):
+        # Done, but for other videos, or before it could tell: a complete store does not grow.
+        told.unlink(missing_ok=True)
+        shutil.rmtree(folder / str(share.rank), ignore_errors=True)
         extract_features(
             {vid: videos[vid] for vid in mine},
             queries if share.rank == 0 else {},
@@ -100,10 +102,10 @@ def extract_share(
             memory=memory,
             may_be_empty=True,
         )
-        replace_text(told, json.dumps(asdict(report)))
+        replace_text(told, json.dumps({"videos": mine, **asdict(report)}))
     if share.rank > 0:
         return None
-    _wait_for_all(folder, share.world)
+    _wait_for_all(folder, parts)
     store = _join(videos, queries, folder, share.world, out, report)
     shutil.rmtree(folder)
     return store
@@ -131,12 +133,19 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
     return [[vid for vid in videos if owners[vid] == rank] for rank in range(world)]
 
 
-def _wait_for_all(folder: Path, world: int) -> None:
+def _is_done(told: Path, part: list[str]) -> bool:
+    """Whether a process has told that its shard holds these videos, less the unreadable ones."""
+    return told.exists() and json.loads(told.read_text())["videos"] == part
+
+
+def _wait_for_all(folder: Path, parts: list[list[str]]) -> None:
     """Until every process has told its report; says so where one is silent for long."""
-    with tqdm(total=world, desc="wait for other processes", unit="shard") as bar:
+    with tqdm(total=len(parts), desc="wait for other processes", unit="shard") as bar:
         said = time.time()
-        while missing := [r for r in range(world) if not (folder / f"{r}.json").exists()]:
-            bar.update(world - len(missing) - bar.n)
+        while missing := [
+            rank for rank, part in enumerate(parts) if not _is_done(folder / f"{rank}.json", part)
+        ]:
+            bar.update(len(parts) - len(missing) - bar.n)
             last = max((f.stat().st_mtime for f in folder.rglob("*")), default=0.0)
             if time.time() - max(last, said) > SILENCE_SECONDS:
                 said = time.time()
@@ -146,7 +155,7 @@ def _wait_for_all(folder: Path, world: int) -> None:
                     "and they go on where they were"
                 )
             time.sleep(POLL_SECONDS)
-        bar.update(world - bar.n)
+        bar.update(len(parts) - bar.n)
 
 
 def _join(

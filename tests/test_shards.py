@@ -108,6 +108,15 @@ def test_a_killed_process_goes_on_in_its_share(videos, tmp_path, monkeypatch) ->
     assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
 
 
+def test_videos_that_came_later_are_not_forgotten(videos, tmp_path) -> None:
+    fewer = {vid: path for vid, path in videos.items() if vid not in "bd"}
+    run_share(1, fewer, tmp_path / "shared")  # done, and killed before all were joined
+    alone, _ = run_alone(videos, tmp_path / "alone")
+    run_share(1, videos, tmp_path / "shared")
+    store, _ = run_share(0, videos, tmp_path / "shared")
+    assert_same_bytes(alone.path, store.path)
+
+
 def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
     run_share(1, videos, tmp_path / "shared", world=2)
     with pytest.raises(InputError, match="go on with 2"):
@@ -131,13 +140,14 @@ def test_not_one_readable_video_is_an_error(tmp_path) -> None:
 
 def test_the_one_who_waits_tells_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(shards, "SILENCE_SECONDS", 0)
-    (tmp_path / "0.json").write_text("{}")
+    (tmp_path / "0.json").write_text('{"videos": ["a"]}')
+    (tmp_path / "1.json").write_text('{"videos": ["of a run before"]}')
 
     def appear(seconds: float) -> None:
-        (tmp_path / "1.json").write_text("{}")
+        (tmp_path / "1.json").write_text('{"videos": ["b"]}')
 
     monkeypatch.setattr(shards.time, "sleep", appear)
-    shards._wait_for_all(tmp_path, 2)
+    shards._wait_for_all(tmp_path, [["a"], ["b"]])
     assert "processes 1 have written nothing" in capsys.readouterr().out
 
 

@@ -171,29 +171,17 @@ def test_preprocessing_is_open_clips_own(resize_mode, interpolation, size):
     assert (got - expected).abs().mean() <= 0.1 * grey_level
 
 
-def test_openai_weights_get_the_quick_gelu(monkeypatch):
-    asked = {}
-
-    def create_model(name, **options):
-        asked.update(options)
-        raise RuntimeError("enough seen")
-
-    monkeypatch.setattr(open_clip, "create_model", create_model)
-    with pytest.raises(InputError, match="enough seen"):
-        load_backbone("ViT-B-32:openai", layers=2)
-    assert asked["force_quick_gelu"]
-
-
 @pytest.mark.parametrize(
     ("name", "asked_for"),
     [
+        ("ViT-B-32:openai", True),
         ("ViT-B-32:/weights/ViT-B-32-OpenAI.pt", True),
         ("ViT-B-32:/weights/other.pt", False),
         ("ViT-B-32:/weights/other.pt,quick_gelu=true", True),
         ("ViT-B-32:openai,quick_gelu=false", False),
     ],
 )
-def test_the_quick_gelu_goes_by_the_file_or_the_option(monkeypatch, name, asked_for):
+def test_openai_weights_get_the_quick_gelu_unless_told_otherwise(monkeypatch, name, asked_for):
     asked = {}
 
     def create_model(name, **options):
