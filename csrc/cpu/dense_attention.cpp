@@ -37,8 +37,11 @@ struct Attention {
     const int64_t *query_lengths, *key_lengths;
     float scale;
 
-    int64_t valid_queries(int64_t b) const { return query_lengths ? query_lengths[b] : queries; }
-    int64_t valid_keys(int64_t b) const { return key_lengths ? key_lengths[b] : keys; }
+    int64_t valid_queries(int64_t b) const { return valid(query_lengths, b, queries); }
+    int64_t valid_keys(int64_t b) const { return valid(key_lengths, b, keys); }
+    static int64_t valid(const int64_t* lengths, int64_t b, int64_t all) {
+        return lengths ? std::clamp<int64_t>(lengths[b], 0, all) : all;
+    }
     int64_t width() const { return whole_panels(channels); }  // of a row of channels, copied
     int64_t columns() const { return whole_panels(keys); }    // of a row of logits
 };
