@@ -40,7 +40,7 @@ from sdst.memory import parse_bytes
 VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
 DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small ones keep all busy on a short video, too.
-CPU_BATCH = 8
+CPU_BATCH = 16
 QUERIES_AT_ONCE = 256
 # A film of hours is one video, so parts of it count.
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
@@ -104,8 +104,6 @@ def extract_features(
 
     def open_video(path: Path) -> ClipReader:
         reader = ClipReader(path, clip_length, frames_per_clip)
-        if backbone.device.type == "cpu":
-            reader.most_frames = min(reader.most_frames, CPU_BATCH)
         if budget is not None:
             reader.most_frames = min(
                 reader.most_frames, budget.frames(reader.info, frames_per_clip)
@@ -142,6 +140,9 @@ def extract_features(
         bar.update(len(finished))
         rest = {vid: path for vid, path in videos.items() if vid not in finished}
         decoded = _decode_ahead(rest, open_video)
+        if backbone.device.type == "cpu":
+            clips_at_once = max(1, CPU_BATCH // frames_per_clip)
+            decoded = _split(decoded, clips_at_once * frames_per_clip)
         encoded = _map_ahead(pool, encode, decoded, ahead)
         clips = 0
         for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), len(finished)):
@@ -259,6 +260,13 @@ def _decode_ahead(
                 yield from started.popleft()
         for pieces in started:
             yield from pieces
+
+
+def _split(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
+    """The same frames, at most so many in a piece."""
+    for vid, reader, frames in pieces:
+        for first in range(0, 1 if frames is None else len(frames), most):
+            yield vid, reader, None if frames is None else frames[first : first + most]
 
 
 def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Iterator[Piece]:
