@@ -83,14 +83,19 @@ def extract_share(
             begun, or shards that do not come from the same backbone.
     """
     folder = _folder(out, share.world)
-    parts = _parts(videos, share.world)
-    mine, told = parts[share.rank], folder / f"{share.rank}.json"
+    settings = {
+        "backbone": backbone.name,
+        "clip_length": clip_length,
+        "frames_per_clip": frames_per_clip,
+    }
+    tasks = [{"videos": part, **settings} for part in _parts(videos, share.world)]
+    mine, told = tasks[share.rank], folder / f"{share.rank}.json"
     if not _is_done(told, mine):
-        # Done, but for other videos, or before it could tell: a complete store does not grow.
+        # Done, but for another task, or before it could tell: a complete store does not grow.
         told.unlink(missing_ok=True)
         shutil.rmtree(folder / str(share.rank), ignore_errors=True)
         extract_features(
-            {vid: videos[vid] for vid in mine},
+            {vid: videos[vid] for vid in mine["videos"]},
             queries if share.rank == 0 else {},
             backbone,
             folder / str(share.rank),
@@ -102,10 +107,10 @@ def extract_share(
             memory=memory,
             may_be_empty=True,
         )
-        replace_text(told, json.dumps({"videos": mine, **asdict(report)}))
+        replace_text(told, json.dumps({"task": mine, **asdict(report)}))
     if share.rank > 0:
         return None
-    _wait_for_all(folder, parts)
+    _wait_for_all(folder, tasks)
     store = _join(videos, queries, folder, share.world, out, report)
     shutil.rmtree(folder)
     return store
@@ -133,19 +138,19 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
     return [[vid for vid in videos if owners[vid] == rank] for rank in range(world)]
 
 
-def _is_done(told: Path, part: list[str]) -> bool:
+def _is_done(told: Path, task: dict) -> bool:
     """Whether a process has told that its shard holds these videos, less the unreadable ones."""
-    return told.exists() and json.loads(told.read_text())["videos"] == part
+    return told.exists() and json.loads(told.read_text())["task"] == task
 
 
-def _wait_for_all(folder: Path, parts: list[list[str]]) -> None:
+def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
     """Until every process has told its report; says so where one is silent for long."""
-    with tqdm(total=len(parts), desc="wait for other processes", unit="shard") as bar:
+    with tqdm(total=len(tasks), desc="wait for other processes", unit="shard") as bar:
         said = time.time()
         while missing := [
-            rank for rank, part in enumerate(parts) if not _is_done(folder / f"{rank}.json", part)
+            rank for rank, task in enumerate(tasks) if not _is_done(folder / f"{rank}.json", task)
         ]:
-            bar.update(len(parts) - len(missing) - bar.n)
+            bar.update(len(tasks) - len(missing) - bar.n)
             last = max((f.stat().st_mtime for f in folder.rglob("*")), default=0.0)
             if time.time() - max(last, said) > SILENCE_SECONDS:
                 said = time.time()
@@ -155,7 +160,7 @@ def _wait_for_all(folder: Path, parts: list[list[str]]) -> None:
                     "and they go on where they were"
                 )
             time.sleep(POLL_SECONDS)
-        bar.update(len(parts) - bar.n)
+        bar.update(len(tasks) - bar.n)
 
 
 def _join(
@@ -180,7 +185,9 @@ def _join(
     if videos and not any(map(len, shards)):
         raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
     owner = {vid: shard for shard in shards for vid in shard.video_ids}
-    with FeatureWriter(out, shards[0].meta) as writer:
+    whole = folder / "whole"  # what a kill leaves of it goes with the shards
+    shutil.rmtree(whole, ignore_errors=True)
+    with FeatureWriter(whole, shards[0].meta) as writer:
         for qid in queries:
             query = shards[0].query(qid)
             writer.add_query(qid, query.tokens, query.embedding)
@@ -193,4 +200,5 @@ def _join(
                 embedding = None if video.embedding is None else video.embedding[some]
                 entry.write(video.tokens[:, some], embedding)
             entry.finish(video.duration)
+    whole.rename(out)
     return FeatureStore(out)

@@ -53,6 +53,31 @@ def assert_same_bytes(store: Path, other: Path) -> None:
         assert (other / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+JOIN_KILLED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = ["tests"]
+from test_shards import run_share
+from sdst import shards
+from sdst.data.features import FeatureWriter
+
+wait = shards._wait_for_all
+def wait_and_die_before_the_join_is_published(*arguments):
+    wait(*arguments)
+    FeatureWriter._publish = lambda self: os.kill(os.getpid(), 9)
+shards._wait_for_all = wait_and_die_before_the_join_is_published
+videos = {path.stem: path for path in sorted(Path(sys.argv[1]).iterdir())}
+run_share(0, videos, Path(sys.argv[2]))
+"""
+
+
+def kill_while_joining(videos: dict[str, Path], out: Path) -> None:
+    run_share(1, videos, out)
+    arguments = [sys.executable, "-c", JOIN_KILLED, str(videos["a"].parent), str(out)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("world", [2, 3, 9])
 def test_the_shares_join_to_the_store_of_one_process(videos, tmp_path, world: int) -> None:
     alone, expected = run_alone(videos, tmp_path / "alone")
@@ -117,6 +142,21 @@ def test_videos_that_came_later_are_not_forgotten(videos, tmp_path) -> None:
     assert_same_bytes(alone.path, store.path)
 
 
+def test_other_settings_are_not_answered_by_old_shards(videos, tmp_path) -> None:
+    out = tmp_path / "shared"
+    kill_while_joining(videos, out)
+    run_share(1, videos, out, clip_length=2.0)
+    assert run_share(0, videos, out, clip_length=2.0)[0].meta["clip_length"] == 2.0
+
+
+def test_nothing_is_left_of_a_join_that_was_killed(videos, tmp_path) -> None:
+    alone, _ = run_alone(videos, tmp_path / "alone")
+    out = tmp_path / "shared"
+    kill_while_joining(videos, out)
+    assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
     run_share(1, videos, tmp_path / "shared", world=2)
     with pytest.raises(InputError, match="go on with 2"):
@@ -140,14 +180,14 @@ def test_not_one_readable_video_is_an_error(tmp_path) -> None:
 
 def test_the_one_who_waits_tells_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(shards, "SILENCE_SECONDS", 0)
-    (tmp_path / "0.json").write_text('{"videos": ["a"]}')
-    (tmp_path / "1.json").write_text('{"videos": ["of a run before"]}')
+    (tmp_path / "0.json").write_text('{"task": {"videos": ["a"]}}')
+    (tmp_path / "1.json").write_text('{"task": {"videos": ["of a run before"]}}')
 
     def appear(seconds: float) -> None:
-        (tmp_path / "1.json").write_text('{"videos": ["b"]}')
+        (tmp_path / "1.json").write_text('{"task": {"videos": ["b"]}}')
 
     monkeypatch.setattr(shards.time, "sleep", appear)
-    shards._wait_for_all(tmp_path, [["a"], ["b"]])
+    shards._wait_for_all(tmp_path, [{"videos": ["a"]}, {"videos": ["b"]}])
     assert "processes 1 have written nothing" in capsys.readouterr().out
 
 

@@ -42,7 +42,8 @@ class Options:
         dtype: of the arithmetic under autocast: `float32` (none), `bfloat16` or `float16`; by
             default the last on a GPU, the first on a CPU. Features do not tell which it was.
         image_size: pixels of a side that pictures are brought to; the positions of the patches are
-            interpolated. By default what the model was trained with.
+            interpolated, which PyTorch does not do in fp16 on a CPU: weights stored so are refused.
+            By default what the model was trained with.
         quick_gelu: x * sigmoid(1.702 x) in place of GELU, which OpenAI's weights were trained with
             [P]; by default for the tags that open_clip knows to need it and for files named so.
         channels_last: keep pictures with their channels together; pays for convolutions.
