@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,13 +98,24 @@ def test_broken_off_decoding_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the benchmark is run: threads that wait for one another spend processor time, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_training_the_backbone_takes_more_than_a_head() -> None:
     head, full = (cost.training(SMALL, STRATEGIES[name], steps=1) for name in ("head", "full"))
     assert all(full[name] > head[name] for name in ("trainable", "step", "peak"))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_an_answer_from_pictures_takes_longer_than_from_features() -> None:
-    found = cost.answering(SMALL)
+    found = cost.answering(replace(SMALL, queries=5))
     assert found.keys() == STRATEGIES.keys()
     assert all(row["query"] > row["head"] > 0 for row in found.values())
     assert found["full"] == found["lora"] == found["head"]
