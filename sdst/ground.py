@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ class Grounder(_Grounder):
         self.config, model = load_checkpoint(Path(checkpoint))
         self.model: SDST = model.to(device).eval()
         self._scale = self.model.scale.item()
-        self._encoded: deque[tuple[VideoFeatures, EncodedVideo]] = deque(maxlen=VIDEOS_IN_MEMORY)
+        self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
         super().__init__(_encoder_of(Path(checkpoint), self.config, device, backbone))
 
     @torch.inference_mode()
@@ -288,11 +288,13 @@ class Grounder(_Grounder):
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
         """What the tuner needs of a video, kept for those used last."""
-        kept = next((encoded for known, encoded in self._encoded if known is video), None)
-        if kept is None:
-            kept = self._encode_anew(video)
-            self._encoded.append((video, kept))
-        return kept
+        key = id(video)  # its own as long as the video is kept beside it
+        if key not in self._encoded:
+            self._encoded[key] = video, self._encode_anew(video)
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > VIDEOS_IN_MEMORY:
+            self._encoded.popitem(last=False)
+        return self._encoded[key][1]
 
     def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
         tokens = torch.from_numpy(np.array(video.tokens, np.float32))[None].to(

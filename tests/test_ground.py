@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sdst.config import Config, load_config
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
 from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.encoding import VIDEOS_IN_MEMORY
 from sdst.errors import InputError, run
 from sdst.extract import extract_features
 from sdst.ground import Grounder, Grounding, ZeroShotGrounder, format_table, format_time, main
@@ -327,6 +329,17 @@ def test_a_video_is_projected_once_for_all_calls(cache, film, tmp_path):
     again = grounder.ground(film, QUERIES[:1])
     assert len(calls) == 1
     np.testing.assert_allclose(again[0].windows, first[0].windows, rtol=1e-3, atol=1e-4)
+
+
+def test_a_video_in_use_stays_projected_while_others_come_and_go(grounder, film, tmp_path):
+    calls = []
+    encode = grounder.model.encode_video
+    grounder.model.encode_video = lambda *given: calls.append(1) or encode(*given)
+    others = [shutil.copy(film, tmp_path / f"{i}.mp4") for i in range(VIDEOS_IN_MEMORY + 1)]
+    for other in others:
+        grounder.ground(film, QUERIES[:1])
+        grounder.ground(other, QUERIES[:1])
+    assert len(calls) == 1 + len(others)
 
 
 def test_a_video_that_cannot_be_searched_is_an_error_unless_told(grounder, films):
