@@ -88,7 +88,8 @@ def extract_share(
         "clip_length": clip_length,
         "frames_per_clip": frames_per_clip,
     }
-    tasks = [{"videos": part, **settings} for part in _parts(videos, share.world)]
+    tasks = [{"videos": part, "queries": [], **settings} for part in _parts(videos, share.world)]
+    tasks[0]["queries"] = [list(query) for query in queries.items()]
     mine, told = tasks[share.rank], folder / f"{share.rank}.json"
     if not _is_done(told, mine):
         # Done, but for another task, or before it could tell: a complete store does not grow.
@@ -96,7 +97,7 @@ def extract_share(
         shutil.rmtree(folder / str(share.rank), ignore_errors=True)
         extract_features(
             {vid: videos[vid] for vid in mine["videos"]},
-            queries if share.rank == 0 else {},
+            dict(mine["queries"]),
             backbone,
             folder / str(share.rank),
             clip_length,
@@ -139,7 +140,7 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
 
 
 def _is_done(told: Path, task: dict) -> bool:
-    """Whether a process has told that its shard holds these videos, less the unreadable ones."""
+    """Whether a process has told that its shard holds this task, less the unreadable videos."""
     return told.exists() and json.loads(told.read_text())["task"] == task
 
 

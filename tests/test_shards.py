@@ -142,6 +142,14 @@ def test_videos_that_came_later_are_not_forgotten(videos, tmp_path) -> None:
     assert_same_bytes(alone.path, store.path)
 
 
+def test_queries_that_came_later_are_not_forgotten(videos, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "shared"
+    kill_while_joining(videos, out)
+    monkeypatch.setitem(QUERIES, "later", "another sentence")
+    alone, _ = run_alone(videos, tmp_path / "alone")
+    assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
+
+
 def test_other_settings_are_not_answered_by_old_shards(videos, tmp_path) -> None:
     out = tmp_path / "shared"
     kill_while_joining(videos, out)
