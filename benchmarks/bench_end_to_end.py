@@ -97,7 +97,7 @@ def answers(config: Config, queries: int) -> Callable[[], object]:
     _, text, _, words = random_inputs(config.model, queries)
     with torch.no_grad():
         encoded = model.encode_video(video, lengths)
-    return torch.no_grad()(lambda: model.answer(encoded, text, words))
+    return torch.no_grad()(lambda: model.answer(encoded, text, words, every_step=False))
 
 
 class EveryToken(SDST):

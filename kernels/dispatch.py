@@ -60,6 +60,12 @@ def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str
     return _implementations[op][implementation](*args)
 
 
+def would_take(op: str, implementation: str, *args: object) -> bool:
+    """Whether `implementation` is not wished away and can serve a call of `op`."""
+    wanted = _wanted if _wanted in _implementations[op] else implementation
+    return wanted == implementation and not unsupported_reasons(op, implementation, *args)
+
+
 def choose(op: str, implementation: str, *args: object) -> str:
     """The implementation that serves a call of `op`.
 

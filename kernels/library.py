@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 
-ABI_VERSION = 6  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 7  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -41,6 +41,7 @@ SIGNATURES = {
         "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnnn" + "fii",
         "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnnn" + "fii",
         "sdst_linear_assignment": "ppp" + "nnn" + "i",
+        "sdst_row_program": "pnnpp" + "nn" + "i",
         "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
     },
     "cuda": {

@@ -159,7 +159,7 @@ class Grounder(_Grounder):
         encoded = self._encode(video)
         predictions: list[Prediction] = []
         for some in _batches(tokens, max(CLIPS_AT_ONCE // encoded.clips, 1)):
-            outputs = self.model.answer(encoded, *self._padded(some))
+            outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
             lengths = encoded.lengths.expand(len(some))
             durations = [video.duration] * len(some)
             predictions += decode(outputs, lengths, durations, clip_length, options)
@@ -272,7 +272,7 @@ class Grounder(_Grounder):
         index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
         tokens, words = self._padded([text.tokens for text in texts])
         tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
-        outputs = self.model.answer(encoded, tokens, words, index)
+        outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
         durations = [video.duration for video in videos for _ in texts]
         options = self.config.predict
         found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)

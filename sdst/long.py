@@ -69,7 +69,9 @@ def ground_long(
         encoded = model.encode_video(video, lengths)
         for answer, text in zip(answers, texts, strict=True):
             words = torch.full_like(lengths, text.shape[1])
-            outputs = model.answer(encoded, text.expand(len(starts), -1, -1, -1), words)
+            outputs = model.answer(
+                encoded, text.expand(len(starts), -1, -1, -1), words, every_step=False
+            )
             answer.add(starts, outputs, options.overlap)
     return [answer.predict(clip_length, duration, options) for answer in answers]
 

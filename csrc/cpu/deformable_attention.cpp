@@ -12,25 +12,12 @@
 #include <vector>
 
 #include "parallel.h"
+#include "sampling.h"
 #include "sdst.h"
 #include "vectors.h"
 
 namespace sdst {
 namespace {
-
-struct Shape {
-    int64_t batch, length, queries, heads, channels, samples;
-
-    int64_t row() const { return heads * channels; }
-};
-
-struct Inputs {
-    Shape n;
-    const float *value, *references, *offsets, *logits;
-    const int64_t* lengths;
-
-    int64_t length(int64_t batch) const { return lengths ? lengths[batch] : n.length; }
-};
 
 // The samples of some neighbouring heads of one query, found eight at a time and without a branch.
 // Outside of the video a tap points at some valid clip with share 0, so reading needs none either.
@@ -111,7 +98,7 @@ class Samples {
 
 // N neighbouring channels, as vectors or single floats, of one query and head.
 template <class T, int N>
-SDST_INLINE void gather(const Shape& n, const Samples& x, int64_t first, const float* value,
+SDST_INLINE void gather(const SamplingShape& n, const Samples& x, int64_t first, const float* value,
                         float* out) {
     constexpr int64_t step = sizeof(T) / sizeof(float);
     T sum[N] = {};
@@ -125,9 +112,10 @@ SDST_INLINE void gather(const Shape& n, const Samples& x, int64_t first, const f
     for (int j = 0; j < N; ++j) store<T>(out + j * step, sum[j]);
 }
 
-// Rows are (batch, query) pairs; a row holds all heads.
-SDST_MULTIVERSION void forward_rows(const Inputs& x, float* out, int64_t begin, int64_t end) {
-    const Shape& n = x.n;
+}  // namespace
+
+SDST_MULTIVERSION void sample(const Samplings& x, float* out, int64_t begin, int64_t end) {
+    const SamplingShape& n = x.n;
     Samples samples(n.heads * n.samples);
     out += begin * n.row();
     for (int64_t row = begin; row < end; ++row) {
@@ -152,6 +140,8 @@ SDST_MULTIVERSION void forward_rows(const Inputs& x, float* out, int64_t begin, 
     }
 }
 
+namespace {
+
 struct Gradients {
     float *value, *references, *offsets, *logits;
 };
@@ -162,7 +152,7 @@ SDST_INLINE float sum(float x) { return x; }
 // N neighbouring channels of one query and head: their part of the values' gradient, and of the
 // products <v_i, g> and <v_{i+1}, g> of every sample.
 template <class T, int N>
-SDST_INLINE void scatter(const Shape& n, const Samples& x, int64_t first, const float* g,
+SDST_INLINE void scatter(const SamplingShape& n, const Samples& x, int64_t first, const float* g,
                          const float* value, float* grad_value, float* left_products,
                          float* right_products) {
     constexpr int64_t step = sizeof(T) / sizeof(float);
@@ -190,7 +180,7 @@ SDST_INLINE void scatter(const Shape& n, const Samples& x, int64_t first, const 
 //     dv_i += A (1 - f) g    dv_{i+1} += A f g    dA = <y, g>    dp = L A <v_{i+1} - v_i, g>
 //     dlogit = A (dA - sum_t A_t dA_t)    doffset = dp w / 2
 //     dcenter = sum dp    dwidth = sum dp offset / 2
-SDST_INLINE void backward_head(const Shape& n, const Samples& x, int64_t first, float width,
+SDST_INLINE void backward_head(const SamplingShape& n, const Samples& x, int64_t first, float width,
                                const float* g, const float* value, const float* offsets,
                                float* grad_value, float* grad_reference, float* grad_offsets,
                                float* grad_logits, float* products) {
@@ -229,7 +219,7 @@ struct Tasks {
     bool own_rows;  // whole rows: a task clears them itself, right before it needs them
 
     // All heads where the batch keeps the threads busy.
-    Tasks(const Shape& n, int64_t threads) {
+    Tasks(const SamplingShape& n, int64_t threads) {
         heads = std::clamp<int64_t>(n.batch * n.heads / (4 * threads), 1, n.heads);
         per_video = (n.heads + heads - 1) / heads;
         count = n.batch * per_video;
@@ -237,9 +227,9 @@ struct Tasks {
     }
 };
 
-SDST_MULTIVERSION void backward_tasks(const Inputs& x, const float* grad, const Gradients& to,
+SDST_MULTIVERSION void backward_tasks(const Samplings& x, const float* grad, const Gradients& to,
                                       const Tasks& tasks, int64_t begin, int64_t end) {
-    const Shape& n = x.n;
+    const SamplingShape& n = x.n;
     Samples samples(tasks.heads * n.samples);
     std::vector<float> products(2 * n.samples);
     for (int64_t task = begin; task < end; ++task) {
@@ -281,14 +271,14 @@ SDST_API void sdst_deformable_attention_forward(const float* value, const float*
                                                 int64_t length, int64_t queries, int64_t heads,
                                                 int64_t channels, int64_t samples,
                                                 int32_t threads) {
-    const sdst::Inputs x{{batch, length, queries, heads, channels, samples},
-                         value,
-                         references,
-                         offsets,
-                         logits,
-                         lengths};
+    const sdst::Samplings x{{batch, length, queries, heads, channels, samples},
+                            value,
+                            references,
+                            offsets,
+                            logits,
+                            lengths};
     sdst::parallel_for(batch * queries, sdst::grain(heads * samples * channels), threads,
-                       [&](int64_t begin, int64_t end) { sdst::forward_rows(x, out, begin, end); });
+                       [&](int64_t begin, int64_t end) { sdst::sample(x, out, begin, end); });
 }
 
 // grad_references [B, M, H, 2] is told for every head.
@@ -297,12 +287,12 @@ SDST_API void sdst_deformable_attention_backward(
     const float* logits, const int64_t* lengths, float* grad_value, float* grad_references,
     float* grad_offsets, float* grad_logits, int64_t batch, int64_t length, int64_t queries,
     int64_t heads, int64_t channels, int64_t samples, int32_t threads) {
-    const sdst::Inputs x{{batch, length, queries, heads, channels, samples},
-                         value,
-                         references,
-                         offsets,
-                         logits,
-                         lengths};
+    const sdst::Samplings x{{batch, length, queries, heads, channels, samples},
+                            value,
+                            references,
+                            offsets,
+                            logits,
+                            lengths};
     const sdst::Gradients to{grad_value, grad_references, grad_offsets, grad_logits};
     const sdst::Tasks tasks(x.n, std::max(threads, 1));
     if (!tasks.own_rows)

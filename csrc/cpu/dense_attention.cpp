@@ -9,42 +9,17 @@
 // The keys and values of a video and head are copied into contiguous memory, the keys transposed,
 // and the queries pass by them in blocks whose logits stay in the caches. The logits of a whole
 // video never exist.
-#include <algorithm>
 #include <cfloat>
 #include <vector>
 
+#include "attention.h"
 #include "parallel.h"
-#include "products.h"
 #include "sdst.h"
 
 namespace sdst {
 namespace {
 
-constexpr int64_t kBlock = 24;   // queries whose logits are in the caches
-constexpr int64_t kBlocks = 16;  // of a forward task, for which keys and values are copied once
-
-// q, k, v or a gradient: numbers from one video, row and head to the next.
-struct Heads {
-    const float* data;
-    int64_t video, row, head;
-
-    Matrix of(int64_t b, int64_t h) const { return {data + b * video + h * head, row}; }
-};
-
-struct Attention {
-    int64_t batch, heads, queries, keys, channels;
-    Heads q, k, v;
-    const int64_t *query_lengths, *key_lengths;
-    float scale;
-
-    int64_t valid_queries(int64_t b) const { return valid(query_lengths, b, queries); }
-    int64_t valid_keys(int64_t b) const { return valid(key_lengths, b, keys); }
-    static int64_t valid(const int64_t* lengths, int64_t b, int64_t all) {
-        return lengths ? std::clamp<int64_t>(lengths[b], 0, all) : all;
-    }
-    int64_t width() const { return whole_panels(channels); }  // of a row of channels, copied
-    int64_t columns() const { return whole_panels(keys); }    // of a row of logits
-};
+constexpr int64_t kBlock = 24;  // queries whose logits are in the caches
 
 // out[rows, width] = factor * from[rows, channels], with zeros behind.
 SDST_INLINE void copy(const Matrix& from, int64_t rows, int64_t channels, int64_t width,
@@ -93,16 +68,18 @@ SDST_INLINE float exponentiate(float* logits, int64_t keys, int64_t columns) {
     return sum(total);
 }
 
-SDST_MULTIVERSION void forward_tasks(const Attention& a, float* out, int64_t begin, int64_t end) {
-    const int64_t width = a.width(), most_columns = a.columns(), rows = kBlock * kBlocks;
-    const int64_t tasks = (a.queries + rows - 1) / rows;  // of a video and head
+}  // namespace
+
+SDST_MULTIVERSION void attend(const Attention& a, float* out, int64_t begin, int64_t end) {
+    const int64_t width = a.width(), most_columns = a.columns();
+    const int64_t rows = Attention::kTask, blocks = a.blocks();
     std::vector<float> memory((a.channels + kBlock) * most_columns + (a.keys + 2 * kBlock) * width);
     float *keys = memory.data(), *values = keys + a.channels * most_columns;
     float *query = values + a.keys * width, *sums = query + kBlock * width;
     float* logits = sums + kBlock * width;
     for (int64_t task = begin; task < end; ++task) {
-        const int64_t h = task / tasks % a.heads, b = task / tasks / a.heads;
-        const int64_t first = task % tasks * rows, last = std::min(first + rows, a.queries);
+        const int64_t h = task / blocks % a.heads, b = task / blocks / a.heads;
+        const int64_t first = task % blocks * rows, last = std::min(first + rows, a.queries);
         const int64_t count = a.valid_keys(b), columns = whole_panels(count);
         const int64_t valid = count > 0 ? std::clamp(a.valid_queries(b), first, last) : first;
         if (valid > first) {
@@ -110,7 +87,7 @@ SDST_MULTIVERSION void forward_tasks(const Attention& a, float* out, int64_t beg
             copy(a.v.of(b, h), count, a.channels, width, 1, values);
         }
         const Matrix q = a.q.of(b, h);
-        float* to = out + ((b * a.queries + first) * a.heads + h) * a.channels;
+        float* to = out + (b * a.queries + first) * a.out_row + h * a.channels;
         for (int64_t i = first; i < valid; i += kBlock) {
             const int64_t block = std::min(kBlock, valid - i);
             copy({q.data + i * q.row, q.row}, block, a.channels, width, a.scale, query);
@@ -119,13 +96,14 @@ SDST_MULTIVERSION void forward_tasks(const Attention& a, float* out, int64_t beg
             for (int64_t r = 0; r < block; ++r)
                 total[r] = exponentiate(logits + r * columns, count, columns);
             multiply({logits, columns}, values, width, block, count, width, sums, width);
-            for (int64_t r = 0; r < block; ++r, to += a.heads * a.channels)
+            for (int64_t r = 0; r < block; ++r, to += a.out_row)
                 copy({sums + r * width, width}, 1, a.channels, a.channels, 1 / total[r], to);
         }
-        for (int64_t i = valid; i < last; ++i, to += a.heads * a.channels)
-            std::fill_n(to, a.channels, 0.0f);
+        for (int64_t i = valid; i < last; ++i, to += a.out_row) std::fill_n(to, a.channels, 0.0f);
     }
 }
+
+namespace {
 
 struct Gradients {
     float *q, *k, *v;
@@ -227,12 +205,11 @@ SDST_API void sdst_dense_attention_forward(
                             {v, v_video, v_row, v_head},
                             query_lengths,
                             key_lengths,
-                            scale};
-    const int64_t rows = sdst::kBlock * sdst::kBlocks;
-    sdst::parallel_for(
-        batch * heads * ((queries + rows - 1) / rows),
-        sdst::grain(2 * std::min(rows, queries) * keys * channels), threads,
-        [&](int64_t begin, int64_t end) { sdst::forward_tasks(a, out, begin, end); });
+                            scale,
+                            heads * channels};
+    const int64_t rows = std::min(sdst::Attention::kTask, queries);
+    sdst::parallel_for(a.tasks(), sdst::grain(2 * rows * keys * channels), threads,
+                       [&](int64_t begin, int64_t end) { sdst::attend(a, out, begin, end); });
 }
 
 SDST_API void sdst_dense_attention_backward(
@@ -252,7 +229,8 @@ SDST_API void sdst_dense_attention_backward(
                             {v, v_video, v_row, v_head},
                             query_lengths,
                             key_lengths,
-                            scale};
+                            scale,
+                            heads * channels};
     const sdst::Heads upstream{grad, grad_video, grad_row, grad_head};
     sdst::parallel_for(batch * heads, sdst::grain(5 * queries * keys * channels), threads,
                        [&](int64_t begin, int64_t end) {

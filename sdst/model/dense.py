@@ -50,9 +50,13 @@ class DenseBlock(nn.Module):
         dense = over_time(dense, self._look_over_time(dense, time, lengths))
         return feed_forward(dense, self.feed_forward(dense))
 
+    def needs_window(self, clips: int) -> bool:
+        """Whether videos of so many clips are attended to through a window."""
+        return self.window is not None and clips > self.window + 1
+
     def _look_over_time(self, dense: Tensor, time: Tensor, lengths: Tensor) -> Tensor:
         """Self-attention; through a window and global tokens where the videos exceed it [S]."""
-        if self.window is None or dense.shape[1] <= self.window + 1:
+        if not self.needs_window(dense.shape[1]):
             return self.time_attention(dense, time, lengths)
         count = self.global_tokens
         weights = part_weights(lengths, count, dense.shape[1]).to(dense.dtype)

@@ -27,11 +27,23 @@ class MomentHeads(nn.Module):
         nn.init.zeros_(self.boundaries[-1].bias)
         nn.init.constant_(self.class_logit.bias, -math.log(99))
 
-    def forward(self, hidden: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [B, M, F], references [B, M, 2] -> spans [B, M, 2], logits, actionness [B, M]."""
-        spans = (self.boundaries(hidden).float() + inverse_sigmoid(references)).sigmoid()
-        actionness = self.actionness(hidden).float().sigmoid()
-        return spans, self.class_logit(hidden).float().squeeze(-1), actionness.squeeze(-1)
+    def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
+        """hidden [B, M, F], references [B, M, 2] -> spans [B, M, 2]."""
+        return refine(self.boundaries(hidden), references)
+
+    def rate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [B, M, F] -> class logits and actionness, [B, M] each."""
+        return self.class_logit(hidden).float().squeeze(-1), actionness(self.actionness(hidden))
+
+
+def refine(moved: Tensor, references: Tensor) -> Tensor:
+    """References [B, M, 2], moved by so much on the scale of logits."""
+    return (moved.float() + inverse_sigmoid(references)).sigmoid()
+
+
+def actionness(logits: Tensor) -> Tensor:
+    """[B, M, 1] -> [B, M]."""
+    return logits.float().sigmoid().squeeze(-1)
 
 
 class TextPooling(nn.Module):

@@ -11,13 +11,21 @@ from torch.nn import functional
 
 from sdst.kernels import cross_attention, dense_attention, dropout
 
+KeysValues = list[tuple[Tensor, Tensor]]  # of every step, each [B, N, H, F/H]
+
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """[B] lengths -> [B, size] bool, True where an element is real and not padding."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def sine_encoding(position: Tensor, width: int, temperature: float = 10_000.0) -> Tensor:
+def sine_frequencies(width: int, device: torch.device | None = None) -> Tensor:
+    """[width / 2], of `sine_encoding`: from 1 down to about 1 / 10,000."""
+    exponent = torch.arange(width // 2, device=device, dtype=torch.float32) * (2 / width)
+    return torch.exp(-math.log(10_000.0) * exponent)
+
+
+def sine_encoding(position: Tensor, width: int) -> Tensor:
     """Sinusoidal code of real-valued positions.
 
     Args:
@@ -27,8 +35,7 @@ def sine_encoding(position: Tensor, width: int, temperature: float = 10_000.0) -
     Returns:
         [..., width]: sines in the first half, cosines in the second.
     """
-    exponent = torch.arange(width // 2, device=position.device, dtype=torch.float32) * (2 / width)
-    angle = position[..., None].float() * torch.exp(-math.log(temperature) * exponent)
+    angle = position[..., None].float() * sine_frequencies(width, position.device)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
@@ -114,7 +121,11 @@ class NeighbourConv(nn.Conv1d):
         length = x.shape[1]
         padded = functional.pad(x, (0, 0, 1, 1))
         around = torch.cat([padded[:, i : i + length] for i in range(3)], -1)
-        return functional.linear(around, self.weight.transpose(1, 2).flatten(1), self.bias)
+        return functional.linear(around, *self.as_linear())
+
+    def as_linear(self) -> tuple[Tensor, Tensor]:
+        """Weight [F, 3F] and bias [F] on a clip between its neighbours."""
+        return self.weight.transpose(1, 2).flatten(1), self.bias
 
 
 class CrossAttention(nn.Module):
@@ -129,13 +140,23 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """[..., N, F] -> keys and values, each [..., N, H, F/H]."""
-        keys, values = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        return keys, values
+        return split_keys_values(self.key_value(memory), self.heads)
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
         """x [B, L, F], keys and values [B, N, H, F/H], lengths [B], valid part of N."""
         query = self.query(x).unflatten(-1, (self.heads, -1))
         return self.out(cross_attention(query, *keys_values, lengths).flatten(2))
+
+
+def split_keys_values(joint: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """[..., N, 2F], keys before values -> each [..., N, H, F/H]."""
+    keys, values = joint.unflatten(-1, (2, heads, -1)).unbind(-3)
+    return keys, values
+
+
+def by_step(keys: Tensor, values: Tensor) -> KeysValues:
+    """[B, K, N, H, F/H] each -> for every step, [B, N, H, F/H] each."""
+    return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
 
 class SelfAttention(nn.Module):

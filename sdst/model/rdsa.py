@@ -89,11 +89,14 @@ class RDSA(DeformableReader):
         weight = torch.cat((self.offsets.weight, self.scores.weight))
         bias = torch.cat((self.offsets.bias, self.scores.bias))
         if ends.shape[:-1].numel() > len(weight):
-            bias = functional.linear(self.query.bias, weight, bias)
-            offsets_scores = functional.linear(ends, weight @ self.query.weight, bias)
+            offsets_scores = functional.linear(ends, *self.through_query(weight, bias))
         else:
             offsets_scores = functional.linear(self.query(ends), weight, bias)
         return offsets_scores.chunk(2, -1)
+
+    def through_query(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [N, 3F] and bias [N] on q, as those on the ends that q is made of."""
+        return weight @ self.query.weight, functional.linear(self.query.bias, weight, bias)
 
 
 class DeformableCrossAttention(DeformableReader):

@@ -18,7 +18,7 @@ from sdst.model.layers import (
 from sdst.model.rdsa import READERS
 
 # A reference is coded at this many positions per video, about the clips of a QVHighlights video.
-_REFERENCE_RESOLUTION = 100
+REFERENCE_RESOLUTION = 100
 
 
 class SparseBlock(nn.Module):
@@ -81,7 +81,7 @@ class SparseBlock(nn.Module):
     @staticmethod
     def _code(references: Tensor, like: Tensor) -> Tensor:
         """[B, M, 2] -> [B, M, 2F], the sine code of center and width."""
-        code = sine_encoding(references * _REFERENCE_RESOLUTION, like.shape[-1])
+        code = sine_encoding(references * REFERENCE_RESOLUTION, like.shape[-1])
         return code.flatten(2).to(like.dtype)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection
 from sdst.model.dense import DenseBlock, resample
+from sdst.model.fused import forget, fused_blocks
 from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
-from sdst.model.layers import Projection, length_mask
+from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
 
@@ -121,6 +122,7 @@ class SDST(
         text: Tensor,
         text_lengths: Tensor,
         videos: Tensor | None = None,
+        every_step: bool = True,
     ) -> Outputs:
         """Ground a batch of sentences in encoded videos.
 
@@ -130,17 +132,17 @@ class SDST(
             text: [B, K, N, Dt], frozen text tokens of the last K blocks.
             text_lengths: [B], valid tokens of N.
             videos: [B], the index of each sentence's video, where it is neither.
+            every_step: tell what every step predicts, which training needs, or the last one only:
+                the first axis of `spans` to `dense` is then 1.
         """
         self._check("text", text, "[B, {}, N, {}]", self.config.text_width)
         batch = len(text)
         video = video.for_queries(batch, videos)
+        blocks = fused_blocks(self) or self
+        projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         text_mask = length_mask(text_lengths, text.shape[2])
-        real_text = torch.where(text_mask[:, None, :, None], text, 0.0)
-        projected_text = self.text_projection(real_text)  # [B, K, N, F], all steps in one product
         sentence = self.text_pooling(projected_text, text_mask[:, None])  # [B, K, F]
         visual, inputs, contexts = self._read_video(video, sentence)
-        dense_text = self._keys_values(self.dense_block, projected_text)
-        sparse_text = self._keys_values(self.sparse_block, projected_text)
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
@@ -152,26 +154,57 @@ class SDST(
                 before = inputs[step - 1]
                 dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
                 dense = torch.lerp(source, dense, beta[step])
-            dense = self.dense_block(dense, dense_text[step], text_lengths, time, lengths)
-            hidden = self.sparse_block(
+            dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
+            hidden = blocks.sparse_block(
                 hidden, references, dense, lengths, sparse_text[step], text_lengths, contexts[step]
             )
-            spans, class_logits, actionness = self.heads(hidden, references)
+            spans = blocks.heads.refine(hidden, references)
             references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
-            full = resample(dense, lengths, stride, 1, video.clips)
-            saliency = saliency_scores(full, sentence[:, step])
-            steps.append((spans, class_logits, actionness, saliency, full))
-        return Outputs(
-            *(torch.stack(outputs) for outputs in zip(*steps, strict=True)),
-            visual=visual,
-            sentence=sentence.transpose(0, 1),
-            scale=self.scale,
+            if every_step or step == len(inputs) - 1:
+                full = resample(dense, lengths, stride, 1, video.clips)
+                steps.append((spans, *blocks.heads.rate(hidden), full))
+        spans, class_logits, actionness, dense = (
+            torch.stack(outputs) for outputs in zip(*steps, strict=True)
         )
+        sentence = sentence.transpose(0, 1)
+        saliency = saliency_scores(dense, sentence[-len(dense) :])
+        return Outputs(
+            spans, class_logits, actionness, saliency, dense, visual, sentence, self.scale
+        )
+
+    def train(self, mode: bool = True) -> "SDST":
+        forget(self)
+        return super().train(mode)
 
     @property
     def scale(self) -> Tensor:
         """[], inverse temperature of the contrastive losses, at most 100."""
         return self.log_scale.clamp(0.0, math.log(100.0)).exp()
+
+    def read_text(self, text: Tensor, lengths: Tensor) -> tuple[Tensor, KeysValues, KeysValues]:
+        """What all steps need of the sentences, from one product each.
+
+        Args:
+            text: [B, K, N, Dt].
+            lengths: [B], valid part of N.
+
+        Returns:
+            Projected words [B, K, N, F], and their keys and values in the dense and in the sparse
+            stream.
+        """
+        real = torch.where(length_mask(lengths, text.shape[2])[:, None, :, None], text, 0.0)
+        projected = self.text_projection(real)
+        dense, sparse = (
+            by_step(*block.text_attention.keys_values(projected))
+            for block in (self.dense_block, self.sparse_block)
+        )
+        return projected, dense, sparse
+
+    def project_clips(self, clips: Tensor, lengths: Tensor) -> Tensor:
+        """Clip features [K, V, L, Dv] into width F [K, V, L, F], all steps in one product."""
+        real = length_mask(lengths, clips.shape[2])[..., None]
+        clips = torch.where(real, clips, 0.0)  # as narrow as they are stored
+        return self.visual_projection(clips.to(self.fusion.dtype))
 
     def _read_video(
         self, video: EncodedVideo, sentence: Tensor
@@ -199,18 +232,9 @@ class SDST(
         return tokens[:, :, :, 0]
 
     def _project(self, clips: Tensor, lengths: Tensor) -> Tensor:
-        """Clip features [K or 1, V, L, Dv] into width F [K, V, L, F], all steps in one product."""
-        real = length_mask(lengths, clips.shape[2])[..., None]
-        clips = torch.where(real, clips, 0.0)  # as narrow as they are stored
-        visual = self.visual_projection(clips.to(self.fusion.dtype))
+        """Clip features [K or 1, V, L, Dv] into width F [K, V, L, F]."""
+        visual = (fused_blocks(self) or self).project_clips(clips, lengths)
         return visual.expand(self.config.layers, -1, -1, -1)
-
-    def _keys_values(
-        self, block: DenseBlock | SparseBlock, text: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the sentence for every step, from one matrix product."""
-        keys, values = block.text_attention.keys_values(text)
-        return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
     def _check(self, name: str, features: Tensor, expected: str, width: int) -> None:
         """Refuse frozen features of another number of axes, layers or width."""

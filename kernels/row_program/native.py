@@ -1,0 +1,172 @@
+"""Row programs in C++ (csrc/cpu/row_program.cpp), by ctypes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdst.kernels import library
+
+if TYPE_CHECKING:
+    from sdst.kernels.row_program import Rows
+
+# As csrc/cpu/row_program.cpp numbers them.
+KINDS = ("Read", "Around", "Code", "Write", "Add", "Linear", "Norm", "Attend", "Ends", "Sample")
+FIELDS = (
+    *("kind", "out", "a", "b", "width", "inner", "x", "y", "lengths", "weight", "bias"),
+    *("heads", "samples", "relu"),
+)
+PANEL = 16  # columns of a product that are computed together; what is narrower is padded
+
+
+def unsupported_reasons(*tensors: Tensor) -> list[str]:
+    """Why the C++ kernel cannot serve these tensors; empty if it can."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
+    missing = library.missing_reason("cpu")
+    return [] if missing is None else [missing]
+
+
+class Compiled:
+    """A program as the library runs it: places for all values, packed weights, instructions."""
+
+    def __init__(self, order: Sequence[Rows], outputs: Mapping[str, Rows]) -> None:
+        self.widths = [rows.width for rows in outputs.values()]
+        self.names: list[str] = []  # of the tensors that are read
+        self._sampled: set[str] = set()  # of them, those whose rows must be neighbours
+        self._weights: list[Tensor] = []  # which the instructions point to
+        self._places, self._memory = _places(order, outputs)
+        instructions = [self._instruction(rows) for rows in order]
+        for number, rows in enumerate(outputs.values(), len(self.names)):
+            write = {"a": self._places[rows], "width": rows.width, "x": number}
+            instructions.append({"kind": KINDS.index("Write"), **write})
+        numbers = [instruction.get(name, -1) for instruction in instructions for name in FIELDS]
+        self._code, self._count = array("q", numbers), len(instructions)
+
+    def run(
+        self, batch: int, rows: int, row_lengths: Tensor | None, tensors: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """The outputs, [batch, rows, width] each."""
+        outputs = [torch.empty(batch, rows, width) for width in self.widths]
+        # The prepared inputs must have a name: what only a pointer refers to may be freed under it.
+        inputs = [_prepare(tensors[name], name in self._sampled) for name in self.names]
+        valid = library.prepare_lengths(row_lengths)
+        table = array("q", [number for x in (*inputs, *outputs) for number in _describe(x)])
+        library.load("cpu").sdst_row_program(
+            self._code.buffer_info()[0],
+            self._count,
+            self._memory,
+            table.buffer_info()[0],
+            *library.pointers(valid),
+            batch,
+            rows,
+            torch.get_num_threads(),
+        )
+        return outputs
+
+    def _instruction(self, rows: Rows) -> dict[str, int]:
+        """An instruction's fields; what is not named is not read."""
+        from sdst.kernels import row_program as ops
+
+        place, tensor = self._places, self._tensor
+        fields = {
+            "kind": KINDS.index(type(rows).__name__),
+            "out": place[rows],
+            "width": rows.width,
+        }
+        match rows:
+            case ops.Read() | ops.Around():
+                fields |= {"x": tensor(rows.tensor)}
+            case ops.Code():
+                fields |= {"x": tensor(rows.tensor), "weight": self._keep(rows.frequencies)}
+                fields |= {"inner": len(rows.frequencies)}
+            case ops.Add():
+                fields |= {"a": place[rows.a], "b": place[rows.b]}
+            case ops.Linear():
+                fields |= {"a": place[rows.x], "inner": rows.x.width, "relu": rows.relu}
+                fields |= {"weight": self._keep(_pack(rows.weight)), "bias": self._pad(rows.bias)}
+            case ops.Norm():
+                fields |= {"a": place[rows.x]}
+                fields |= {"weight": self._keep(rows.weight), "bias": self._keep(rows.bias)}
+            case ops.Attend():
+                fields |= {"a": place[rows.query], "heads": rows.heads}
+                fields |= {"x": tensor(rows.keys), "y": tensor(rows.values)}
+                if rows.lengths is not None:
+                    fields |= {"lengths": tensor(rows.lengths)}
+            case ops.Ends() | ops.Sample():
+                fields |= {"x": tensor(rows.references), "y": tensor(rows.values)}
+                fields |= {"lengths": tensor(rows.lengths)}
+                self._sampled.add(rows.values)
+                if isinstance(rows, ops.Sample):
+                    fields |= {"a": place[rows.offsets], "b": place[rows.logits]}
+                    fields |= {"heads": rows.heads, "samples": rows.offsets.width // rows.heads}
+        return fields
+
+    def _tensor(self, name: str) -> int:
+        """The number of a tensor that is read."""
+        if name not in self.names:
+            self.names.append(name)
+        return self.names.index(name)
+
+    def _keep(self, weight: Tensor) -> int:
+        """Where a copy of `weight` lies, as long as this program does."""
+        self._weights.append(weight.float().contiguous().clone())
+        return self._weights[-1].data_ptr()
+
+    def _pad(self, bias: Tensor) -> int:
+        return self._keep(functional.pad(bias, (0, _padded(len(bias)) - len(bias))))
+
+
+def _places(order: Sequence[Rows], outputs: Mapping[str, Rows]) -> tuple[dict[Rows, int], int]:
+    """Where in a row of memory each value lies, and how long such a row is.
+
+    A value's place is free again after the last one that is made of it.
+    """
+    last = {source: step for step, rows in enumerate(order) for source in rows.sources()}
+    last |= dict.fromkeys(outputs.values(), len(order))
+    places: dict[Rows, int] = {}
+    live: list[Rows] = []
+    memory = 0
+    for step, rows in enumerate(order):
+        live = [value for value in live if last[value] >= step]
+        place = 0
+        for value in sorted(live, key=places.__getitem__):
+            if place + _padded(rows.width) <= places[value]:
+                break
+            place = max(place, places[value] + _padded(value.width))
+        places[rows] = place
+        live.append(rows)
+        memory = max(memory, place + _padded(rows.width))
+    return places, memory
+
+
+def _padded(width: int) -> int:
+    return -(-width // PANEL) * PANEL
+
+
+def _pack(weight: Tensor) -> Tensor:
+    """[out, in] -> [panels, in, PANEL]: the columns that are computed together side by side."""
+    padded = functional.pad(weight, (0, 0, 0, _padded(len(weight)) - len(weight)))
+    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2)
+
+
+def _prepare(x: Tensor, sampled: bool) -> Tensor:
+    """`x` with contiguous rows, or lengths; what is sampled must have neighbouring rows as well."""
+    if x.dim() == 1:
+        return library.prepare_lengths(x)
+    fits = x.stride(-1) == 1 and (not sampled or x.stride(-2) == x.shape[-1])
+    return x if fits else x.contiguous()
+
+
+def _describe(x: Tensor) -> tuple[int, ...]:
+    """A tensor [B, rows, width], or lengths [B], as the library reads it."""
+    if x.dim() == 1:
+        return x.data_ptr(), 0, 0, 0
+    video, row, _ = x.stride()
+    return x.data_ptr(), video, row, x.shape[1]

@@ -1,0 +1,325 @@
+"""The blocks as row programs: how they answer on a CPU.
+
+A query's blocks are a hundred small products with a thousand small operations between them, which
+take longer than the products. `sdst.kernels.row_program` runs what treats the rows of a stream one
+by one as a whole; only where rows look at each other does a program end. The modules stay the
+truth: what stands here says the same again, and is tested against them.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sdst.kernels import dispatch
+from sdst.kernels.row_program import (
+    OP,
+    RowProgram,
+    Rows,
+    around,
+    attend,
+    code,
+    ends,
+    linear,
+    norm,
+    read,
+    sample,
+)
+from sdst.model.context import SelectedTokens
+from sdst.model.dense import DenseBlock
+from sdst.model.heads import MomentHeads, actionness, refine
+from sdst.model.layers import (
+    CrossAttention,
+    KeysValues,
+    Projection,
+    SelfAttention,
+    by_step,
+    sine_frequencies,
+    split_keys_values,
+)
+from sdst.model.rdsa import RDSA
+from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
+
+
+class Blocks:
+    """A model's blocks as programs of its weights, called as the modules are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.dense_block = FusedDenseBlock(model.dense_block)
+        self.sparse_block = FusedSparseBlock(model.sparse_block)
+        self.heads = FusedHeads(model.heads)
+        self.read_text = FusedText(model)
+        self.project_clips = FusedVideo(model.visual_projection)
+
+
+_known: WeakKeyDictionary[nn.Module, tuple[Weights, Blocks | None]] = WeakKeyDictionary()
+
+
+def fused_blocks(model: nn.Module) -> Blocks | None:
+    """Programs of the weights that `model` has now; None where the modules must serve.
+
+    They must where a gradient or dropout is wanted, under autocast and the compiler, for weights
+    other than fp32 on a CPU, without the native library, and for readers other than RDSA.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if torch.is_grad_enabled() or model.training:
+        forget(model)  # what follows may be a step of an optimizer
+        return None
+    if torch.is_autocast_enabled("cpu") or not dispatch.would_take(OP, "native", model.fusion):
+        return None
+    weights, blocks = _known.get(model, (None, None))
+    if weights is None or weights.changed():
+        weights = Weights(model)
+        fit = weights.fit and isinstance(model.sparse_block.reader, RDSA)
+        blocks = Blocks(model) if fit else None
+        _known[model] = weights, blocks
+    return blocks
+
+
+def forget(model: nn.Module) -> None:
+    """Make new programs the next time."""
+    _known.pop(model, None)
+
+
+class Weights:
+    """The weights of a model at one time, to notice when they are others.
+
+    Most of what writes to a weight in place raises its version. PyTorch's fused optimizers do not,
+    so whatever may be training makes a model's programs forgotten as well.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        folders = [x for m in model.modules() for x in (m._modules, m._parameters)]
+        self._parts = [(folder, name, x) for folder in folders for name, x in folder.items()]
+        weights = list(model.parameters())
+        # Of those made in inference mode no versions are known.
+        self.fit = not any(weight.is_inference() for weight in weights) and (
+            dispatch.would_take(OP, "native", *weights)
+        )
+        self._state = [(w, w.data_ptr(), w._version) for w in weights] if self.fit else []
+
+    def changed(self) -> bool:
+        """Whether a weight is another one, lies elsewhere or was written to."""
+        if any(folder.get(name) is not x for folder, name, x in self._parts):
+            return True
+        return any(w._version != version or w.data_ptr() != at for w, at, version in self._state)
+
+
+class FusedText:
+    """`SDST.read_text`: the projected words, and their keys and values in both streams."""
+
+    def __init__(self, model: nn.Module) -> None:
+        text = _project(model.text_projection)
+        attentions = {"dense": model.dense_block, "sparse": model.sparse_block}
+        keys_values = {
+            name: _linear(text, block.text_attention.key_value)
+            for name, block in attentions.items()
+        }
+        self.heads = model.config.heads
+        self.program = RowProgram(text=text, **keys_values)
+
+    def __call__(self, text: Tensor, lengths: Tensor) -> tuple[Tensor, KeysValues, KeysValues]:
+        """As `SDST.read_text`; 0 beyond the lengths."""
+        batch, layers, words, _ = text.shape
+        read = self.program.run(
+            batch * layers, words, lengths.repeat_interleave(layers), x=text.flatten(0, 1)
+        )
+        text, *both = (x.unflatten(0, (batch, layers)) for x in read)
+        dense, sparse = (by_step(*split_keys_values(x, self.heads)) for x in both)
+        return text, dense, sparse
+
+
+class FusedVideo:
+    """`SDST.project_clips`."""
+
+    def __init__(self, projection: Projection) -> None:
+        self.program = RowProgram(visual=_project(projection))
+
+    def __call__(self, clips: Tensor, lengths: Tensor) -> Tensor:
+        """As `SDST.project_clips`; 0 beyond the lengths."""
+        steps, videos, size, _ = clips.shape
+        rows = clips.flatten(0, 1).float()
+        [visual] = self.program.run(steps * videos, size, lengths.repeat(steps), x=rows)
+        return visual.unflatten(0, (steps, videos))
+
+
+class FusedDenseBlock:
+    """`DenseBlock`, in two programs: up to the keys over time, and on from there."""
+
+    def __init__(self, block: DenseBlock) -> None:
+        to_text, over_time, feed_forward = block.residuals
+        over = block.time_attention
+        width = over.value.in_features
+        self.module = block
+        dense, time = read("dense", width), read("time", width)
+        branch = _attend_text(block.text_attention, dense + time)
+        dense = _norm(dense + branch, to_text.norm)
+        self.before = RowProgram(dense=dense, **_query_key_value(over, dense, time))
+
+        dense = read("dense", width)
+        branch = attend(read("query", width), "key", "value", "lengths", over.heads)
+        dense = _norm(dense + _linear(branch, over.out), over_time.norm)
+        branch = _feed_forward(dense, block.feed_forward)
+        self.after = RowProgram(dense=_norm(dense + branch, feed_forward.norm))
+
+    def __call__(
+        self,
+        dense: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        text_lengths: Tensor,
+        time: Tensor,
+        lengths: Tensor,
+    ) -> Tensor:
+        """As `DenseBlock.forward`, which serves through a window; 0 beyond the lengths."""
+        batch, clips, _ = dense.shape
+        if self.module.needs_window(clips):
+            return self.module(dense, keys_values, text_lengths, time, lengths)
+        keys, values = (x.flatten(2) for x in keys_values)
+        dense, query, key, value = self.before.run(
+            batch,
+            clips,
+            lengths,
+            dense=dense,
+            time=time.expand_as(dense),
+            text_keys=keys,
+            text_values=values,
+            text_lengths=text_lengths,
+        )
+        read = {"dense": dense, "query": query, "key": key, "value": value}
+        [dense] = self.after.run(batch, clips, lengths, lengths=lengths, **read)
+        return dense
+
+
+class FusedSparseBlock:
+    """`SparseBlock`: what is read of the dense stream, and the queries up to each attention."""
+
+    def __init__(self, block: SparseBlock) -> None:
+        self.context = block.context_attention
+        over, reader, residuals = block.self_attention, block.reader, block.residuals
+        width = over.value.in_features
+        source = linear(around("dense", width), *reader.conv.as_linear())
+        self.source = RowProgram(source=source, values=_linear(source, reader.value))
+
+        hidden = read("hidden", width)
+        place = code("references", 2, REFERENCE_RESOLUTION * sine_frequencies(width))
+        first, _, second = block.position
+        position = _linear(_linear(place, first, relu=True), second)
+        branch = _attend_text(block.text_attention, hidden + position)
+        hidden = _norm(hidden + branch, residuals["text"].norm)
+        self.before = RowProgram(
+            hidden=hidden, position=position, **_query_key_value(over, hidden, position)
+        )
+
+        hidden = read("hidden", width)
+        branch = attend(read("query", width), "key", "value", None, over.heads)
+        hidden = _norm(hidden + _linear(branch, over.out), residuals["self"].norm)
+        if self.context is not None:
+            self.until_context = RowProgram(hidden=hidden)
+            hidden = _norm(read("hidden", width) + read("branch", width), residuals["context"].norm)
+        seen = ends("references", "source", "lengths", width)
+        offsets, logits = (
+            linear(seen, *reader.through_query(x.weight, x.bias))
+            for x in (reader.offsets, reader.scores)
+        )
+        branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)
+        hidden = _norm(hidden + _linear(branch, reader.out), residuals["reader"].norm)
+        branch = _feed_forward(hidden, block.feed_forward)
+        self.after = RowProgram(hidden=_norm(hidden + branch, residuals["feed_forward"].norm))
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        references: Tensor,
+        dense: Tensor,
+        lengths: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        text_lengths: Tensor,
+        context: SelectedTokens | None,
+    ) -> Tensor:
+        """As `SparseBlock.forward`."""
+        batch, queries, _ = hidden.shape
+        source, values = self.source.run(batch, dense.shape[1], lengths, dense=dense)
+        text_keys, text_values = (x.flatten(2) for x in keys_values)
+        hidden, position, query, key, value = self.before.run(
+            batch,
+            queries,
+            hidden=hidden,
+            references=references,
+            text_keys=text_keys,
+            text_values=text_values,
+            text_lengths=text_lengths,
+        )
+        read = {"hidden": hidden, "query": query, "key": key, "value": value}
+        if self.context is not None:
+            [hidden] = self.until_context.run(batch, queries, **read)
+            read = {"hidden": hidden, "branch": self.context(hidden + position, context)}
+        [hidden] = self.after.run(
+            batch,
+            queries,
+            references=references,
+            source=source,
+            values=values,
+            lengths=lengths,
+            **read,
+        )
+        return hidden
+
+
+class FusedHeads:
+    """`MomentHeads`."""
+
+    def __init__(self, heads: MomentHeads) -> None:
+        hidden = read("hidden", heads.class_logit.in_features)
+
+        def mlp(module: nn.Sequential) -> Rows:
+            first, _, second, _, third = module
+            return _linear(_linear(_linear(hidden, first, relu=True), second, relu=True), third)
+
+        self.boundaries = RowProgram(moved=mlp(heads.boundaries))
+        self.ratings = RowProgram(
+            class_logit=_linear(hidden, heads.class_logit), actionness=mlp(heads.actionness)
+        )
+
+    def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
+        """As `MomentHeads.refine`."""
+        [moved] = self.boundaries.run(*hidden.shape[:2], hidden=hidden)
+        return refine(moved, references)
+
+    def rate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """As `MomentHeads.rate`."""
+        class_logit, logits = self.ratings.run(*hidden.shape[:2], hidden=hidden)
+        return class_logit.squeeze(-1), actionness(logits)
+
+
+def _linear(x: Rows, module: nn.Linear, relu: bool = False) -> Rows:
+    return linear(x, module.weight, module.bias, relu)
+
+
+def _norm(x: Rows, module: nn.LayerNorm) -> Rows:
+    return norm(x, module.weight, module.bias)
+
+
+def _project(module: Projection) -> Rows:
+    first_norm, _, first, _, second_norm, _, second = module
+    x = _norm(read("x", first.in_features), first_norm)
+    return _linear(_norm(_linear(x, first, relu=True), second_norm), second)
+
+
+def _attend_text(module: CrossAttention, x: Rows) -> Rows:
+    query = _linear(x, module.query)
+    read = attend(query, "text_keys", "text_values", "text_lengths", module.heads)
+    return _linear(read, module.out)
+
+
+def _query_key_value(module: SelfAttention, x: Rows, position: Rows) -> dict[str, Rows]:
+    weights, biases = module.query_key.weight.chunk(2), module.query_key.bias.chunk(2)
+    query, key = (linear(x + position, *pair) for pair in zip(weights, biases, strict=True))
+    return {"query": query, "key": key, "value": _linear(x, module.value)}
+
+
+def _feed_forward(x: Rows, module: nn.Sequential) -> Rows:
+    first, _, second = module
+    return _linear(_linear(x, first, relu=True), second)

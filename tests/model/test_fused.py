@@ -1,0 +1,193 @@
+"""The blocks as row programs against the modules, and when they serve."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdst.kernels import library, use_implementation
+from sdst.model import SDST, ModelConfig, Outputs
+from sdst.model.fused import fused_blocks
+
+pytestmark = pytest.mark.skipif(
+    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+)
+BATCH, CLIPS, TOKENS, WORDS = 4, 11, 3, 6
+VIDEO_LENGTHS, TEXT_LENGTHS = torch.tensor([11, 7, 1, 10]), torch.tensor([6, 2, 1, 5])
+CONFIG = ModelConfig(
+    layers=3,
+    video_width=24,
+    text_width=20,
+    width=36,
+    queries=5,
+    heads=4,
+    points=3,
+    context_tokens=12,
+    context_strides=(1, 2, 4),
+    context_segments=2,
+    pooled_tokens=2,
+)
+
+
+def make_model(**changes: object) -> SDST:
+    torch.manual_seed(0)
+    model = SDST(dataclasses.replace(CONFIG, **changes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():  # what starts at zero tells nothing
+            weight.add_(0.05 * torch.randn_like(weight))
+    return model
+
+
+def inputs(model: SDST, tokens: int = TOKENS) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    video = torch.randn(
+        BATCH, config.layers, CLIPS, tokens, config.video_width, generator=generator
+    )
+    text = torch.randn(BATCH, config.layers, WORDS, config.text_width, generator=generator)
+    return video, text, VIDEO_LENGTHS, TEXT_LENGTHS
+
+
+@torch.no_grad()
+def by_programs(model: SDST, *arguments: Tensor) -> Outputs:
+    assert fused_blocks(model) is not None
+    return model(*arguments)
+
+
+@torch.no_grad()
+def by_modules(model: SDST, *arguments: Tensor) -> Outputs:
+    with use_implementation("reference"):
+        assert fused_blocks(model) is None
+        return model(*arguments)
+
+
+def assert_close(found: Outputs, expected: Outputs) -> None:
+    """Equal but for rounding, and beyond the videos, where nothing is told."""
+    real = torch.arange(CLIPS) < VIDEO_LENGTHS[:, None]
+    for field in dataclasses.fields(Outputs):
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        if field.name in ("saliency", "dense", "visual"):
+            a, b = a[:, real], b[:, real]
+        torch.testing.assert_close(
+            a, b, rtol=1e-4, atol=1e-5, msg=lambda m, f=field.name: f"{f} {m}"
+        )
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+@pytest.mark.parametrize("schedule", [None, (4, 2, 1)])
+@pytest.mark.parametrize("context", ["none", "sparse"])
+def test_programs_say_what_modules_say(
+    context: str, schedule: tuple[int, ...] | None, tokens: int
+) -> None:
+    model = make_model(context=context, schedule=schedule)
+    arguments = inputs(model, tokens)
+    assert_close(by_programs(model, *arguments), by_modules(model, *arguments))
+
+
+@pytest.mark.parametrize("window", [3, CLIPS])
+def test_a_window_narrower_than_the_video_stays_with_the_module(window: int) -> None:
+    model = make_model(window=window, global_tokens=2)
+    arguments = inputs(model)
+    assert_close(by_programs(model, *arguments), by_modules(model, *arguments))
+
+
+def test_many_queries_on_one_video() -> None:
+    model = make_model()
+    video, text, _, words = inputs(model)
+    with torch.no_grad():
+        encoded = model.encode_video(video[:1], VIDEO_LENGTHS[:1])
+        together = model.answer(encoded, text, words)
+        for i in range(BATCH):
+            alone = model.answer(encoded, text[i : i + 1], words[i : i + 1])
+            torch.testing.assert_close(together.spans[:, i], alone.spans[:, 0])
+            torch.testing.assert_close(together.saliency[:, i], alone.saliency[:, 0])
+
+
+@pytest.mark.parametrize("schedule", [None, (4, 2, 1)])
+@pytest.mark.parametrize("run", [by_programs, by_modules])
+def test_the_last_step_alone_is_that_of_all(
+    run: Callable[..., Outputs], schedule: tuple[int, ...] | None
+) -> None:
+    model = make_model(schedule=schedule)
+    video, text, lengths, words = inputs(model)
+    every = run(model, video, text, lengths, words)
+    with torch.no_grad(), use_implementation("reference" if run is by_modules else "auto"):
+        last = model.answer(model.encode_video(video, lengths), text, words, every_step=False)
+    for name in ("spans", "scores", "saliency", "dense"):
+        assert len(getattr(last, name)) == 1
+        torch.testing.assert_close(getattr(last, name)[-1], getattr(every, name)[-1])
+
+
+def step_of_the_optimizer(model: SDST) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    with torch.enable_grad():
+        outputs = model(*inputs(model))
+        (outputs.spans.sum() + outputs.saliency.sum()).backward()
+    optimizer.step()
+
+
+def replaced_module(model: SDST) -> None:
+    torch.manual_seed(3)
+    model.dense_block.time_attention.out = nn.Linear(36, 36)
+
+
+def replaced_parameter(model: SDST) -> None:
+    model.heads.boundaries[-1].bias = nn.Parameter(torch.ones(2))
+
+
+def moved_data(model: SDST) -> None:
+    model.sparse_block.position[0].weight.data = torch.ones(36, 72)
+
+
+def loaded_state(model: SDST) -> None:
+    model.load_state_dict({name: 1.1 * x for name, x in model.state_dict().items()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [step_of_the_optimizer, replaced_module, replaced_parameter, moved_data, loaded_state],
+    ids=lambda change: change.__name__,
+)
+def test_other_weights_are_noticed(change: Callable[[SDST], None]) -> None:
+    model = make_model()
+    arguments = inputs(model)
+    before = by_programs(model, *arguments)
+    change(model)
+    after = by_programs(model, *arguments)
+    assert not torch.equal(before.spans, after.spans)
+    assert_close(after, by_modules(model, *arguments))
+
+
+def test_a_copy_has_programs_of_its_own() -> None:
+    model = make_model()
+    arguments = inputs(model)
+    expected = by_programs(model, *arguments)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.1)
+    assert_close(by_programs(other, *arguments), by_modules(other, *arguments))
+    assert torch.equal(by_programs(model, *arguments).spans, expected.spans)
+
+
+def test_the_modules_serve_where_programs_cannot() -> None:
+    model = make_model()
+    assert fused_blocks(model) is None  # a gradient is wanted
+    with torch.no_grad():
+        assert fused_blocks(model.train()) is None
+        assert fused_blocks(model.eval()) is fused_blocks(model) is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fused_blocks(model) is None
+        assert fused_blocks(copy.deepcopy(model).bfloat16()) is None
+        assert fused_blocks(make_model(attention="deformable")) is None
+        one_of_them = copy.deepcopy(model)
+        one_of_them.heads.half()
+        assert fused_blocks(one_of_them) is None
+    with torch.inference_mode():
+        assert fused_blocks(model) is not None
+        assert fused_blocks(make_model()) is None  # weights without versions
