@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from sdst.kernels import dispatch
 from sdst.kernels.row_program import (
@@ -60,10 +61,11 @@ _known: WeakKeyDictionary[nn.Module, tuple[Weights, Blocks | None]] = WeakKeyDic
 def fused_blocks(model: nn.Module) -> Blocks | None:
     """Programs of the weights that `model` has now; None where the modules must serve.
 
-    They must where a gradient or dropout is wanted, under autocast and the compiler, for weights
-    other than fp32 on a CPU, without the native library, and for readers other than RDSA.
+    They must where a gradient or dropout is wanted, under autocast, for weights other than fp32 on
+    a CPU, without the native library, and for readers other than RDSA; and where operations are
+    looked at: by the compiler, by counters of FLOPs, as fake tensors.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
     if torch.is_grad_enabled() or model.training:
         forget(model)  # what follows may be a step of an optimizer

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.steps import count_flops
 from sdst.kernels import library, use_implementation
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.model.fused import fused_blocks
@@ -183,6 +184,7 @@ def test_the_modules_serve_where_programs_cannot() -> None:
         assert fused_blocks(model.eval()) is fused_blocks(model) is not None
         with torch.autocast("cpu", torch.bfloat16):
             assert fused_blocks(model) is None
+        assert count_flops(lambda: model(*inputs(model))) > 0
         assert fused_blocks(copy.deepcopy(model).bfloat16()) is None
         assert fused_blocks(make_model(attention="deformable")) is None
         one_of_them = copy.deepcopy(model)
