@@ -41,6 +41,7 @@ class DataConfig:
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.
+        store: numbers that encoded features are stored in; int8 takes half the disk and memory.
         domain: keep only the videos of this topic, where annotations name one: TVSum and YouTube
             Highlights train a model for each.
         protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
@@ -64,6 +65,7 @@ class DataConfig:
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
+    store: Literal["float16", "int8"] = "float16"
     domain: str | None = None
     protocol: str = "custom"
     limit: int | None = None

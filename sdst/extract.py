@@ -42,6 +42,7 @@ DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small ones keep all busy on a short video, too.
 CPU_BATCH = 16
 QUERIES_AT_ONCE = 256
+STORED = ("float16", "int8")  # number types that features are stored in
 # A film of hours is one video, so parts of it count.
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
 
@@ -65,6 +66,7 @@ def extract_features(
     resume: bool = False,
     report: Report | None = None,
     memory: int | None = None,
+    dtype: str = "float16",
     may_be_empty: bool = False,
 ) -> FeatureStore:
     """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
@@ -83,6 +85,7 @@ def extract_features(
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
             slower, and may change the last bit of a feature. The text tower is let go where no
             sentence is encoded. None sets no bound.
+        dtype: of the store, one of `STORED`.
         may_be_empty: make a store even where no video can be read.
 
     Raises:
@@ -128,7 +131,7 @@ def extract_features(
         batches=ahead + DECODERS + 2,
     )
     with (
-        FeatureWriter(out, meta, resume=resume) as writer,
+        FeatureWriter(out, meta, dtype, resume) as writer,
         _encoder_threads(backbone.device) as pool,
         tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
     ):
@@ -345,6 +348,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add("--dtype", choices=STORED, default="float16", help="of the store (default: %(default)s)")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store, must not exist yet")
@@ -409,6 +413,7 @@ def _extract_videos(options: argparse.Namespace, share: Share) -> int:
         "frames_per_clip": options.frames_per_clip,
         "report": report,
         "memory": memory,
+        "dtype": options.dtype,
     }
     if share.world == 1:
         store = extract_features(*inputs, resume=True, **settings)

@@ -154,7 +154,7 @@ class Grounder(_Grounder):
         clip_length, options = self.encoder.clip_length, self.config.predict
         if video.tokens.shape[1] > options.stretch:
             return ground_long(
-                self.model, video.tokens, tokens, clip_length, video.duration, options
+                self.model, video.tokens, tokens, clip_length, video.duration, options, video.scales
             )
         encoded = self._encode(video)
         predictions: list[Prediction] = []
@@ -265,9 +265,9 @@ class Grounder(_Grounder):
         if len(videos) == 1:
             return [self._answers(videos[0], texts, top)]
         device = self.backbone.device
-        clips = [torch.from_numpy(np.array(video.tokens, np.float32)) for video in videos]
-        rows = pad_sequence([video.transpose(0, 1) for video in clips], batch_first=True)
-        lengths = torch.tensor([video.shape[1] for video in clips], device=device)
+        tokens = [torch.from_numpy(_floats(video)) for video in videos]
+        rows = pad_sequence([video.transpose(0, 1) for video in tokens], batch_first=True)
+        lengths = torch.tensor([video.shape[1] for video in tokens], device=device)
         encoded = self.model.encode_video(rows.transpose(1, 2).to(device), lengths)
         index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
         tokens, words = self._padded([text.tokens for text in texts])
@@ -297,9 +297,7 @@ class Grounder(_Grounder):
         return self._encoded[key][1]
 
     def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
-        tokens = torch.from_numpy(np.array(video.tokens, np.float32))[None].to(
-            self.encoder.backbone.device
-        )
+        tokens = torch.from_numpy(_floats(video))[None].to(self.encoder.backbone.device)
         lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
         return self.model.encode_video(tokens, lengths)
 
@@ -308,6 +306,12 @@ class Grounder(_Grounder):
         rows = pad_sequence([text.transpose(0, 1) for text in texts], batch_first=True)
         lengths = torch.tensor([text.shape[1] for text in texts], device=rows.device)
         return rows.transpose(1, 2), lengths
+
+
+def _floats(video: VideoFeatures) -> np.ndarray:
+    """A short video's tokens [K, L, P, Dv] in fp32."""
+    tokens = np.array(video.tokens, np.float32)
+    return tokens if video.scales is None else tokens * video.scales[..., None]
 
 
 class ZeroShotGrounder(_Grounder):

@@ -17,8 +17,9 @@ is scored as if it were not cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ def ground_long(
     clip_length: float,
     duration: float,
     options: PredictConfig,
+    scales: np.ndarray | Tensor | None = None,
 ) -> list[Prediction]:
     """The moments of a long video that each sentence describes, and its saliency.
 
@@ -56,6 +58,7 @@ def ground_long(
         duration: seconds of the video.
         options: `stretch` and `overlap` say how the video is cut. Moments found twice are dropped
             even where `nms` is none.
+        scales: [K, L, P] or [1, L, P], what tokens of int8 are multiplied by.
 
     Returns:
         For each sentence at most `MOMENTS_KEPT` windows, best first, and the saliency of L clips.
@@ -63,10 +66,11 @@ def ground_long(
     layers, device = model.config.layers, model.fusion.device
     answers = [_Answer(tokens.shape[1]) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
-    for starts, batch in _batches(tokens, options):
-        video = torch.as_tensor(batch, device=device).expand(-1, layers, -1, -1, -1)
+    for starts, stack in _batches(tokens, options):
+        video = stack(tokens).to(device).expand(-1, layers, -1, -1, -1)
         lengths = torch.full((len(starts),), video.shape[2], device=device)
-        encoded = model.encode_video(video, lengths)
+        by_token = None if scales is None else stack(scales).to(device).expand(-1, layers, -1, -1)
+        encoded = model.encode_video(video, lengths, by_token)
         for answer, text in zip(answers, texts, strict=True):
             words = torch.full_like(lengths, text.shape[1])
             outputs = model.answer(
@@ -84,15 +88,22 @@ def stretch_starts(length: int, options: PredictConfig) -> list[int]:
 
 def _batches(
     tokens: np.ndarray | Tensor, options: PredictConfig
-) -> Iterator[tuple[list[int], np.ndarray | Tensor]]:
-    """Some neighbouring stretches at a time: their first clips and tokens [S, K, l, P, Dv]."""
+) -> Iterator[tuple[list[int], Callable[[np.ndarray | Tensor], Tensor]]]:
+    """Some neighbouring stretches at a time: their first clips, and what cuts them out.
+
+    It makes of tokens [K, L, ...], or their scales, [S, K, l, ...].
+    """
     starts = stretch_starts(tokens.shape[1], options)
     size = tokens[:, : options.stretch].nbytes
     at_once = max(min(BYTES_AT_ONCE // max(size, 1), STRETCHES_AT_ONCE), 1)
-    stack = torch.stack if isinstance(tokens, Tensor) else np.stack
+
+    def cut(starts: list[int], values: np.ndarray | Tensor) -> Tensor:
+        stack = torch.stack if isinstance(values, Tensor) else np.stack
+        return torch.as_tensor(stack([values[:, x : x + options.stretch] for x in starts]))
+
     for first in range(0, len(starts), at_once):
         some = starts[first : first + at_once]
-        yield some, stack([tokens[:, start : start + options.stretch] for start in some])
+        yield some, partial(cut, some)
 
 
 class _Answer:

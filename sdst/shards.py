@@ -68,6 +68,7 @@ def extract_share(
     frames_per_clip: int,
     report: Report,
     memory: int | None = None,
+    dtype: str = "float16",
 ) -> FeatureStore | None:
     """This process's share of `extract_features`; the first process joins all shares.
 
@@ -87,6 +88,7 @@ def extract_share(
         "backbone": backbone.name,
         "clip_length": clip_length,
         "frames_per_clip": frames_per_clip,
+        "dtype": dtype,
     }
     tasks = [{"videos": part, "queries": [], **settings} for part in _parts(videos, share.world)]
     tasks[0]["queries"] = [list(query) for query in queries.items()]
@@ -106,6 +108,7 @@ def extract_share(
             resume=True,
             report=report,
             memory=memory,
+            dtype=dtype,
             may_be_empty=True,
         )
         replace_text(told, json.dumps({"task": mine, **asdict(report)}))
@@ -188,7 +191,7 @@ def _join(
     owner = {vid: shard for shard in shards for vid in shard.video_ids}
     whole = folder / "whole"  # what a kill leaves of it goes with the shards
     shutil.rmtree(whole, ignore_errors=True)
-    with FeatureWriter(whole, shards[0].meta) as writer:
+    with FeatureWriter(whole, shards[0].meta, shards[0].dtype) as writer:
         for qid in queries:
             query = shards[0].query(qid)
             writer.add_query(qid, query.tokens, query.embedding)
@@ -199,7 +202,8 @@ def _join(
             for first in range(0, clips, CLIPS_AT_ONCE):
                 some = slice(first, first + CLIPS_AT_ONCE)
                 embedding = None if video.embedding is None else video.embedding[some]
-                entry.write(video.tokens[:, some], embedding)
+                scales = None if video.scales is None else video.scales[:, some]
+                entry.write(video.tokens[:, some], embedding, scales)
             entry.finish(video.duration)
     whole.rename(out)
     return FeatureStore(out)

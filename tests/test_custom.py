@@ -11,6 +11,7 @@ import pytest
 
 from sdst import extract, ground, train
 from sdst.config import load_config
+from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 
 SETTINGS = {
@@ -106,6 +107,20 @@ def test_resuming_on_other_weights_of_the_backbone_is_refused(checkpoint, root, 
     (run / "features.json").write_text(json.dumps({**features, "fingerprint": "f00"}))
     with pytest.raises(InputError, match=r"features\.fingerprint was 'f00'"):
         train.main(["--output", str(run), "--resume", *options(root)])
+
+
+def test_training_reads_a_store_of_int8(root: Path, tmp_path, capsys):
+    """With the sparse context, whose kernels read the integers; then all that grounds."""
+    small = options(root, **{"data.store": "int8"})
+    assert train.main(["--output", str(tmp_path / "run"), *small]) == 0
+    stores = [FeatureStore(path) for path in (root / "features").iterdir()]
+    [store] = [store for store in stores if store.dtype == "int8"]
+    video = next((root / "videos").iterdir())
+    asked = ["--checkpoint", str(tmp_path / "run"), "--query", "a red ball"]
+    assert ground.main([*asked, "--video", str(video)]) == 0
+    assert ground.main([*asked, "--store", str(store.path)]) == 0
+    assert f"best of {len(store)} videos" in capsys.readouterr().out
+    shutil.rmtree(store.path)  # the other tests count the stores
 
 
 def test_extracting_twice_encodes_once(checkpoint, root, capsys):

@@ -13,6 +13,7 @@ import torch
 
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.data import video
+from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features, find_videos, main
 
@@ -278,6 +279,8 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
     arguments = ["--videos", str(tmp_path / "videos"), "--annotations", str(annotations)]
     assert main([*arguments, "--clip-length", "1", "--output", str(tmp_path / "store")]) == 0
     assert "3 videos, 1 queries" in capsys.readouterr().out
+    assert main([*arguments, "--dtype", "int8", "--output", str(tmp_path / "small")]) == 0
+    assert FeatureStore(tmp_path / "small").dtype == "int8"
 
 
 def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsys):

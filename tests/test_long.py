@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
+from sdst.kernels import dequantize, quantize
 from sdst.long import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.predict import decode
@@ -77,9 +78,19 @@ def test_how_many_stretches_are_read_at_once_changes_nothing(model: SDST, monkey
 def test_a_batch_of_stretches_is_what_is_read_of_the_store() -> None:
     """64 MiB of a video of 7 GB, which is a hole in a file and takes no memory."""
     video = np.broadcast_to(np.float16(1), (4, 36_000, 50, 512))
-    starts, batch = next(_batches(video, PredictConfig(stretch=75, overlap=25)))
+    starts, cut = next(_batches(video, PredictConfig(stretch=75, overlap=25)))
     assert len(starts) == 4
-    assert batch.nbytes <= 64 * 2**20
+    assert cut(video).nbytes <= 64 * 2**20
+
+
+def test_a_video_of_int8_is_answered_as_its_floats_are(model: SDST) -> None:
+    values, scales = quantize(torch.from_numpy(make_video(40)))
+    texts = make_texts()
+    call = (texts, 1.0, 40.0, CUT)
+    found = ground_long(model, values.numpy(), *call, scales.numpy())
+    for a, b in zip(found, ground_long(model, dequantize(values, scales), *call), strict=True):
+        np.testing.assert_allclose(a.windows, b.windows, atol=1e-4)
+        np.testing.assert_allclose(a.saliency, b.saliency, atol=1e-5)
 
 
 def outputs_of(spans: list, scores: list, saliency: list) -> Outputs:

@@ -39,12 +39,10 @@ def run_share(rank: int, videos: dict[str, Path], out: Path, world: int = 2, **o
     return store, report
 
 
-def run_alone(videos: dict[str, Path], out: Path):
+def run_alone(videos: dict[str, Path], out: Path, **options):
     report = Report()
-    store = extract_features(
-        videos, QUERIES, GreyBackbone(), out, clip_length=1.0, progress=False, report=report
-    )
-    return store, report
+    settings = {"clip_length": 1.0, "progress": False, "report": report, **options}
+    return extract_features(videos, QUERIES, GreyBackbone(), out, **settings), report
 
 
 def assert_same_bytes(store: Path, other: Path) -> None:
@@ -78,12 +76,14 @@ def kill_while_joining(videos: dict[str, Path], out: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("world", [2, 3, 9])
-def test_the_shares_join_to_the_store_of_one_process(videos, tmp_path, world: int) -> None:
-    alone, expected = run_alone(videos, tmp_path / "alone")
+@pytest.mark.parametrize(("world", "dtype"), [(2, "float16"), (3, "int8"), (9, "float16")])
+def test_the_shares_join_to_the_store_of_one_process(
+    videos, tmp_path, world: int, dtype: str
+) -> None:
+    alone, expected = run_alone(videos, tmp_path / "alone", dtype=dtype)
     for rank in range(1, world):
-        assert run_share(rank, videos, tmp_path / "shared", world)[0] is None
-    store, report = run_share(0, videos, tmp_path / "shared", world)
+        assert run_share(rank, videos, tmp_path / "shared", world, dtype=dtype)[0] is None
+    store, report = run_share(0, videos, tmp_path / "shared", world, dtype=dtype)
     assert_same_bytes(alone.path, store.path)
     assert report == expected and len(report.skipped) == 1
     assert not list(tmp_path.glob(".*")), "shards are left"

@@ -23,6 +23,7 @@ class Sample:
         annotation: where it comes from.
         video: [K, L, P, Dv], a view into a store, or a tensor on its device. [1, L, P, Dv] where
             one stored layer serves all steps.
+        scales: [K, L, P] of a video of int8, likewise; None of others.
         text: [K, N, Dt], or [1, N, Dt] likewise.
         layers: K.
         spans: [G, 2], moments as (center, width) in units of the L clips.
@@ -32,6 +33,7 @@ class Sample:
 
     annotation: Annotation
     video: np.ndarray | Tensor
+    scales: np.ndarray | Tensor | None
     text: np.ndarray | Tensor
     layers: int
     spans: np.ndarray
@@ -51,6 +53,7 @@ class Batch:
         span_counts: [B].
         saliency: [B, L].
         positive_clip: [B].
+        scales: [B, K, L, P] of videos of int8, None of others.
     """
 
     video: Tensor
@@ -61,14 +64,16 @@ class Batch:
     span_counts: Tensor
     saliency: Tensor
     positive_clip: Tensor
+    scales: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         return Batch(*(_move(getattr(self, f.name), device) for f in fields(self)))
 
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `SDST.forward` takes."""
-        return self.video, self.text, self.video_lengths, self.text_lengths
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What `SDST.forward` takes; scales only where there are some."""
+        inputs = self.video, self.text, self.video_lengths, self.text_lengths
+        return inputs if self.scales is None else (*inputs, self.scales)
 
 
 class GroundingDataset(Dataset):
@@ -103,13 +108,15 @@ class GroundingDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]
-        video = self.source.video(annotation.vid).tokens
+        features = self.source.video(annotation.vid)
+        video = features.tokens
         text = self.source.query(annotation.qid).tokens
         clips = video.shape[1]
         saliency = clip_ratings(annotation, clips, self.clip_length)
         return Sample(
             annotation,
             video,
+            features.scales,
             text,
             self.layers,
             relative_spans(annotation, clips, self.clip_length),
@@ -181,7 +188,10 @@ def collate(samples: list[Sample], multiple: int = 1) -> Batch:
     videos = [s.video for s in samples]
     video = pad(videos, axis=1, dtype=_number_type(videos[0]), batch_axis=1).transpose(0, 1)
     text = pad([s.text for s in samples], axis=1)
-    layers = samples[0].layers
+    layers, scales = samples[0].layers, None
+    if samples[0].scales is not None:
+        scales = pad([s.scales for s in samples], axis=1, batch_axis=1).transpose(0, 1)
+        scales = scales.expand(-1, layers, -1, -1)
     return Batch(
         video=video.expand(-1, layers, -1, -1, -1),
         text=text.expand(-1, layers, -1, -1),
@@ -191,6 +201,7 @@ def collate(samples: list[Sample], multiple: int = 1) -> Batch:
         span_counts=torch.tensor([len(s.spans) for s in samples]),
         saliency=pad([s.saliency for s in samples], axis=0),
         positive_clip=torch.tensor([s.positive_clip for s in samples]),
+        scales=scales,
     )
 
 
@@ -220,7 +231,9 @@ def _number_type(values: np.ndarray | Tensor) -> torch.dtype:
     return torch.from_numpy(np.empty(0, values.dtype)).dtype
 
 
-def _move(values: Tensor, device: torch.device) -> Tensor:
+def _move(values: Tensor | None, device: torch.device) -> Tensor | None:
     """`values` on `device`; what is repeated by a stride of 0 travels once."""
+    if values is None:
+        return None
     once = tuple(slice(1 if stride == 0 else None) for stride in values.stride())
     return values[once].to(device, non_blocking=True).expand_as(values)

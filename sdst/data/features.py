@@ -1,6 +1,6 @@
 """The feature store: what the frozen backbone said, written once and read through memory maps.
 
-A store is a folder of four flat binary files and one JSON index that says what lies where:
+A store is a folder of flat binary files and one JSON index that says what lies where:
 
     index.json              shapes, number type, meta; clips, seconds and checksum of every video,
                             tokens and checksum of every query
@@ -8,6 +8,9 @@ A store is a folder of four flat binary files and one JSON index that says what 
     video_embeddings.bin    per video  [L, E]
     query_tokens.bin        per query  [K, N, Dt]
     query_embeddings.bin    per query  [E]
+
+In a store of int8 a video's tokens are 8-bit integers with a scale each (`sdst.kernels.quantize`),
+half of what fp16 takes, in `video_scales.bin`, [K, L, P] fp32; all else is fp16.
 
 Features of last layers alone have K = 1; those that come without a space shared by video and text
 have no embeddings, E = 0. A store appears complete or not at all, opens in milliseconds whatever
@@ -35,23 +38,29 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdst.errors import InputError
+from sdst.kernels import quantize
 
 FORMAT = "sdst-features"
 VERSION = 2
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "int8")
 INDEX = "index.json"
 JOURNAL = "journal.jsonl"
 PIECE = 2**22  # bytes read at once when a video is completed
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
+SCALES = "video_scales"
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """A video of L clips: tokens `[K, L, P, Dv]`, unit embeddings `[L, E]` or None, seconds."""
+    """A video of L clips: tokens `[K, L, P, Dv]`, unit embeddings `[L, E]` or None, seconds.
+
+    Tokens of int8 are to be multiplied by scales `[K, L, P]`; others have none.
+    """
 
     tokens: np.ndarray | Tensor
     embedding: np.ndarray | Tensor | None
     duration: float
+    scales: np.ndarray | Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,8 @@ class FeatureWriter:
         path: the store's folder; must not exist yet.
         meta: kept with the store, JSON types only; by convention `backbone`, `fingerprint`,
             `clip_length`, `frames_per_clip`.
-        dtype: `float16` or `float32`.
+        dtype: `float16`, `float32` or `int8`, of a video's tokens; in a store of int8 all else is
+            float16.
         resume: what was added stays when the writer does not get to the end, were it killed, and
             the next one with `resume` goes on behind it (`video_ids`, `query_ids` say where). Else
             nothing is left.
@@ -108,7 +118,7 @@ class FeatureWriter:
             raise InputError(f"{path}: exists already; remove it or choose another folder")
         if dtype not in DTYPES:
             raise InputError(f"feature type {dtype!r}: expected one of {', '.join(DTYPES)}")
-        self._dtype = np.dtype(dtype)
+        self._types = number_types(dtype)
         self._header = {"format": FORMAT, "version": VERSION, "dtype": dtype, "meta": meta}
         self._resume = resume
         self._shapes: dict[str, int] = {}
@@ -130,7 +140,7 @@ class FeatureWriter:
         except BaseException:
             self._journal.close()
             raise
-        self._files = {name: (self._building / f"{name}.bin").open("r+b") for name in FILES}
+        self._files = {name: (self._building / f"{name}.bin").open("r+b") for name in self._types}
         for file in self._files.values():
             file.seek(0, os.SEEK_END)
         return self
@@ -163,7 +173,7 @@ class FeatureWriter:
     def add_video(
         self, vid: str, duration: float, tokens: np.ndarray, embedding: np.ndarray | None = None
     ) -> None:
-        """Append a video: tokens `[K, L, P, Dv]`, embedding `[L, E]`, duration in seconds."""
+        """Append a video: tokens `[K, L, P, Dv]` in floats, embedding `[L, E]`, seconds."""
         video = self.begin_video(vid, clips=tokens.shape[1])
         video.write(tokens, embedding)
         video.finish(duration)
@@ -210,20 +220,20 @@ class FeatureWriter:
             if values is None:
                 continue
             name = f"{kind}_{part}"
-            stored = self._as_stored(values, f"{what} has {name}")
+            stored = self._as_stored(name, values, what)
             self._files[name].write(stored.data)
             self._files[name].flush()
             checksum = zlib.crc32(stored.data, checksum)
         return checksum
 
-    def _as_stored(self, values: np.ndarray, what: str) -> np.ndarray:
-        """`values` in the store's number type."""
+    def _as_stored(self, name: str, values: np.ndarray, what: str) -> np.ndarray:
+        """`values` in the number type of the file `name`."""
         with np.errstate(over="ignore"):  # what does not fit becomes inf, which is refused below
-            stored = np.ascontiguousarray(values, dtype=self._dtype)
+            stored = np.ascontiguousarray(values, dtype=self._types[name])
         if not np.isfinite(stored).all():
             raise InputError(
-                f"{self.path}: {what} that are NaN or do not fit {self._dtype}; "
-                "check the backbone, or store float32"
+                f"{self.path}: {what} has {name} that are NaN or do not fit "
+                f"{self._types[name]}; check the backbone, or store float32"
             )
         return stored
 
@@ -249,12 +259,12 @@ class FeatureWriter:
                 f"{self._building}: an unfinished store of other features or another number type; "
                 "remove it, or finish it with the settings it was begun with"
             )
-        kept = dict.fromkeys(FILES, 0)
+        kept = dict.fromkeys(self._types, 0)
         good = self._journal.tell()
         while (line := self._journal.readline()).endswith(b"\n"):
             shapes, kind, key, length, *rest = json.loads(line)
-            sizes = _entry_bytes(shapes, kind, length, self._dtype)
-            after = {name: kept[name] + sizes.get(name, 0) for name in FILES}
+            sizes = _entry_bytes(shapes, kind, length, self._types)
+            after = {name: kept[name] + sizes.get(name, 0) for name in self._types}
             if any(size > _size(self._building / f"{name}.bin") for name, size in after.items()):
                 break  # the machine went down before the file was on the disk
             if rest and isinstance(rest[-1], list):
@@ -293,13 +303,21 @@ class VideoWriter:
     def __init__(self, store: FeatureWriter, vid: str, clips: int) -> None:
         self._store, self._vid, self._room = store, vid, clips
         self._clips = 0
-        names = {part: f"video_{part}" for part in ("tokens", "embeddings")}
-        self._files = {part: store._files[name].fileno() for part, name in names.items()}
-        self._begin = {part: os.fstat(file).st_size for part, file in self._files.items()}
+        names = [name for name in store._types if name.startswith("video")]
+        self._files = {name: store._files[name].fileno() for name in names}
+        self._begin = {name: os.fstat(file).st_size for name, file in self._files.items()}
         self._rows: dict[str, tuple[int, int]] = {}  # layers, bytes of a clip in a layer
 
-    def write(self, tokens: np.ndarray, embedding: np.ndarray | None = None) -> None:
-        """Append clips: tokens `[K, l, P, Dv]`, embedding `[l, E]`."""
+    def write(
+        self,
+        tokens: np.ndarray,
+        embedding: np.ndarray | None = None,
+        scales: np.ndarray | None = None,
+    ) -> None:
+        """Append clips: tokens `[K, l, P, Dv]`, embedding `[l, E]`; int8 with scales `[K, l, P]`.
+
+        A store of int8 makes integers of floats.
+        """
         layers, clips, per_frame, width = tokens.shape
         what = f"video {self._vid}"
         self._store._expect(
@@ -311,16 +329,19 @@ class VideoWriter:
         )
         if self._clips + clips > self._room:
             raise ValueError(f"{what} was begun with {self._room} clips; more were written")
-        for part, values in (("tokens", tokens), ("embeddings", embedding)):
-            if values is None:
+        if SCALES in self._files and scales is None:
+            tokens, scales = _quantized(tokens, f"{self._store.path}: {what}")
+        values = {"video_tokens": tokens, SCALES: scales, "video_embeddings": embedding}
+        for name, given in values.items():
+            if given is None:
                 continue
-            stored = self._store._as_stored(values, f"{what} has video_{part}")
-            by_layer = stored if part == "tokens" else stored[None]
+            stored = self._store._as_stored(name, given, what)
+            by_layer = stored[None] if name == "video_embeddings" else stored
             row = by_layer[0, 0].nbytes
-            self._rows[part] = len(by_layer), row
+            self._rows[name] = len(by_layer), row
             for layer, piece in enumerate(by_layer):
-                place = self._begin[part] + (layer * self._room + self._clips) * row
-                _write_at(self._files[part], piece.data.cast("B"), place)
+                place = self._begin[name] + (layer * self._room + self._clips) * row
+                _write_at(self._files[name], piece.data.cast("B"), place)
         self._clips += clips
 
     def finish(self, duration: float, faults: Sequence[str] = ()) -> None:
@@ -380,14 +401,15 @@ class FeatureStore:
         try:
             self.meta: dict = index["meta"]
             self.shapes: dict[str, int] = index["shapes"]
-            self._dtype = np.dtype(index["dtype"])
+            self.dtype: str = index["dtype"]
+            self._types = number_types(self.dtype)
             self._lay_out(index["videos"], index["queries"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{self.path / INDEX}: damaged ({type(error).__name__}: {error}); "
                 "remove the folder and extract again"
             ) from None
-        self._maps = {name: self._map(name) for name in FILES}
+        self._maps = {name: self._map(name) for name in self._types}
         if device is not None:
             self._maps = {
                 name: torch.tensor(values, device=device) for name, values in self._maps.items()
@@ -419,7 +441,9 @@ class FeatureStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all features."""
-        return sum(rows * width for rows, width in self._rows.values()) * self._dtype.itemsize
+        return sum(
+            n * width * self._types[name].itemsize for name, (n, width) in self._rows.items()
+        )
 
     def video(self, vid: str) -> VideoFeatures:
         """Read-only views of a video's features."""
@@ -428,7 +452,10 @@ class FeatureStore:
         row, clips, duration, _ = self._videos[vid]
         tokens = self._view("video_tokens", row, (self._layers, clips, *self._frame))
         embedding = self._view("video_embeddings", row, (clips, self._embed))
-        return VideoFeatures(tokens, embedding if self._embed else None, duration)
+        scales = None
+        if SCALES in self._maps:
+            scales = self._view(SCALES, row, (self._layers, clips, self._frame[0]))
+        return VideoFeatures(tokens, embedding if self._embed else None, duration, scales)
 
     def query(self, qid: int | str) -> QueryFeatures:
         """Read-only views of a sentence's features."""
@@ -461,9 +488,13 @@ class FeatureStore:
         ):
             for key, (*_, expected) in entries.items():
                 features = ids(key)
-                found = zlib.crc32(features.tokens)
-                if features.embedding is not None:
-                    found = zlib.crc32(features.embedding, found)
+                found = 0
+                for values in (
+                    features.tokens,
+                    getattr(features, "scales", None),
+                    features.embedding,
+                ):
+                    found = found if values is None else zlib.crc32(values, found)
                 yield f"{kind} {key}", found, expected
 
     def _lay_out(self, videos: list, queries: list) -> None:
@@ -484,14 +515,15 @@ class FeatureStore:
                 zip(tokens, queries, strict=False)
             )
         }
-        rows = (starts[-1], starts[-1], tokens[-1], len(queries))
+        rows = dict(zip(FILES, (starts[-1], starts[-1], tokens[-1], len(queries)), strict=True))
+        rows[SCALES] = starts[-1]
         widths = _row_widths(self.shapes)
-        self._rows = {name: (n, widths[name]) for name, n in zip(FILES, rows, strict=True)}
+        self._rows = {name: (rows[name], widths[name]) for name in self._types}
 
     def _map(self, name: str) -> np.ndarray:
         file = self.path / f"{name}.bin"
         rows, width = self._rows[name]
-        expected = rows * width * self._dtype.itemsize
+        expected = rows * width * self._types[name].itemsize
         found = file.stat().st_size if file.is_file() else None
         if found != expected:
             raise InputError(
@@ -499,8 +531,8 @@ class FeatureStore:
                 f"{expected} bytes; remove the folder and extract again"
             )
         if expected == 0:
-            return np.empty(0, self._dtype)
-        return np.memmap(file, self._dtype, mode="r")
+            return np.empty(0, self._types[name])
+        return np.memmap(file, self._types[name], mode="r")
 
     def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray | Tensor:
         start = row * self._rows[name][1]
@@ -538,24 +570,45 @@ def require(source: FeatureSource, **shapes: int) -> None:
             )
 
 
+def number_types(dtype: str) -> dict[str, np.dtype]:
+    """The number type of each file of a store."""
+    if dtype != "int8":
+        return dict.fromkeys(FILES, np.dtype(dtype))
+    types = dict.fromkeys(FILES, np.dtype(np.float16))
+    return types | {"video_tokens": np.dtype(np.int8), SCALES: np.dtype(np.float32)}
+
+
+def _quantized(tokens: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [..., D] in floats as int8 and scales [...]."""
+    if not np.isfinite(tokens).all():
+        raise InputError(f"{what} has video_tokens that are NaN or infinite; check the backbone")
+    values, scales = quantize(torch.from_numpy(np.ascontiguousarray(tokens)))
+    return values.numpy(), scales.numpy()
+
+
 def _row_widths(shapes: dict[str, int]) -> dict[str, int]:
     """Numbers in a row of each file: of a clip, of a token, of a sentence."""
     layers, embed = shapes.get("layers", 0), shapes.get("embed_width", 0)
     frame = shapes.get("tokens_per_frame", 0) * shapes.get("video_width", 0)
     return {
         "video_tokens": layers * frame,
+        SCALES: layers * shapes.get("tokens_per_frame", 0),
         "video_embeddings": embed,
         "query_tokens": layers * shapes.get("text_width", 0),
         "query_embeddings": embed,
     }
 
 
-def _entry_bytes(shapes: dict[str, int], kind: str, length: int, dtype: np.dtype) -> dict[str, int]:
+def _entry_bytes(
+    shapes: dict[str, int], kind: str, length: int, types: dict[str, np.dtype]
+) -> dict[str, int]:
     """What a video of `length` clips or a query of `length` tokens takes in each file of its."""
     widths = _row_widths(shapes)
-    vectors = length if kind == "video" else 1
-    rows = {f"{kind}_tokens": length, f"{kind}_embeddings": vectors}
-    return {name: n * widths[name] * dtype.itemsize for name, n in rows.items()}
+    return {
+        name: (1 if name == "query_embeddings" else length) * widths[name] * dtype.itemsize
+        for name, dtype in types.items()
+        if name.startswith(kind)
+    }
 
 
 def _width(embedding: np.ndarray | None) -> int:

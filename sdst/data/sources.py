@@ -280,6 +280,8 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
         "clip_length": config.data.clip_length,
         "frames_per_clip": config.data.frames_per_clip,
     }
+    if config.data.store != "float16":
+        settings["store"] = config.data.store
     identity = {
         **settings,
         "queries": [[str(qid), query] for qid, query in queries.items()],
@@ -297,6 +299,7 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
             path,
             clip_length=config.data.clip_length,
             frames_per_clip=config.data.frames_per_clip,
+            dtype=config.data.store,
             resume=True,
             report=report,
         )

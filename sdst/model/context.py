@@ -33,6 +33,7 @@ class SelectedTokens:
         bias: [B, k], log sigmoid(score), added to the attention logits.
         valid: [B, k], False where there was nothing left to pick.
         lengths: [B], valid part of L.
+        scales: [B, L, P], what tokens of int8 are multiplied by; None of others.
     """
 
     tokens: Tensor
@@ -40,6 +41,7 @@ class SelectedTokens:
     bias: Tensor
     valid: Tensor
     lengths: Tensor
+    scales: Tensor | None = None
 
 
 class TokenSelection(nn.Module):
@@ -57,17 +59,22 @@ class TokenSelection(nn.Module):
         """Pooled sentences [..., F] -> u [..., Dv], what tokens are scored against."""
         return self.key(self.query(sentence))
 
-    def select(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> list[SelectedTokens]:
+    def select(
+        self, tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None
+    ) -> list[SelectedTokens]:
         """Keep the k best of every step's pyramid.
 
         Args:
             tokens: [K, B, L, P, Dv].
             u: [K, B, Dv].
             lengths: [B], valid part of L.
+            scales: [K, B, L, P] of tokens of int8.
         """
         config = self.config
 
-        def select(tokens: Tensor, u: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        def select(
+            tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None
+        ) -> tuple[Tensor, ...]:
             return select_tokens(
                 tokens,
                 u,
@@ -75,47 +82,59 @@ class TokenSelection(nn.Module):
                 lengths,
                 strides=config.context_strides,
                 segments=config.context_segments,
+                scales=scales,
             )
 
-        indices, scores, valid = _over_steps(select, tokens, u, lengths)
+        indices, scores, valid = _over_steps(select, tokens, u, lengths, scales)
         bias = functional.logsigmoid(scores)
-        steps = zip(tokens, indices, bias, valid, strict=True)
-        return [SelectedTokens(*step, lengths) for step in steps]
+        by_step = [None] * len(tokens) if scales is None else scales
+        steps = zip(tokens, indices, bias, valid, by_step, strict=True)
+        return [SelectedTokens(*step, lengths, scale) for *step, scale in steps]
 
-    def pool_clips(self, tokens: Tensor, u: Tensor, lengths: Tensor) -> Tensor:
+    def pool_clips(
+        self, tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None
+    ) -> Tensor:
         """A clip's dense input: attention over its best tokens under the sentence [S].
 
         Args:
             tokens: [K, B, L, P, Dv].
             u: [K, B, Dv].
             lengths: [B], valid part of L.
+            scales: [K, B, L, P] of tokens of int8.
 
         Returns:
             [K, B, L, Dv], 0 beyond the lengths.
         """
         kept = self.config.pooled_tokens
-        [pooled] = _over_steps(
-            lambda tokens, u, lengths: (pool_tokens(tokens, u, kept, lengths),), tokens, u, lengths
-        )
+
+        def pool(
+            tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            return (pool_tokens(tokens, u, kept, lengths, scales=scales),)
+
+        [pooled] = _over_steps(pool, tokens, u, lengths, scales)
         return pooled
 
 
 def _over_steps(
-    op: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+    op: Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, ...]],
     tokens: Tensor,
     u: Tensor,
     lengths: Tensor,
+    scales: Tensor | None,
 ) -> list[Tensor]:
-    """What `op` gives for tokens [K, B, ...], u [K, B, Dv] and lengths [B], each [K, B, ...].
+    """What `op` gives for tokens [K, B, ...], u [K, B, Dv], lengths [B] and scales [K, B, ...].
 
     All steps go in one call where their samples lie evenly apart in memory. Where one video serves
     many queries, or one layer all steps, they do not, and joining them would copy the store.
     """
     steps, batch = tokens.shape[:2]
     if min(steps, batch) <= 1 or tokens.stride(0) == batch * tokens.stride(1):
-        results = op(tokens.flatten(0, 1), u.flatten(0, 1), lengths.repeat(steps))
+        together = None if scales is None else scales.flatten(0, 1)
+        results = op(tokens.flatten(0, 1), u.flatten(0, 1), lengths.repeat(steps), together)
         return [x.unflatten(0, (steps, batch)) for x in results]
-    results = [op(*step, lengths) for step in zip(tokens, u, strict=True)]
+    by_step = [None] * steps if scales is None else scales
+    results = [op(x, y, lengths, scale) for x, y, scale in zip(tokens, u, by_step, strict=True)]
     return [torch.stack(x) for x in zip(*results, strict=True)]
 
 
@@ -146,5 +165,6 @@ class TokenAttention(nn.Module):
             context.lengths,
             strides=self.config.context_strides,
             scale=1 / math.sqrt(self.head_width),
+            scales=context.scales,
         )
         return self.out(torch.einsum("bmhd,hdc->bmhc", attended, self.value).flatten(2))

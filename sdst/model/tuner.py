@@ -13,6 +13,8 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from sdst.kernels import dequantize
+from sdst.kernels.quantization import check_scales
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection
 from sdst.model.dense import DenseBlock, resample
@@ -88,7 +90,12 @@ class SDST(
         self.selection = TokenSelection(config) if config.context == "sparse" else None
 
     def forward(
-        self, video: Tensor, text: Tensor, video_lengths: Tensor, text_lengths: Tensor
+        self,
+        video: Tensor,
+        text: Tensor,
+        video_lengths: Tensor,
+        text_lengths: Tensor,
+        scales: Tensor | None = None,
     ) -> Outputs:
         """Ground a batch of sentences.
 
@@ -97,24 +104,32 @@ class SDST(
             text: [B, K, N, Dt], frozen text tokens of the last K blocks.
             video_lengths: [B], valid clips of L. What lies beyond changes nothing.
             text_lengths: [B], valid tokens of N.
+            scales: [B, K, L, P], what a video of int8 is multiplied by (`sdst.kernels.quantize`).
         """
-        return self.answer(self.encode_video(video, video_lengths), text, text_lengths)
+        return self.answer(self.encode_video(video, video_lengths, scales), text, text_lengths)
 
-    def encode_video(self, video: Tensor, lengths: Tensor) -> EncodedVideo:
+    def encode_video(
+        self, video: Tensor, lengths: Tensor, scales: Tensor | None = None
+    ) -> EncodedVideo:
         """What `answer` needs of V videos: all that does not depend on the sentence.
 
         Args:
             video: [V, K, L, P, Dv], frozen tokens of the last K blocks, shallow to deep. A layer
                 that serves all steps may be repeated by a stride of 0.
             lengths: [V], valid clips of L. What lies beyond changes nothing.
+            scales: [V, K, L, P], what a video of int8 is multiplied by.
         """
         self._check("video", video, "[B, {}, L, P, {}]", self.config.video_width)
+        check_scales("video", video, scales)
         tokens = video.transpose(0, 1)  # [K, V, ...], as the steps read them
+        scales = None if scales is None else scales.transpose(0, 1)
         if self.selection is not None and tokens.shape[3] > 1:
-            return EncodedVideo(lengths, tokens, None, None)
-        visual = self._project(self._pool(tokens), lengths)
+            return EncodedVideo(lengths, tokens, scales, None, None)
+        visual = self._project(self._pool(tokens, scales), lengths)
         steps = dense_inputs(visual, lengths, self.config.strides)
-        return EncodedVideo(lengths, None if self.selection is None else tokens, visual, steps)
+        if self.selection is None:
+            tokens = scales = None
+        return EncodedVideo(lengths, tokens, scales, visual, steps)
 
     def answer(
         self,
@@ -213,21 +228,25 @@ class SDST(
         if self.selection is None:
             return video.visual, video.steps, [None] * self.config.layers
         u = self.selection.direction(sentence.transpose(0, 1))
-        contexts = self.selection.select(video.tokens, u, video.lengths)
+        contexts = self.selection.select(video.tokens, u, video.lengths, video.scales)
         if video.visual is not None:
             return video.visual, video.steps, contexts
-        pooled = self.selection.pool_clips(video.tokens, u, video.lengths)
+        pooled = self.selection.pool_clips(video.tokens, u, video.lengths, video.scales)
         visual = self._project(pooled, video.lengths)
         return visual, dense_inputs(visual, video.lengths, self.config.strides), contexts
 
-    def _pool(self, tokens: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, scales: Tensor | None) -> Tensor:
         """Frozen tokens [K, V, L, P, Dv] -> one vector per clip [K, V, L, Dv], without a sentence.
 
         A layer that serves all steps is there once, as long as no dropout tells the steps apart.
         """
         if tokens.stride(0) == 0 and not self.training:
-            tokens = tokens[:1]
-        if tokens.shape[3] > 1 and self.config.pooling == "mean":
+            tokens, scales = tokens[:1], None if scales is None else scales[:1]
+        if tokens.shape[3] > 1 and self.config.pooling == "prefix":
+            tokens, scales = tokens[:, :, :, :1], None if scales is None else scales[..., :1]
+        if scales is not None:
+            tokens = dequantize(tokens, scales)
+        if tokens.shape[3] > 1:
             return tokens.mean(3, dtype=self.fusion.dtype)
         return tokens[:, :, :, 0]
 

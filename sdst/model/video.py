@@ -36,6 +36,7 @@ class EncodedVideo:
     Attributes:
         lengths: [V], valid clips of L.
         tokens: [K, V, L, P, Dv], a view of the frozen tokens; None where nothing reads them again.
+        scales: [K, V, L, P], what tokens of int8 are multiplied by; None of others.
         visual: [K, V, L, F], projected; None where a clip's dense input depends on the sentence
             (`context: sparse` with several tokens a clip).
         steps: the K dense inputs made from `visual`; None with it.
@@ -43,6 +44,7 @@ class EncodedVideo:
 
     lengths: Tensor
     tokens: Tensor | None
+    scales: Tensor | None
     visual: Tensor | None
     steps: list[DenseInput] | None
 
@@ -82,7 +84,11 @@ class EncodedVideo:
             for step in self.steps
         ]
         return EncodedVideo(
-            pick(self.lengths, 0), pick(self.tokens, 1), pick(self.visual, 1), steps
+            pick(self.lengths, 0),
+            pick(self.tokens, 1),
+            pick(self.scales, 1),
+            pick(self.visual, 1),
+            steps,
         )
 
 

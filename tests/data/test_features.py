@@ -75,6 +75,35 @@ def test_single_precision_is_kept_where_asked_for(tmp_path):
     np.testing.assert_array_equal(found.tokens, tokens.astype(np.float32))
 
 
+def test_a_store_of_int8_holds_integers_and_scales(tmp_path):
+    tokens, embedding = video_features(2)
+    tokens[1, 1, 2] = 0
+    with FeatureWriter(tmp_path / "store", META, "int8") as writer:
+        writer.add_query(7, *text_features(4, 2))
+        writer.add_video("before", 4.0, *video_features(3))
+        writer.add_video("a", 4.0, tokens, embedding)
+    store = FeatureStore(tmp_path / "store")
+    found = store.video("a")
+    assert found.tokens.dtype == np.int8 and found.scales.shape == (K, 2, P)
+    largest = np.abs(tokens).max(-1, keepdims=True)
+    assert (np.abs(found.tokens * found.scales[..., None] - tokens) <= largest / 253).all()
+    np.testing.assert_array_equal(found.embedding, embedding.astype(np.float16))
+    np.testing.assert_array_equal(store.query(7).tokens, text_features(4, 2)[0].astype(np.float16))
+    store.verify(progress=False)
+    assert store.nbytes == sum(f.stat().st_size for f in store.path.glob("*.bin"))
+    held = FeatureStore(store.path, torch.device("cpu")).video("a")
+    np.testing.assert_array_equal(held.scales.numpy(), found.scales)
+
+
+def test_a_changed_scale_is_found(tmp_path):
+    with FeatureWriter(tmp_path / "store", META, "int8") as writer:
+        writer.add_video("a", 4.0, *video_features(2))
+    file = tmp_path / "store" / "video_scales.bin"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(InputError, match="1 entries"):
+        FeatureStore(tmp_path / "store").verify(progress=False)
+
+
 def test_videos_without_queries_make_a_store(tmp_path):
     with FeatureWriter(tmp_path / "store", META) as writer:
         writer.add_video("a", 4.0, *video_features(2))
@@ -131,6 +160,17 @@ def test_of_two_writers_at_once_the_first_stands(tmp_path):
 def test_an_existing_store_is_not_overwritten(store):
     with pytest.raises(InputError, match="exists already"):
         FeatureWriter(store.path, META)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_what_has_no_integer_is_refused(tmp_path, fault):
+    tokens, embedding = video_features(2)
+    tokens[1, 1, 0, 0] = fault
+    with (
+        pytest.raises(InputError, match="video a has video_tokens that are NaN or infinite"),
+        FeatureWriter(tmp_path / "store", META, "int8") as writer,
+    ):
+        writer.add_video("a", 4.0, tokens, embedding)
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf, 1e6])
@@ -218,18 +258,21 @@ def test_on_a_device_the_same_features_are_tensors(store):
         np.testing.assert_array_equal(found.numpy(), expected)
 
 
-def interrupted(path: Path, *videos: str) -> None:
+def interrupted(path: Path, *videos: str, dtype: str = "float16") -> None:
     """Leave what a killed writer leaves behind `videos`."""
-    with pytest.raises(KeyboardInterrupt), FeatureWriter(path, META, resume=True) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        FeatureWriter(path, META, dtype, resume=True) as writer,
+    ):
         for vid in videos:
             writer.add_video(vid, 4.0, *video_features(2, ord(vid)))
         writer.add_query(7, *text_features(4, 2))
         raise KeyboardInterrupt
 
 
-def finished(path: Path, *videos: str) -> dict[str, bytes]:
+def finished(path: Path, *videos: str, dtype: str = "float16") -> dict[str, bytes]:
     """Go on to the end; the content of the store."""
-    with FeatureWriter(path, META, resume=True) as writer:
+    with FeatureWriter(path, META, dtype, resume=True) as writer:
         for vid in videos:
             writer.add_video(vid, 4.0, *video_features(2, ord(vid)))
     FeatureStore(path).verify(progress=False)
@@ -245,21 +288,30 @@ def test_an_interrupted_store_is_gone_on_with(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-@pytest.mark.parametrize("torn", ["journal.jsonl", "video_tokens.bin", "query_embeddings.bin"])
-def test_half_an_entry_is_written_again(tmp_path, torn):
+@pytest.mark.parametrize(
+    ("torn", "dtype"),
+    [
+        ("journal.jsonl", "float16"),
+        ("video_tokens.bin", "float16"),
+        ("query_embeddings.bin", "float16"),
+        ("journal.jsonl", "int8"),
+        ("video_scales.bin", "int8"),
+    ],
+)
+def test_half_an_entry_is_written_again(tmp_path, torn, dtype):
     for name in ("whole", "torn"):
-        interrupted(tmp_path / name, "a", "b")
+        interrupted(tmp_path / name, "a", "b", dtype=dtype)
     file = tmp_path / ".torn.partial" / torn
     if torn == "journal.jsonl":
         file.write_bytes(file.read_bytes()[:-5])  # killed within the last line
     else:
         with file.open("ab") as more:  # killed between the features and their line
             more.write(b"half")
-    with FeatureWriter(tmp_path / "torn", META, resume=True) as writer:
+    with FeatureWriter(tmp_path / "torn", META, dtype, resume=True) as writer:
         for qid in {7} - set(writer.query_ids):
             writer.add_query(qid, *text_features(4, 2))
     assert {f.name: f.read_bytes() for f in (tmp_path / "torn").iterdir()} == finished(
-        tmp_path / "whole"
+        tmp_path / "whole", dtype=dtype
     )
 
 
@@ -337,14 +389,15 @@ def test_an_index_that_lost_a_part_is_told(store):
         FeatureStore(store.path)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("pieces", [[7], [3, 4], [1, 1, 1, 1, 1, 1, 1]])
-def test_a_video_written_in_pieces_is_that_written_at_once(tmp_path, pieces):
+def test_a_video_written_in_pieces_is_that_written_at_once(tmp_path, pieces, dtype):
     """Room for more clips than come, as of a truncated file, leaves no gap."""
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((3, 7, 2, 5)).astype(np.float16)
     embedding = rng.standard_normal((7, 4)).astype(np.float16)
     for name, write_first in (("whole", False), ("pieces", True)):
-        with FeatureWriter(tmp_path / name, {}) as writer:
+        with FeatureWriter(tmp_path / name, {}, dtype) as writer:
             writer.add_video("before", 2.0, tokens[:, :1], embedding[:1])
             if write_first:
                 video = writer.begin_video("v", clips=10)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sdst.config import load_config
+from sdst.kernels import dequantize, quantize
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
 from sdst.model.tuner import parameter_count
 
@@ -134,6 +135,31 @@ def test_a_layer_that_serves_all_steps_need_not_be_repeated_in_memory(
     same_answer(model(once, *rest), model(once.contiguous(), *rest))
 
 
+@pytest.mark.parametrize("pooling", ["mean", "prefix"])
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_a_video_of_int8_is_answered_as_its_floats_are(
+    model: SDST, tokens: int, pooling: str
+) -> None:
+    model.config.pooling = pooling
+    video, *rest = random_inputs(model.config, tokens)
+    values, scales = quantize(video)
+    same_answer(model(values, *rest, scales), model(dequantize(values, scales), *rest))
+    # One layer for all steps, and one video for all queries, are there once.
+    once, scale = (x[:1, :1].expand(1, 3, *x.shape[2:]) for x in (values, scales))
+    encoded = model.encode_video(once, rest[1][:1], scale)
+    expected = model.encode_video(dequantize(once, scale), rest[1][:1])
+    same_answer(*(model.answer(x, rest[0], rest[2]) for x in (encoded, expected)))
+
+
+def test_int8_without_scales_is_refused(model: SDST) -> None:
+    video, *rest = random_inputs(model.config)
+    values, scales = quantize(video)
+    with pytest.raises(ValueError, match="scales are missing"):
+        model(values, *rest)
+    with pytest.raises(ValueError, match="scales are given"):
+        model(video, *rest, scales)
+
+
 @pytest.mark.parametrize(
     ("context", "tokens"), [("none", TOKENS), ("sparse", TOKENS), ("sparse", 1)]
 )
@@ -170,7 +196,7 @@ def test_spans_stay_inside_the_video(model: SDST) -> None:
 def test_references_pass_from_step_to_step_without_gradient() -> None:
     model = SDST(small_config())
     carries_gradient = []
-    model.heads.register_forward_pre_hook(
+    model.sparse_block.register_forward_pre_hook(
         lambda module, inputs: carries_gradient.append(inputs[1].requires_grad)
     )
     model(*random_inputs(model.config))
