@@ -131,14 +131,16 @@ class AttentionToAll(CrossAttention):
 
 
 def bench_patch_training_step(benchmark) -> None:
-    """All patch tokens, with sparse selection against projecting every one of them."""
+    """All patch tokens, with sparse selection against projecting every one; and of int8."""
     config = patches()
     step = TrainingStep(config, PATCH_BATCH, PATCHES)
+    int8 = TrainingStep(config, PATCH_BATCH, PATCHES, int8=True)
     every = TrainingStep(config, PATCH_BATCH, PATCHES, model=EveryToken)
     benchmark.group = f"a training step on patch tokens, batch {PATCH_BATCH}"
-    seconds = interleave({"sdst": step, "every token": every}, ROUNDS)
+    seconds = interleave({"sdst": step, "int8": int8, "every token": every}, ROUNDS)
     benchmark.extra_info |= {
         "against every token": ratio(seconds["every token"], seconds["sdst"]),
+        "against int8": ratio(seconds["int8"], seconds["sdst"]),
         "peak bytes": {"sdst": peak_memory(step), "every token": peak_memory(every)},
         "threads": torch.get_num_threads(),
         "device": "cpu",

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from sdst.config import Config
+from sdst.kernels import quantize
 from sdst.model import SDST, ModelConfig, Outputs, Targets, grounding_loss
 from sdst.optim import make_optimizer
 
@@ -51,6 +52,7 @@ class TrainingStep:
         precision: of autocast; float32 is none.
         watch: told before each phase its name and the tensors that the one before gave.
         model: what is trained.
+        int8: the videos are of int8.
     """
 
     def __init__(
@@ -61,12 +63,16 @@ class TrainingStep:
         precision: torch.dtype = torch.float32,
         watch: Callable[[str, list[Tensor]], None] = lambda phase, given: None,
         model: type[SDST] = SDST,
+        int8: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.model = model(config.model).train()
         self.config, self.precision, self.watch = config, precision, watch
         self.optimizer = make_optimizer(self.model, config.train)
         self.inputs = random_inputs(config.model, batch, per_clip)
+        if int8:
+            video, scales = (x.transpose(0, 1) for x in quantize(self.inputs[0].transpose(0, 1)))
+            self.inputs = (video, *self.inputs[1:], scales)
         self.targets = random_targets(batch)
 
     def __call__(self) -> None:

@@ -212,13 +212,14 @@ class _JumpError(Exception):
 class _Pictures:
     """The pictures of a file by their time, asked for in ascending order.
 
-    A group of pictures that no time falls into is read but not decoded. Reading straight on rather
-    than seeking needs no index, which broken files lack; decoding is most of the work.
+    A group of pictures that no time falls into is read but not decoded, and of the others no picture
+    that neither a time nor another picture needs. Reading straight on rather than seeking needs no
+    index, which broken files lack; decoding is most of the work.
 
     Args:
         container: an open file; `path` is its name.
         fps: frames per second, for pictures whose length the file does not say.
-        jump: leave groups out. `_JumpError` tells that the file cannot be decoded from where it
+        jump: leave groups and pictures out. `_JumpError` tells that the file cannot be decoded from where it
             claims to, then it has to be read again without.
     """
 
@@ -234,6 +235,8 @@ class _Pictures:
         self._tick = stream.time_base
         self._frame_ticks = 1 / (fps * float(self._tick)) if fps else 0.0
         self._jump, self._landed = jump, -math.inf
+        self._needed = -math.inf  # start of the next picture that is asked for, if it is known
+        self._unneeded: set[int] = set()  # starts of pictures that the decoder may have left out
         self._first = math.inf  # start of the first picture, be it one that cannot be decoded
         self._given = self._failed = self._good = 0
         self._last_end = 0.0
@@ -268,7 +271,11 @@ class _Pictures:
         return max(self._failed, self._given - self._good if silent else 0), self._given
 
     def _jump_towards(self, limit: int) -> None:
-        """Drop what comes before the last key picture that starts no later than `limit` (ticks)."""
+        """Drop what comes before the last key picture that starts no later than `limit` (ticks).
+
+        On the way it is seen which picture will be the last that starts no later.
+        """
+        self._unneeded.clear()  # what is needed now comes after all of them
         key, scanned = None, []
         ahead = iter(self._ahead)
         for packet in chain(ahead, self._packets):
@@ -276,6 +283,8 @@ class _Pictures:
             if packet.pts is not None and starts_group and packet.pts <= limit:
                 key, scanned = packet, []
             scanned.append(packet)
+            if packet.pts is not None and packet.pts <= limit and not packet.is_discard:
+                self._needed = max(self._needed, packet.pts)
             if packet.pts is None or (starts_group and packet.pts > limit):
                 break
             if packet.dts is not None and packet.dts > limit:
@@ -303,7 +312,12 @@ class _Pictures:
         if packet is not None:
             if packet.pts is not None and packet.pts < self._landed:
                 return  # shown before the key picture, and may need one that was left out
-            if not packet.is_discard:
+            # Of a damaged file every picture may be wanted to stand in.
+            skip = packet.pts is not None and packet.pts < self._needed and not self._failed
+            self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            if skip:
+                self._unneeded.add(packet.pts)
+            elif not packet.is_discard:
                 self._given += 1
                 self._first = min(self._first, self._first if packet.pts is None else packet.pts)
         try:
@@ -318,7 +332,7 @@ class _Pictures:
             if frame.pts is None:
                 frame.pts = round(self._last_end)
             self._last_end = frame.pts + (frame.duration or self._frame_ticks)
-            self._good += 1
+            self._good += frame.pts not in self._unneeded
             self._frames.append(frame)
 
 
