@@ -15,7 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdst.config import Config, load_config, packaged_configs
-from sdst.data.features import DTYPES, FeatureSource, FeatureStore, FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
+from sdst.data.features import DTYPES, FeatureSource, FeatureStore
 from sdst.data.sources import dataset_root, files_identity, open_files, packed_path, read_splits
 from sdst.errors import InputError, run
 

@@ -32,7 +32,8 @@ from sdst.backbones import Backbone, load_backbone
 from sdst.budget import BudgetError, MemoryBudget
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
-from sdst.data.features import FeatureStore, FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
+from sdst.data.features import FeatureStore
 from sdst.data.video import ClipReader
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes

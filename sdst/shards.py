@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from sdst.backbones import Backbone
-from sdst.data.features import FeatureStore, FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
+from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features

@@ -78,7 +78,7 @@ def test_killed_and_run_again_it_goes_on_to_the_same_store(options, tmp_path):
     code = f"""
 import os, signal
 from sdst.convert import main
-from sdst.data.features import FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
 add = FeatureWriter.add_video
 def add_or_die(self, vid, *rest):
     if vid == "v5":

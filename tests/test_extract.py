@@ -181,7 +181,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.test_extract import GreyBackbone, extract
-from sdst.data.features import FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
 
 finish = FeatureWriter._finish_video
 def die_after_the_first(self, *video):

@@ -57,7 +57,7 @@ from pathlib import Path
 sys.path[:0] = ["tests"]
 from test_shards import run_share
 from sdst import shards
-from sdst.data.features import FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
 
 wait = shards._wait_for_all
 def wait_and_die_before_the_join_is_published(*arguments):
@@ -100,7 +100,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
 from test_shards import run_share
-from sdst.data.features import FeatureWriter
+from sdst.data.feature_writer import FeatureWriter
 
 finish = FeatureWriter._finish_video
 def die_after_the_first(self, *video):

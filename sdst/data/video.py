@@ -212,15 +212,15 @@ class _JumpError(Exception):
 class _Pictures:
     """The pictures of a file by their time, asked for in ascending order.
 
-    A group of pictures that no time falls into is read but not decoded, and of the others no picture
-    that neither a time nor another picture needs. Reading straight on rather than seeking needs no
-    index, which broken files lack; decoding is most of the work.
+    A group of pictures that no time falls into is read but not decoded, nor is a picture of another
+    group that neither a time nor another picture needs. Reading straight on rather than seeking
+    needs no index, which broken files lack; decoding is most of the work.
 
     Args:
         container: an open file; `path` is its name.
         fps: frames per second, for pictures whose length the file does not say.
-        jump: leave groups and pictures out. `_JumpError` tells that the file cannot be decoded from where it
-            claims to, then it has to be read again without.
+        jump: leave groups and pictures out. `_JumpError` tells that the file cannot be decoded
+            from where it claims to, then it has to be read again without.
     """
 
     def __init__(

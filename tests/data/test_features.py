@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdst.data.features import FeatureStore, FeatureWriter, require
+from sdst.data.feature_writer import FeatureWriter
+from sdst.data.features import FeatureStore, require
 from sdst.errors import InputError
 
 K, P, DV, DT, E = 3, 5, 8, 6, 4
