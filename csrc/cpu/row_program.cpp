@@ -18,7 +18,7 @@
 namespace sdst {
 namespace {
 
-constexpr int64_t kTile = 48;  // most rows; with them, the widest values fill half a second cache
+constexpr int64_t kTile = 48;  // most rows: the values of so many fit into a core's own cache
 
 // In the order of KINDS in kernels/row_program/native.py.
 enum class Kind : int64_t { read, around, code, write, add, linear, norm, attend, ends, sample };
@@ -36,11 +36,10 @@ struct Tensor {
 
 struct Instruction {
     Kind kind;
-    int64_t out, a, b;      // where values lie: numbers before them in a row of the memory
-    int64_t width, inner;   // of out, of a
-    int64_t x, y, lengths;  // tensors: which are read (attended to, sampled), and of what size
-    const float *weight,
-        *bias;  // weight [width / kPanel, inner, kPanel] of linear, [width] of norm
+    int64_t out, a, b;           // where values lie: numbers before them in a row of the memory
+    int64_t width, inner;        // of out, of a
+    int64_t x, y, lengths;       // tensors: which are read (attended to, sampled), and of what size
+    const float *weight, *bias;  // [width], or linear's weight [width / kPanel, inner, kPanel]
     int64_t heads, samples, relu;
 };
 static_assert(sizeof(Instruction) == 14 * sizeof(int64_t), "as Python packs it");

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import library
-
-if TYPE_CHECKING:
-    from sdst.kernels.row_program import Rows
+from sdst.kernels.row_program import expressions as ops
+from sdst.kernels.row_program.expressions import Rows
 
 # As csrc/cpu/row_program.cpp numbers them.
 KINDS = ("Read", "Around", "Code", "Write", "Add", "Linear", "Norm", "Attend", "Ends", "Sample")
@@ -72,8 +70,6 @@ class Compiled:
 
     def _instruction(self, rows: Rows) -> dict[str, int]:
         """An instruction's fields; what is not named is not read."""
-        from sdst.kernels import row_program as ops
-
         place, tensor = self._places, self._tensor
         fields = {
             "kind": KINDS.index(type(rows).__name__),

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels.deformable_attention.reference import deformable_attention
+from sdst.kernels.row_program import expressions as ops
+from sdst.kernels.row_program.expressions import Rows
 
 if TYPE_CHECKING:
-    from sdst.kernels.row_program import RowProgram, Rows
+    from sdst.kernels.row_program import RowProgram
 
 
 def run(
@@ -36,8 +38,6 @@ def _evaluate(
     node: Rows, values: Mapping[Rows, Tensor], tensors: Mapping[str, Tensor], real: Tensor
 ) -> Tensor:
     """One expression [B, rows, width], those that it is made of being known."""
-    from sdst.kernels import row_program as ops
-
     match node:
         case ops.Read():
             return tensors[node.tensor]
