@@ -34,6 +34,7 @@ from sdst.model.heads import MomentHeads, actionness, refine
 from sdst.model.layers import (
     CrossAttention,
     KeysValues,
+    NeighbourConv,
     Projection,
     SelfAttention,
     by_step,
@@ -42,6 +43,10 @@ from sdst.model.layers import (
 )
 from sdst.model.rdsa import RDSA
 from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
+
+
+class OtherLayerError(TypeError):
+    """A layer is not of the type that a program can be made of."""
 
 
 class Blocks:
@@ -62,8 +67,9 @@ def fused_blocks(model: nn.Module) -> Blocks | None:
     """Programs of the weights that `model` has now; None where the modules must serve.
 
     They must where a gradient or dropout is wanted, under autocast, for weights other than fp32 on
-    a CPU, without the native library, and for readers other than RDSA; and where operations are
-    looked at: by the compiler, by counters of FLOPs, as fake tensors.
+    a CPU, without the native library, for readers other than RDSA and for layers put in the place
+    of the model's own (as adapters are); and where modules or operations are looked at: by hooks,
+    by the compiler, by counters of FLOPs, as fake tensors.
     """
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
@@ -75,10 +81,12 @@ def fused_blocks(model: nn.Module) -> Blocks | None:
     weights, blocks = _known.get(model, (None, None))
     if weights is None or weights.changed():
         weights = Weights(model)
-        fit = weights.fit and isinstance(model.sparse_block.reader, RDSA)
-        blocks = Blocks(model) if fit else None
+        try:
+            blocks = Blocks(model) if weights.fit else None
+        except OtherLayerError:
+            blocks = None
         _known[model] = weights, blocks
-    return blocks
+    return None if any(weights.hooks) else blocks
 
 
 def forget(model: nn.Module) -> None:
@@ -94,7 +102,9 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        folders = [x for m in model.modules() for x in (m._modules, m._parameters)]
+        parts = list(model.modules())
+        folders = [x for m in parts for x in (m._modules, m._parameters)]
+        self.hooks = [x for m in parts[1:] for x in (m._forward_hooks, m._forward_pre_hooks)]
         self._parts = [(folder, name, x) for folder in folders for name, x in folder.items()]
         weights = list(model.parameters())
         # Of those made in inference mode no versions are known.
@@ -201,6 +211,9 @@ class FusedSparseBlock:
     def __init__(self, block: SparseBlock) -> None:
         self.context = block.context_attention
         over, reader, residuals = block.self_attention, block.reader, block.residuals
+        if type(reader) is not RDSA or type(reader.conv) is not NeighbourConv:
+            raise OtherLayerError
+        _weights_of(reader.query)
         width = over.value.in_features
         source = linear(around("dense", width), *reader.conv.as_linear())
         self.source = RowProgram(source=source, values=_linear(source, reader.value))
@@ -223,7 +236,7 @@ class FusedSparseBlock:
             hidden = _norm(read("hidden", width) + read("branch", width), residuals["context"].norm)
         seen = ends("references", "source", "lengths", width)
         offsets, logits = (
-            linear(seen, *reader.through_query(x.weight, x.bias))
+            linear(seen, *reader.through_query(*_weights_of(x)))
             for x in (reader.offsets, reader.scores)
         )
         branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)
@@ -296,12 +309,19 @@ class FusedHeads:
         return class_logit.squeeze(-1), actionness(logits)
 
 
+def _weights_of(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that computes nothing else with them."""
+    if type(module) not in (nn.Linear, nn.LayerNorm):
+        raise OtherLayerError
+    return module.weight, module.bias
+
+
 def _linear(x: Rows, module: nn.Linear, relu: bool = False) -> Rows:
-    return linear(x, module.weight, module.bias, relu)
+    return linear(x, *_weights_of(module), relu)
 
 
 def _norm(x: Rows, module: nn.LayerNorm) -> Rows:
-    return norm(x, module.weight, module.bias)
+    return norm(x, *_weights_of(module))
 
 
 def _project(module: Projection) -> Rows:
@@ -317,7 +337,7 @@ def _attend_text(module: CrossAttention, x: Rows) -> Rows:
 
 
 def _query_key_value(module: SelfAttention, x: Rows, position: Rows) -> dict[str, Rows]:
-    weights, biases = module.query_key.weight.chunk(2), module.query_key.bias.chunk(2)
+    weights, biases = (x.chunk(2) for x in _weights_of(module.query_key))
     query, key = (linear(x + position, *pair) for pair in zip(weights, biases, strict=True))
     return {"query": query, "key": key, "value": _linear(x, module.value)}
 

@@ -176,6 +176,39 @@ def test_a_copy_has_programs_of_its_own() -> None:
     assert torch.equal(by_programs(model, *arguments).spans, expected.spans)
 
 
+@pytest.mark.parametrize("name", ["query", "key_value", "out"])
+def test_an_adapter_is_not_passed_over(name: str) -> None:
+    class Doubled(nn.Module):
+        """As `peft` wraps a layer: its weight is that of the layer inside."""
+
+        def __init__(self, inside: nn.Linear) -> None:
+            super().__init__()
+            self.inside, self.weight, self.bias = inside, inside.weight, inside.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.inside(x)
+
+    model = make_model()
+    before = by_programs(model, *inputs(model))
+    attention = model.dense_block.text_attention
+    setattr(attention, name, Doubled(getattr(attention, name)))
+    with torch.no_grad():
+        assert fused_blocks(model) is None
+        assert not torch.equal(model(*inputs(model)).spans, before.spans)
+
+
+def test_hooks_see_the_modules() -> None:
+    model = make_model()
+    expected = by_programs(model, *inputs(model))
+    seen = []
+    handle = model.dense_block.register_forward_hook(lambda *call: seen.append(call))
+    with torch.no_grad():
+        assert_close(model(*inputs(model)), expected)
+    assert len(seen) == CONFIG.layers
+    handle.remove()
+    by_programs(model, *inputs(model))
+
+
 def test_the_modules_serve_where_programs_cannot() -> None:
     model = make_model()
     assert fused_blocks(model) is None  # a gradient is wanted
