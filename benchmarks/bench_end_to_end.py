@@ -70,10 +70,12 @@ def bench_query(benchmark, schedule: str) -> None:
     """A query on a video that is encoded already, against encoding it again for every query."""
     config = recipe("--model.schedule", SCHEDULES[schedule])
     answer, again = answers(config, queries=1), forward_pass(config, batch=1)
+    modules = answers(config, queries=1, by_modules=True)
     tell(benchmark, answer, "one query on an encoded video")
-    seconds = interleave({"sdst": answer, "encoding again": again}, rounds=15)
-    against = ratio(seconds["encoding again"], seconds["sdst"])
-    benchmark.extra_info["against encoding again"] = against
+    calls = {"sdst": answer, "encoding again": again, "modules": modules}
+    seconds = interleave(calls, rounds=15)
+    for name in ("encoding again", "modules"):
+        benchmark.extra_info[f"against {name}"] = ratio(seconds[name], seconds["sdst"])
     benchmark.pedantic(answer, rounds=15, warmup_rounds=2)
 
 
@@ -89,10 +91,12 @@ def bench_queries_at_once(benchmark, schedule: str, queries: int = 64) -> None:
     benchmark.pedantic(together, rounds=ROUNDS, warmup_rounds=1)
 
 
-def answers(config: Config, queries: int) -> Callable[[], object]:
+def answers(config: Config, queries: int, by_modules: bool = False) -> Callable[[], object]:
     """A call that answers so many queries on one video that is encoded already."""
     torch.manual_seed(0)
     model = SDST(config.model).eval()
+    if by_modules:  # which serve where a hook wants to see them, in place of row programs
+        model.dense_block.register_forward_hook(lambda *_: None)
     video, _, lengths, _ = random_inputs(config.model, 1)
     _, text, _, words = random_inputs(config.model, queries)
     with torch.no_grad():

@@ -31,6 +31,7 @@ from sdst.data.jsonl import replace_text
 from sdst.encoding import VIDEOS_IN_MEMORY, VideoEncoder
 from sdst.errors import InputError, run
 from sdst.extract import find_videos
+from sdst.kernels import dequantize
 from sdst.long import ground_long
 from sdst.model import SDST, EncodedVideo
 from sdst.predict import Prediction, decode
@@ -265,7 +266,7 @@ class Grounder(_Grounder):
         if len(videos) == 1:
             return [self._answers(videos[0], texts, top)]
         device = self.backbone.device
-        tokens = [torch.from_numpy(_floats(video)) for video in videos]
+        tokens = [_floats(video) for video in videos]
         rows = pad_sequence([video.transpose(0, 1) for video in tokens], batch_first=True)
         lengths = torch.tensor([video.shape[1] for video in tokens], device=device)
         encoded = self.model.encode_video(rows.transpose(1, 2).to(device), lengths)
@@ -297,7 +298,7 @@ class Grounder(_Grounder):
         return self._encoded[key][1]
 
     def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
-        tokens = torch.from_numpy(_floats(video))[None].to(self.encoder.backbone.device)
+        tokens = _floats(video)[None].to(self.encoder.backbone.device)
         lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
         return self.model.encode_video(tokens, lengths)
 
@@ -308,10 +309,12 @@ class Grounder(_Grounder):
         return rows.transpose(1, 2), lengths
 
 
-def _floats(video: VideoFeatures) -> np.ndarray:
+def _floats(video: VideoFeatures) -> Tensor:
     """A short video's tokens [K, L, P, Dv] in fp32."""
-    tokens = np.array(video.tokens, np.float32)
-    return tokens if video.scales is None else tokens * video.scales[..., None]
+    tokens = torch.from_numpy(np.array(video.tokens, np.float32))
+    if video.scales is None:
+        return tokens
+    return dequantize(tokens, torch.from_numpy(np.array(video.scales)))
 
 
 class ZeroShotGrounder(_Grounder):

@@ -321,6 +321,8 @@ def _linear(x: Rows, module: nn.Linear, relu: bool = False) -> Rows:
 
 
 def _norm(x: Rows, module: nn.LayerNorm) -> Rows:
+    if module.eps != 1e-5:
+        raise OtherLayerError
     return norm(x, *_weights_of(module))
 
 

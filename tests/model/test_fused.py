@@ -220,6 +220,9 @@ def test_the_modules_serve_where_programs_cannot() -> None:
         assert count_flops(lambda: model(*inputs(model))) > 0
         assert fused_blocks(copy.deepcopy(model).bfloat16()) is None
         assert fused_blocks(make_model(attention="deformable")) is None
+        other_norm = copy.deepcopy(model)
+        other_norm.text_projection[0].eps = 1e-6
+        assert fused_blocks(other_norm) is None
         one_of_them = copy.deepcopy(model)
         one_of_them.heads.half()
         assert fused_blocks(one_of_them) is None
