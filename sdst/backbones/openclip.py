@@ -139,6 +139,8 @@ class OpenClipBackbone:
         features = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
             ids, lengths = self.tokenize(texts[first : first + TEXTS_AT_ONCE])
+            if self._reads_in_order:
+                ids = ids[:, : max(lengths)]
             tokens, embedding = self.encode_ids(ids)
             features += [
                 TextFeatures(tokens[:, i, :length], embedding[i])
@@ -173,13 +175,21 @@ class OpenClipBackbone:
         return FrameFeatures(normalized(tokens), output["image_features"].float())
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode token ids `[B, context]`, with gradients if the weights want any.
+        """Encode token ids `[B, N]`, with gradients if the weights want any.
+
+        Args:
+            ids: N is the model's context, or less where it reads texts in order.
 
         Returns:
-            Tokens `[K, B, context, Dt]`, those of padding included, and embeddings `[B, E]`.
+            Tokens `[K, B, N, Dt]`, those of padding included, and embeddings `[B, E]`.
         """
+        model = self.model
+        if self._reads_in_order and ids.shape[1] < len(model.positional_embedding):
+            model = _ShortContext(model, ids.shape[1])
         with self._autocast():
-            output = self.model.forward_intermediates(text=ids, text_indices=self.layers)
+            output = type(self.model).forward_intermediates(
+                model, text=ids, text_indices=self.layers
+            )
         return normalized(torch.stack(output["text_intermediates"])), output[
             "text_features"
         ].float()
@@ -190,6 +200,13 @@ class OpenClipBackbone:
         places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
         # The last token that is no padding: id 0 is also a legal token inside a sentence ("!").
         return ((ids != padding) * places).amax(dim=1).clamp(min=1).tolist()
+
+    @property
+    def _reads_in_order(self) -> bool:
+        """Whether no token of a text depends on one behind it, so that padding need not be read."""
+        model = self.model
+        causal = isinstance(model, open_clip.CLIP) and model.attn_mask is not None
+        return causal and model.text_pool_type in ("first", "argmax", "eos")
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
@@ -211,6 +228,18 @@ class OpenClipBackbone:
         _, _, self.tokens_per_frame, self.video_width = frame.tokens.shape
         self.text_width = text.tokens.shape[-1]
         self.embed_width = text.embedding.shape[-1]
+
+
+class _ShortContext:
+    """A CLIP model as its own functions find it where texts have `length` tokens at most."""
+
+    def __init__(self, model: open_clip.CLIP, length: int):
+        self._model = model
+        self.positional_embedding = model.positional_embedding[:length]
+        self.attn_mask = model.attn_mask[:length, :length]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
 
 
 def normalized(tokens: Tensor) -> Tensor:

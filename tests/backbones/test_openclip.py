@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
-from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess
+from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
 from sdst.errors import InputError
 
 MODEL = {
@@ -131,6 +131,24 @@ def test_sentence_embeddings_are_open_clips_own(backbone):
     with torch.inference_mode():
         expected = backbone.model.encode_text(ids, normalize=True)[0]
     torch.testing.assert_close(backbone.encode_text(["a cat"])[0].embedding, expected)
+
+
+def test_tokens_of_a_sentence_are_those_of_the_whole_context(backbone):
+    ids = open_clip.SimpleTokenizer(context_length=16)(["a cat"])
+    with torch.inference_mode():
+        expected = backbone.model.forward_intermediates(text=ids, text_indices=2)
+    whole = normalized(torch.stack(expected["text_intermediates"]))[:, 0]
+    [found] = backbone.encode_text(["a cat"])
+    torch.testing.assert_close(found.tokens, whole[:, : found.tokens.shape[1]])
+
+
+def test_padding_is_not_read(backbone):
+    read = []
+    first = backbone.model.transformer.resblocks[0]
+    hook = first.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    backbone.encode_text(["a cat"])
+    hook.remove()
+    assert read == [4]  # with the marks of start and end
 
 
 def test_no_gradient_is_kept(backbone, frames):
