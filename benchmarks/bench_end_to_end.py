@@ -11,15 +11,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
+from benchmarks.every_token import EveryToken
 from benchmarks.interleave import interleave, ratio
 from benchmarks.steps import TrainingStep, count_flops, forward_pass, random_inputs
 from sdst.config import Config, load_config
 from sdst.memory import peak_memory
-from sdst.model import SDST, EncodedVideo
-from sdst.model.layers import CrossAttention
-from sdst.model.video import dense_inputs
+from sdst.model import SDST
 
 BATCH, ROUNDS = 32, 3
 PATCHES, PATCH_BATCH = 50, 8
@@ -102,36 +100,6 @@ def answers(config: Config, queries: int, by_modules: bool = False) -> Callable[
     with torch.no_grad():
         encoded = model.encode_video(video, lengths)
     return torch.no_grad()(lambda: model.answer(encoded, text, words, every_step=False))
-
-
-class EveryToken(SDST):
-    """The same model without sparse selection: every frozen token is projected and attended to.
-
-    A clip's feature is attention over all its projected tokens under the sentence, and the moment
-    queries attend to all of them.
-    """
-
-    def __init__(self, config) -> None:
-        super().__init__(config)
-        self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
-
-    def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
-        per_clip = video.tokens.shape[3]
-        projected = self.visual_projection(video.tokens.float())
-        wanted = self.selection.query(sentence.transpose(0, 1))
-        scores = torch.einsum("kblpf,kbf->kblp", projected, wanted) / wanted.shape[-1] ** 0.5
-        visual = torch.einsum("kblp,kblpf->kblf", scores.softmax(-1), projected)
-        inputs = dense_inputs(visual, video.lengths, self.config.strides)
-        contexts = [(tokens.flatten(1, 2), video.lengths * per_clip) for tokens in projected]
-        return visual, inputs, contexts
-
-
-class AttentionToAll(CrossAttention):
-    """Cross-attention of the moment queries to all projected tokens."""
-
-    def forward(self, hidden: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
-        tokens, lengths = context
-        return super().forward(hidden, self.keys_values(tokens), lengths)
 
 
 def bench_patch_training_step(benchmark) -> None:

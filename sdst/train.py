@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sdst.checkpoint import Progress, RunFolder, load_checkpoint
+from sdst.checkpoint import Progress, RunFolder
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
@@ -46,7 +47,14 @@ class Trainer:
     epoch) alone, so going on after the last complete epoch repeats what would have been.
     """
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder, accelerator: Accelerator):
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        model_class: type[SDST] = SDST,
+    ) -> None:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
         self.progress = Progress()
         self.interrupted = False
@@ -54,7 +62,7 @@ class Trainer:
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
         loader = make_loader(self.dataset, config)
-        model = SDST(config.model)
+        model = model_class(config.model)
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
         compiled = config.train.compile
@@ -295,12 +303,15 @@ def stop_on_interrupt(accelerator: Accelerator) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def train(config: Config, output: Path, resume: bool = False) -> dict:
+def train(
+    config: Config, output: Path, resume: bool = False, model_class: type[SDST] = SDST
+) -> dict:
     """Train, evaluate the best model on `test` (or `val`), and leave everything in `output`.
 
     Args:
         output: the run's folder; an earlier run found there is kept under another name.
         resume: go on with the run in `output` after its last complete epoch.
+        model_class: what is built of `config.model`; a variant to be compared with.
 
     Returns:
         What `metrics.json` holds: `split`, the tuner's report, the zero-shot baseline's (None where
@@ -318,7 +329,7 @@ def train(config: Config, output: Path, resume: bool = False) -> dict:
         folder.settle(config, data.meta)
     data_ready = time.monotonic()
     accelerator.init_trackers("tensorboard")
-    trainer = Trainer(config, data, folder, accelerator)
+    trainer = Trainer(config, data, folder, accelerator, model_class)
     if resume:
         trainer.resume()
     trainer.say(
@@ -348,8 +359,7 @@ def finish(trainer: Trainer) -> dict:
     split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)
     trainer.accelerator.wait_for_everyone()
-    _, best = load_checkpoint(folder.path)
-    trainer.bare_model.load_state_dict(best.state_dict())
+    load_model(trainer.bare_model, folder.model / "model.safetensors")
     records = trainer.predict(dataset)
     if not trainer.accelerator.is_main_process:
         return {}
@@ -362,7 +372,7 @@ def finish(trainer: Trainer) -> dict:
         "zero_shot": trainer.zero_shot_report(dataset),
         "best_epoch": trainer.progress.best_epoch,
         "epochs": trainer.progress.epoch,
-        "parameters": parameter_count(best),
+        "parameters": parameter_count(trainer.bare_model),
     }
 
 

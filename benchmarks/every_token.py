@@ -1,0 +1,87 @@
+"""`python -m benchmarks.every_token`: what sparse token selection costs in accuracy on the demo.
+
+The demo's recipe is trained as it is and with every frozen token projected and attended to, with
+the same data, budget and seeds; the table holds mean and spread. What selection saves is measured
+by `benchmarks/bench_end_to_end.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.ablation import FIGURES, cell
+from sdst.config import load_config
+from sdst.model import SDST, EncodedVideo, ModelConfig
+from sdst.model.layers import CrossAttention
+from sdst.model.video import dense_inputs
+from sdst.train import train
+
+
+class EveryToken(SDST):
+    """The same model without sparse selection: every frozen token is projected and attended to.
+
+    A clip's feature is attention over all its projected tokens under the sentence, and the moment
+    queries attend to all of them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
+
+    def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
+        per_clip = video.tokens.shape[3]
+        projected = self.visual_projection(video.tokens.float())
+        wanted = self.selection.query(sentence.transpose(0, 1))
+        scores = torch.einsum("kblpf,kbf->kblp", projected, wanted) / wanted.shape[-1] ** 0.5
+        visual = torch.einsum("kblp,kblpf->kblf", scores.softmax(-1), projected)
+        inputs = dense_inputs(visual, video.lengths, self.config.strides)
+        contexts = [(tokens.flatten(1, 2), video.lengths * per_clip) for tokens in projected]
+        return visual, inputs, contexts
+
+
+class AttentionToAll(CrossAttention):
+    """Cross-attention of the moment queries to all projected tokens."""
+
+    def forward(self, hidden: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        tokens, lengths = context
+        return super().forward(hidden, self.keys_values(tokens), lengths)
+
+
+MODELS = {"sparse selection": SDST, "every token": EveryToken}
+
+
+def train_model(model: type[SDST], output: Path, options: list[str]) -> dict:
+    """One run on the demo; done already, it is read and not repeated."""
+    file, config = output / "metrics.json", load_config("demo", options)
+    done = file.is_file()
+    metrics = json.loads(file.read_text()) if done else train(config, output, model_class=model)
+    if metrics["interrupted"]:
+        raise SystemExit(f"{output} was interrupted; remove it to train it again")
+    return metrics
+
+
+def main() -> None:
+    """Train both models with all seeds and print the table in Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.every_token", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/every_token"))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"| demo, test split | {' | '.join(FIGURES)} | training s |")
+    print("|---" * (len(FIGURES) + 2) + "|")
+    for name, model in MODELS.items():
+        runs = []
+        for seed in range(options.seeds):
+            folder = options.output / f"{name.replace(' ', '-')}-seed{seed}"
+            runs.append(train_model(model, folder, ["--train.seed", str(seed)]))
+        cells = [cell([run["report"]["brief"][key] for run in runs]) for key in FIGURES.values()]
+        seconds = cell([run["seconds"]["training"] for run in runs])
+        print(f"| {name} | {' | '.join(cells)} | {seconds} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
