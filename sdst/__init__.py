@@ -11,16 +11,16 @@ __version__ = "0.1.0"
 __all__ = ["SDST", "Grounder", "ModelConfig", "ZeroShotGrounder"]
 
 if TYPE_CHECKING:
-    from sdst.ground import Grounder, ZeroShotGrounder
+    from sdst.grounder import Grounder, ZeroShotGrounder
     from sdst.model import SDST, ModelConfig
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `python -m sdst.info` and the kernels need none of this.
     if name in ("Grounder", "ZeroShotGrounder"):
-        from sdst import ground
+        from sdst import grounder
 
-        return getattr(ground, name)
+        return getattr(grounder, name)
     if name in ("SDST", "ModelConfig"):
         from sdst import model
 

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from sdst.backbones import Backbone
-from sdst.config import cache_dir
+from sdst.backbones import Backbone, load_backbone
+from sdst.checkpoint import trained_on
+from sdst.config import Config, cache_dir
 from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features
@@ -94,3 +96,59 @@ class VideoEncoder:
         for fault in report.faults:
             logger.warning(fault)
         return store.video(_VID)
+
+
+def encoder_of(
+    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+) -> VideoEncoder:
+    """What makes of a new video the features that a checkpoint was trained on.
+
+    Raises:
+        InputError: nothing here does, or `backbone` is another one.
+    """
+    data, layers = config.data, config.model.layers
+    if data.features == "encode":
+        if backbone is not None:
+            raise InputError(
+                f"--backbone {backbone}: checkpoint {checkpoint} was trained on {data.backbone} "
+                "and takes no other; leave the option out"
+            )
+        loaded = load_backbone(data.backbone, layers, device)
+        _check_fit(loaded, config, trained_on(checkpoint))
+        return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
+    if data.features != "sdst" or data.endpoints:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on feature files of others ({data.features}), which "
+            "nothing here makes of a new video; train on videos (data.features encode) to ground "
+            "videos"
+        )
+    if backbone is None:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on SDST's published features; name the weights that "
+            "made them, --backbone internvideo2:PATH"
+        )
+    if not backbone.startswith("internvideo2:"):
+        raise InputError(
+            f"--backbone {backbone}: checkpoint {checkpoint} was trained on InternVideo2's "
+            "features; expected internvideo2:PATH"
+        )
+    loaded = load_backbone(backbone, layers, device)
+    loaded.check_published()
+    return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
+
+
+def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
+    """Refuse a backbone whose features are not those of the training."""
+    for name in ("video_width", "text_width"):
+        width, expected = getattr(backbone, name), getattr(config.model, name)
+        if width != expected:
+            raise InputError(
+                f"backbone {config.data.backbone}: {name} {width}, but the checkpoint was trained "
+                f"on {expected}; it needs the backbone of its features"
+            )
+    if backbone.fingerprint != features["fingerprint"]:
+        raise InputError(
+            f"backbone {config.data.backbone}: its weights or preprocessing are not those the "
+            f"checkpoint was trained with (fingerprint {backbone.fingerprint}, then "
+            f"{features['fingerprint']}); it needs the backbone of its features"
+        )

@@ -20,7 +20,7 @@ from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 
 if TYPE_CHECKING:
-    from sdst.ground import Grounding
+    from sdst.grounder import Grounding
 
 INK, MUTED, HAIR = "#1f2933", "#7b8794", "#d9dee4"
 CURVE, MOMENT = "#8da2b8", "#d1495b"
@@ -267,7 +267,7 @@ def _draw_clock(axes: Axes, duration: float) -> None:
 
 
 def _clock(seconds: float, tenths: bool = True) -> str:
-    from sdst.ground import format_time
+    from sdst.grounder import format_time
 
     text = format_time(seconds)
     return text if tenths else text.removesuffix(".0")

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sdst import encoding as module
-from sdst import ground
+from sdst import grounder as answering
+from sdst.search import groups
 from sdst.backbones import load_backbone
 from sdst.checkpoint import RunFolder
 from sdst.config import Config, load_config
@@ -23,7 +24,8 @@ from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.encoding import VIDEOS_IN_MEMORY
 from sdst.errors import InputError, run
 from sdst.extract import extract_features
-from sdst.ground import Grounder, Grounding, ZeroShotGrounder, format_table, format_time, main
+from sdst.ground import format_table, main
+from sdst.grounder import Grounder, Grounding, ZeroShotGrounder, format_time
 from sdst.model import SDST
 from sdst.zero_shot import zero_shot_moments
 from tests.test_extract import cut_in_pictures
@@ -218,7 +220,7 @@ def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, cache, features, backb
 def test_many_queries_on_one_video_are_answered_in_batches(grounder, film, monkeypatch):
     queries = [f"{QUERIES[i % 2]}{' quickly' * (i % 3)}" for i in range(7)]
     together = grounder.ground(film, queries)
-    monkeypatch.setattr("sdst.ground.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr("sdst.grounder.CLIPS_AT_ONCE", 1)
     for one, other in zip(grounder.ground(film, queries), together, strict=True):
         np.testing.assert_allclose(one.windows, other.windows, atol=1e-4)
         np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)
@@ -284,7 +286,7 @@ def test_videos_in_one_pass_are_answered_as_one_by_one(grounder, films, monkeypa
 
     monkeypatch.setattr(Grounder, "_answers_of_all", counted)
     together = grounder.search(readable, QUERIES)
-    monkeypatch.setattr(ground, "CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(answering, "CLIPS_AT_ONCE", 1)
     alone = grounder.search(readable, QUERIES)
     assert passes == [3, 1, 1, 1]
     for found, expected in zip(together, alone, strict=True):
@@ -299,8 +301,8 @@ def test_a_long_video_is_answered_by_itself(grounder):
 
     stretch = grounder.config.predict.stretch
     lengths = [5, 5, stretch + 1, 5, 7]
-    groups = grounder._groups(((str(i), video(n)) for i, n in enumerate(lengths)), queries=1)
-    assert [[vid for vid, _ in group] for group in groups] == [["0", "1"], ["2"], ["3", "4"]]
+    found = groups(((str(i), video(n)) for i, n in enumerate(lengths)), 1, 4800, stretch)
+    assert [[vid for vid, _ in group] for group in found] == [["0", "1"], ["2"], ["3", "4"]]
 
 
 def extract_films(grounder, films, out: Path, clip_length: float) -> FeatureStore:

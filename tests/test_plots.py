@@ -12,7 +12,7 @@ from sdst.data.annotations import Annotation
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import plan_scene
 from sdst.errors import InputError
-from sdst.ground import Grounding
+from sdst.grounder import Grounding
 from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
 
 HISTORY = [

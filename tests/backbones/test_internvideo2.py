@@ -435,7 +435,7 @@ def test_without_a_vocabulary_it_says_where_one_belongs(tmp_path, monkeypatch):
 def test_a_stranger_s_videos_are_extracted_trained_on_and_grounded(
     tiny_dataset, tmp_path, monkeypatch
 ):
-    from sdst import extract, ground, train
+    from sdst import Grounder, extract, train
 
     monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
     folder = write_model(tmp_path / "model")
@@ -456,7 +456,7 @@ def test_a_stranger_s_videos_are_extracted_trained_on_and_grounded(
     assert extract.main(options) == 0
     assert train.main(["--output", str(tmp_path / "run"), *options]) == 0
     video = next((tiny_dataset / "videos").iterdir())
-    [answer] = ground.Grounder(tmp_path / "run").ground(video, ["a red ball moves"])
+    [answer] = Grounder(tmp_path / "run").ground(video, ["a red ball moves"])
     assert len(answer.saliency) == pytest.approx(answer.duration, abs=1) and len(answer.windows)
 
 

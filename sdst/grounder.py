@@ -1,0 +1,289 @@
+"""Answers sentences about videos: `Grounder` with a trained side-tuner, `ZeroShotGrounder` without.
+
+`python -m sdst.ground` is their command.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sdst.backbones import TextFeatures, load_backbone
+from sdst.checkpoint import load_checkpoint
+from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.encoding import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
+from sdst.errors import InputError
+from sdst.kernels import dequantize
+from sdst.long import ground_long
+from sdst.model import SDST, EncodedVideo
+from sdst.predict import Prediction, decode
+from sdst.search import Found, Ranking, groups, videos_of
+from sdst.zero_shot import zero_shot_moments
+
+CLIPS_AT_ONCE = 64 * 75  # of all queries that are answered together
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The answer to one query.
+
+    Args:
+        query: the sentence.
+        windows: `[[start, end, score], ...]`, seconds, best first.
+        saliency: how well each of L clips fits the sentence, `[L]`, in [-1, 1].
+        clip_length: seconds per clip.
+        duration: seconds of the video.
+    """
+
+    query: str
+    windows: list[list[float]]
+    saliency: np.ndarray
+    clip_length: float
+    duration: float
+
+
+class _Grounder:
+    """Answers queries on video files; each is decoded and encoded once (`VideoEncoder`)."""
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        self.encoder = encoder
+        self.backbone = encoder.backbone
+
+    def ground(self, video: str | Path, queries: Sequence[str], top: int = 5) -> list[Grounding]:
+        """The moments of `video` that each of `queries` describes.
+
+        Args:
+            video: a video file, of any length.
+            queries: sentences, any number of them.
+            top: most windows per query.
+
+        Raises:
+            InputError: the video cannot be read, a query is empty, or `top` is below 1.
+        """
+        _check_question(queries, top)
+        features = self.encoder.encode(video)
+        texts = self.backbone.encode_text(queries)
+        return [
+            Grounding(
+                query=query,
+                windows=answer.windows[:top].tolist(),
+                saliency=answer.saliency,
+                clip_length=self.encoder.clip_length,
+                duration=features.duration,
+            )
+            for query, answer in zip(queries, self._answers(features, texts, top), strict=True)
+        ]
+
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        raise NotImplementedError
+
+
+class Grounder(_Grounder):
+    """Answers queries on video files with a trained side-tuner.
+
+    A video is decoded and encoded once: what the backbone says is kept in memory for the videos
+    used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
+    on projections of the video that are made once for all of them. A video longer than those of the
+    training is read in stretches (`sdst.long`).
+
+        grounder = Grounder("runs/demo")
+        [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
+        start, end, score = answer.windows[0]
+
+    Args:
+        checkpoint: the `--output` folder of a training run.
+        device: default: CUDA where present, else the CPU.
+        backbone: for a checkpoint trained on features published by SDST, which name no backbone:
+            `internvideo2:PATH`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device | None = None,
+        backbone: str | None = None,
+    ) -> None:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.config, model = load_checkpoint(Path(checkpoint))
+        self.model: SDST = model.to(device).eval()
+        self._scale = self.model.scale.item()
+        self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
+        super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
+
+    @torch.inference_mode()
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        tokens = [text.tokens for text in texts]
+        clip_length, options = self.encoder.clip_length, self.config.predict
+        if video.tokens.shape[1] > options.stretch:
+            return ground_long(
+                self.model, video.tokens, tokens, clip_length, video.duration, options, video.scales
+            )
+        encoded = self._encode(video)
+        predictions: list[Prediction] = []
+        for some in _batches(tokens, max(CLIPS_AT_ONCE // encoded.clips, 1)):
+            outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
+            lengths = encoded.lengths.expand(len(some))
+            durations = [video.duration] * len(some)
+            predictions += decode(outputs, lengths, durations, clip_length, options)
+        return predictions
+
+    def search(
+        self,
+        videos: Mapping[str, str | Path] | FeatureStore,
+        queries: Sequence[str],
+        top: int = 10,
+        skipped: list[str] | None = None,
+        progress: bool = False,
+    ) -> list[list[Found]]:
+        """The moments of many videos that fit each of `queries` best (`sdst.search` says how).
+
+        Short videos are answered together.
+
+        Args:
+            videos: files by their ids, each of which is read once; or a store of `sdst.extract`.
+            queries: sentences.
+            top: most moments found for each.
+            skipped: is told of the videos that cannot be read, a line each; without it such a video
+                is an error.
+            progress: show a bar.
+
+        Raises:
+            InputError: a query is empty, `top` is below 1, a video cannot be read, or the store's
+                features are not those of the training.
+        """
+        _check_question(queries, top)
+        texts = self.backbone.encode_text(queries)
+        stretch = self.config.predict.stretch
+        ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
+        corpus = videos_of(videos, self.encoder, skipped, progress)
+        for group in groups(corpus, len(queries), CLIPS_AT_ONCE, stretch):
+            answers = self._answers_of_all([video for _, video in group], texts, top)
+            for (vid, _), of_video in zip(group, answers, strict=True):
+                ranking.add(vid, of_video)
+        return ranking.best()
+
+    @torch.inference_mode()
+    def _answers_of_all(
+        self, videos: list[VideoFeatures], texts: list[TextFeatures], top: int
+    ) -> list[list[Prediction]]:
+        """What `_answers` gives for every video, those of a group in one pass of the model."""
+        if len(videos) == 1:
+            return [self._answers(videos[0], texts, top)]
+        device = self.backbone.device
+        tokens = [_floats(video) for video in videos]
+        rows = pad_sequence([video.transpose(0, 1) for video in tokens], batch_first=True)
+        lengths = torch.tensor([video.shape[1] for video in tokens], device=device)
+        encoded = self.model.encode_video(rows.transpose(1, 2).to(device), lengths)
+        index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
+        tokens, words = self._padded([text.tokens for text in texts])
+        tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
+        outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
+        durations = [video.duration for video in videos for _ in texts]
+        options = self.config.predict
+        found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)
+        return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
+
+    def _encode(self, video: VideoFeatures) -> EncodedVideo:
+        """What the tuner needs of a video, kept for those used last."""
+        key = id(video)  # its own as long as the video is kept beside it
+        if key not in self._encoded:
+            self._encoded[key] = video, self._encode_anew(video)
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > VIDEOS_IN_MEMORY:
+            self._encoded.popitem(last=False)
+        return self._encoded[key][1]
+
+    def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
+        tokens = _floats(video)[None].to(self.encoder.backbone.device)
+        lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
+        return self.model.encode_video(tokens, lengths)
+
+    def _padded(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens [K, N, Dt] of some sentences as one batch [B, K, N, Dt], and their lengths."""
+        rows = pad_sequence([text.transpose(0, 1) for text in texts], batch_first=True)
+        lengths = torch.tensor([text.shape[1] for text in texts], device=rows.device)
+        return rows.transpose(1, 2), lengths
+
+
+class ZeroShotGrounder(_Grounder):
+    """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
+
+    It is the baseline of every report, and any video works with it: `sdst.zero_shot`.
+
+    Args:
+        backbone: as for `load_backbone`.
+        clip_length: seconds per clip.
+        frames_per_clip: frames encoded per clip.
+        device: default: CUDA where present, else the CPU.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "demo",
+        clip_length: float = 2.0,
+        frames_per_clip: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        loaded = load_backbone(backbone, layers=1, device=device)
+        frames_per_clip = frames_per_clip or loaded.frames_at_once
+        super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
+
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        answers = [
+            zero_shot_moments(
+                video.embedding,
+                text.embedding.cpu().numpy(),
+                self.encoder.clip_length,
+                video.duration,
+                top,
+            )
+            for text in texts
+        ]
+        return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
+
+
+def _floats(video: VideoFeatures) -> Tensor:
+    """A short video's tokens [K, L, P, Dv] in fp32."""
+    tokens = torch.from_numpy(np.array(video.tokens, np.float32))
+    if video.scales is None:
+        return tokens
+    return dequantize(tokens, torch.from_numpy(np.array(video.scales)))
+
+
+def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def _check_question(queries: Sequence[str], top: int) -> None:
+    check_queries(queries)
+    if top < 1:
+        raise InputError(f"top is {top}; expected at least 1 window per query")
+
+
+def check_queries(queries: Sequence[str]) -> None:
+    """Refuse queries that say nothing."""
+    if not queries:
+        raise InputError("no query given; expected at least one sentence")
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            raise InputError(f"query {number} is empty; expected a sentence")
+
+
+def format_time(seconds: float) -> str:
+    """`m:ss.s`: 83.26 -> `1:23.3`."""
+    minutes, tenths = divmod(round(seconds * 10), 600)
+    return f"{minutes}:{tenths / 10:04.1f}"
