@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sdst import Grounder
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +55,51 @@ def tiny_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFa
     output = tmp_path_factory.mktemp("runs") / "tiny"
     assert main(["--output", str(output), *tiny_options]) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered video of the demo."""
+    from sdst.data.demo.render import write_video
+    from sdst.data.demo.scenes import plan_scene
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(plan_scene("val", 0, 0), path)
+    return path
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> dict[str, Path]:
+    """Three videos and one that cannot be read, in a folder."""
+    from sdst.data.demo.render import write_video
+    from sdst.data.demo.scenes import plan_scene
+
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for i in range(3):
+        write_video(plan_scene("val", i, 0), folder / f"film{i}.mp4")
+    (folder / "noise.mp4").write_bytes(os.urandom(2000))
+    return {path.stem: path for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small untrained model on the demo's backbone."""
+    from tests.grounding import small_config, write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("ground") / "run", small_config())
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the encoded videos of this test alone are kept."""
+    monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "grounding"
+
+
+@pytest.fixture
+def grounder(untrained: Path, own_cache: Path) -> Grounder:
+    """Answers with the untrained model."""
+    from sdst import Grounder
+
+    return Grounder(untrained, device="cpu")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdst.data.annotations import Annotation
-from sdst.data.demo.render import write_video
-from sdst.data.demo.scenes import plan_scene
 from sdst.errors import InputError
 from sdst.grounder import Grounding
 from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
@@ -24,13 +20,6 @@ HISTORY = [
     }
     for epoch in (1, 2, 3)
 ]
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_video(plan_scene("val", 0, 0), path)
-    return path
 
 
 def answer(query: str = "the red square spins", windows: int = 3) -> Grounding:
