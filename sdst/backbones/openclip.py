@@ -6,16 +6,18 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
 import torch
 import torchvision.transforms.v2.functional as F
+from accelerate import init_empty_weights
 from open_clip.transform import PreprocessCfg, center_crop_or_pad
 from torch import Tensor, nn
 from torch.nn import functional
@@ -320,17 +322,43 @@ def _create_model(options: Options) -> nn.Module:
     if quick_gelu is None:  # open_clip only warns, and of files not even that
         of_openai = "openai" in Path(pretrained or "").name.lower()
         quick_gelu = weights.get("quick_gelu", of_openai)
+    create = partial(
+        open_clip.create_model,
+        model,
+        pretrained=pretrained,
+        force_quick_gelu=quick_gelu,
+        force_image_size=options.image_size,
+        require_pretrained=":" in name,
+    )
     try:
         with _silent_logging():
-            return open_clip.create_model(
-                model,
-                pretrained=pretrained,
-                force_quick_gelu=quick_gelu,
-                force_image_size=options.image_size,
-                require_pretrained=":" in name,
-            )
+            return _with_weights_in_place(create) if ":" in name else create()
     except Exception as error:  # open_clip raises whatever its downloads and parsers raise
         raise InputError(f"backbone {name}: {_one_line(error)}") from None
+
+
+def _with_weights_in_place(create: Callable[[], nn.Module]) -> nn.Module:
+    """A model whose weights are those of its checkpoint's file, without copies.
+
+    open_clip draws random weights and copies a checkpoint's into them. Here what it creates has
+    none and takes the checkpoint's as they come: of a `.safetensors` file mapped, so that they are
+    no memory of this process and shared by all that read them. Weights of 16 bits become fp32.
+    """
+    load, register = nn.Module.load_state_dict, nn.Module.register_parameter
+
+    def assign(module: nn.Module, weights: dict[str, Tensor], strict: bool = True) -> object:
+        with patch.object(nn.Module, "register_parameter", register):
+            return load(module, weights, strict, assign=True)
+
+    with (
+        init_empty_weights(include_buffers=False),
+        patch.object(nn.Module, "load_state_dict", assign),
+        patch.object(nn.Module, "to", lambda module, *_, **__: module),  # nothing to bring anywhere
+    ):
+        model = create()
+    if any(weight.is_meta for weight in model.parameters()):
+        return create()  # files of big_vision are copied into the weights, which must be there
+    return model.float()
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
 from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
 from sdst.errors import InputError
+from sdst.memory import own_memory
 
 MODEL = {
     "embed_dim": 24,
@@ -37,13 +38,16 @@ MODEL = {
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
 
-def write_model(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+def write_model(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, text_width: int = 40
+) -> Path:
     """A tiny open_clip model with random weights, as a local folder."""
     folder.mkdir()
     torch.manual_seed(seed)
-    weights = open_clip.CLIP(**MODEL).state_dict()
+    model = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "width": text_width}}
+    weights = open_clip.CLIP(**model).state_dict()
     save_file({k: v.to(dtype) for k, v in weights.items()}, folder / "open_clip_model.safetensors")
-    config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
+    config = {"model_cfg": model, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
 
@@ -149,6 +153,23 @@ def test_padding_is_not_read(backbone):
     backbone.encode_text(["a cat"])
     hook.remove()
     assert read == [4]  # with the marks of start and end
+
+
+def test_weights_are_those_of_the_file_in_fp32(backbone, folder):
+    written = load_file(folder / "open_clip_model.safetensors")
+    found = backbone.model.state_dict()
+    assert found.keys() == written.keys()
+    assert all(torch.equal(found[name], weight.float()) for name, weight in written.items())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux does")
+def test_weights_are_mapped_and_not_read(tmp_path):
+    folder = write_model(tmp_path / "model", dtype=torch.float32, text_width=400)
+    size = (folder / "open_clip_model.safetensors").stat().st_size
+    before = own_memory()
+    wide = load_backbone(f"local-dir:{folder}", layers=2, device="cpu")
+    assert own_memory() - before < size / 4
+    assert len(wide.encode_text(["a cat"])) == 1
 
 
 def test_no_gradient_is_kept(backbone, frames):
