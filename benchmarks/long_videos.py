@@ -5,10 +5,12 @@ two a second), pooled and patch tokens, in a table and `--plot`. Every point is 
 own. Memory is what the process holds for itself (RssAnon, beyond the model and the libraries):
 pages of the mapped store are the kernel's, which takes them back when it likes. The pooled store
 is random numbers, repeated. The patch store, 22 GB, is a file with holes, which read as zeros: its
-arithmetic is at least that of other tokens, but no disk is waited for.
+arithmetic is at least that of other tokens, but no disk is waited for. `--context video` selects
+context tokens from the whole video as well.
 
 With `--checkpoint DIR` of the demo: its test videos in a row, 1, 10 and 50 at a time, where every
-moment that fits a query is known from the scenes, answered as a whole and in stretches.
+moment that fits a query is known from the scenes, answered as a whole and in stretches: as is the
+default, with stretches compared by their saliency alone, and with context of the whole video.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -57,7 +60,7 @@ class Cost:
     memory: int
 
 
-def measure(kind: str, clips: int, file: Path) -> Cost:
+def measure(kind: str, clips: int, file: Path, options: PredictConfig) -> Cost:
     """Ground one query in the first `clips` of the store in `file`."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -68,7 +71,7 @@ def measure(kind: str, clips: int, file: Path) -> Cost:
     texts = [torch.randn(LAYERS, WORDS, config.text_width)]
 
     def ground(clips: int) -> None:
-        ground_long(model, store[:, :clips], texts, 2.0, 2.0 * clips, CUT)
+        ground_long(model, store[:, :clips], texts, 2.0, 2.0 * clips, options)
 
     ground(min(LENGTHS))  # what is loaded with the first call is the libraries'
     before = anonymous()
@@ -120,7 +123,7 @@ def write_store(kind: str, file: Path) -> None:
             out.write(clips.data)
 
 
-def costs(lengths: Sequence[int]) -> Iterator[Cost]:
+def costs(lengths: Sequence[int], options: PredictConfig) -> Iterator[Cost]:
     """Every point in a fresh process, the stores deleted at the end."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in TOKENS:
@@ -128,7 +131,7 @@ def costs(lengths: Sequence[int]) -> Iterator[Cost]:
             write_store(kind, file)
             for clips in lengths:
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    yield pool.apply(measure, (kind, clips, file))
+                    yield pool.apply(measure, (kind, clips, file, options))
 
 
 def draw(points: Sequence[Cost], file: Path) -> None:
@@ -219,15 +222,34 @@ def in_stretches(model: SDST, row: Row, options: PredictConfig) -> list[Predicti
     return ground_long(model, row.tokens, row.texts, 1.0, seconds, options)
 
 
+def by_saliency(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
+    """In stretches, but what the selected tokens say of a stretch is left out."""
+    with patch("sdst.long.FIT_WEIGHT", 0.0):
+        return in_stretches(model, row, options)
+
+
+def with_the_video(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
+    """In stretches, with context tokens of the whole row as well."""
+    return in_stretches(model, row, replace(options, context="video"))
+
+
+WAYS = {
+    "as a whole": as_a_whole,
+    "in stretches": in_stretches,
+    "in stretches, compared by saliency": by_saliency,
+    "in stretches, context of the video": with_the_video,
+}
+
+
 def accuracy(checkpoint: Path, queries: int) -> Iterator[str]:
-    """Lines of a table: R1 of both ways at every length."""
+    """Lines of a table: R1 of all ways at every length."""
     config, model = load_checkpoint(checkpoint)
     options = replace(config.predict, stretch=DEMO_STRETCH, overlap=DEMO_STRETCH // 2)
     yield "| videos in a row | read | queries | R1@0.5 | R1@0.7 |\n|---|---|---|---|---|"
     for together in TOGETHER:
         rows = list(rows_of(checkpoint, together, queries))
         moments = [m for row in rows for m in row.moments]
-        for name, way in (("as a whole", as_a_whole), ("in stretches", in_stretches)):
+        for name, way in WAYS.items():
             windows = [answer.windows for row in rows for answer in way(model, row, options)]
             recall = evaluate_retrieval(windows, moments)["full"]["MR-R1"]
             figures = f"{recall['0.5']:.1f} | {recall['0.7']:.1f}"
@@ -239,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_videos")
     parser.add_argument("--plot", type=Path, metavar="OUT.png")
     parser.add_argument("--longest", type=int, default=max(LENGTHS), metavar="CLIPS")
+    parser.add_argument("--context", choices=("stretch", "video"), default=CUT.context)
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a demo run's folder")
     parser.add_argument("--queries", type=int, default=80, help="of about so many at each length")
     options = parser.parse_args(arguments)
@@ -247,8 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(line, flush=True)
         return
     print("| clips | tokens | processor time | ms a clip | memory |\n|---|---|---|---|---|")
-    points = []
-    for cost in costs([clips for clips in LENGTHS if clips <= options.longest]):
+    points, lengths = [], [clips for clips in LENGTHS if clips <= options.longest]
+    for cost in costs(lengths, replace(CUT, context=options.context)):
         points.append(cost)
         each, memory = 1000 * cost.seconds / cost.clips, cost.memory / 2**20
         row = f"{cost.clips:,} | {cost.kind} | {cost.seconds:.2f} s | {each:.2f} | {memory:.0f} MiB"

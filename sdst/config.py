@@ -130,6 +130,9 @@ class PredictConfig:
         stretch: clips above which `sdst.ground` cuts a video into stretches of so many, about those
             of the training videos (see `sdst.long`).
         overlap: clips that neighbouring stretches share, at least those of most moments.
+        context: under `model.context: sparse`, what the moments of a stretch are told from: tokens
+            selected in the `stretch`, or also as many of the whole `video`, which takes another
+            pass over its tokens.
     """
 
     round_to: float | None = None
@@ -138,6 +141,7 @@ class PredictConfig:
     nms_sigma: float = 0.5
     stretch: int = 150
     overlap: int = 50
+    context: Literal["stretch", "video"] = "stretch"
 
 
 @dataclass

@@ -7,12 +7,18 @@ reaches a border inside the video is left to the neighbour, which sees it whole;
 kept once; saliency fades from one stretch into the next.
 
 A moment's score is a probability within its stretch, as in training, where every video holds what
-is asked for. Which stretch holds it is told by saliency, trained against other videos as well:
+is asked for. Which stretch holds it is told by saliency, trained against other videos as well, and
+by the frozen tokens that the sentence selects under `context: sparse`, patches among them:
 
-    score(m) = p(m | stretch) * sum_t exp(scale * S_t) / (the same of the best stretch)
+    score(m) = p(m | stretch) * E / (that of the best stretch)
+    E = sum_t exp(scale * S_t) * sqrt(mean_j exp(s_j))
 
-with S_t the stretch's saliency and scale its learned inverse temperature. A video of one stretch
-is scored as if it were not cut.
+with S_t the stretch's saliency, scale its learned inverse temperature, and s_j the scores of its
+selected tokens, whose mean is taken at every step and geometrically over the steps. A video of one
+stretch is scored as if it were not cut.
+
+The moment queries attend to the tokens selected in their stretch. Under `predict.context: video`, a
+first pass over the store selects from the whole video, and they attend to both.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from torch import Tensor
 
 from sdst.config import PredictConfig
 from sdst.model import SDST, Outputs
+from sdst.model.context import RunningSelection, SelectedTokens
 from sdst.model.spans import to_ends
 from sdst.predict import Prediction, rank, round_ends
 
@@ -34,6 +41,7 @@ BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of stretches
 STRETCHES_AT_ONCE = 32
 MOMENTS_KEPT = 1000  # of a query, before suppression
 BORDER = 0.5  # clips; what ends as near to a border as that reaches it
+FIT_WEIGHT = 0.5  # the root over the selected tokens' mean, chosen on the demo's validation videos
 SAME_MOMENT = 0.5  # IoU above which two moments are one that two stretches found
 
 
@@ -66,16 +74,18 @@ def ground_long(
     layers, device = model.config.layers, model.fusion.device
     answers = [_Answer(tokens.shape[1]) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
+    beyond = [None for _ in texts]
+    if options.context == "video" and model.selection and tokens.shape[1] > options.stretch:
+        beyond = _select_from_all(model, tokens, texts, scales)
     for starts, stack in _batches(tokens, options):
         video = stack(tokens).to(device).expand(-1, layers, -1, -1, -1)
         lengths = torch.full((len(starts),), video.shape[2], device=device)
         by_token = None if scales is None else stack(scales).to(device).expand(-1, layers, -1, -1)
         encoded = model.encode_video(video, lengths, by_token)
-        for answer, text in zip(answers, texts, strict=True):
+        for answer, text, context in zip(answers, texts, beyond, strict=True):
             words = torch.full_like(lengths, text.shape[1])
-            outputs = model.answer(
-                encoded, text.expand(len(starts), -1, -1, -1), words, every_step=False
-            )
+            text = text.expand(len(starts), -1, -1, -1)
+            outputs = model.answer(encoded, text, words, every_step=False, beyond=context)
             answer.add(starts, outputs, options.overlap)
     return [answer.predict(clip_length, duration, options) for answer in answers]
 
@@ -97,13 +107,39 @@ def _batches(
     size = tokens[:, : options.stretch].nbytes
     at_once = max(min(BYTES_AT_ONCE // max(size, 1), STRETCHES_AT_ONCE), 1)
 
-    def cut(starts: list[int], values: np.ndarray | Tensor) -> Tensor:
-        stack = torch.stack if isinstance(values, Tensor) else np.stack
-        return torch.as_tensor(stack([values[:, x : x + options.stretch] for x in starts]))
-
     for first in range(0, len(starts), at_once):
         some = starts[first : first + at_once]
-        yield some, partial(cut, some)
+        yield some, partial(_cut, starts=some, size=options.stretch)
+
+
+def _cut(values: np.ndarray | Tensor, starts: Sequence[int], size: int) -> Tensor:
+    """[S, K, size, ...], copies of values [K, L, ...] from each of `starts` on."""
+    stack = torch.stack if isinstance(values, Tensor) else np.stack
+    return torch.as_tensor(stack([values[:, start : start + size] for start in starts]))
+
+
+def _select_from_all(
+    model: SDST, tokens: np.ndarray | Tensor, texts: Sequence[Tensor], scales: np.ndarray | None
+) -> list[list[SelectedTokens]]:
+    """For each sentence and step the tokens of the whole video that are kept, in one pass over it.
+
+    Takes what `ground_long` does, the texts as [K, N, Dt].
+    """
+    layers, device = model.config.layers, model.fusion.device
+    _, length, per_clip, _ = tokens.shape
+    running = []
+    for text in texts:
+        words = torch.tensor([text.shape[1]], device=device)
+        u = model.direction(text[None], words)[:, 0]
+        running.append(RunningSelection(model.config, u, length, per_clip))
+    at_once = BYTES_AT_ONCE // tokens[:, :1].nbytes
+    for first, last in running[0].parts(at_once):
+        cut = partial(_cut, starts=[first], size=last - first)
+        part = cut(tokens)[0].to(device).expand(layers, -1, -1, -1)
+        by_token = None if scales is None else cut(scales)[0].to(device).expand(layers, -1, -1)
+        for selection in running:
+            selection.add(first, part, by_token)
+    return [selection.selected() for selection in running]
 
 
 class _Answer:
@@ -113,7 +149,7 @@ class _Answer:
         self.length = length
         self.ends = torch.empty(0, 2)  # clips
         self.evidence = torch.empty(0)  # log of a moment's score, before it is compared
-        self.best = -torch.inf  # log sum exp of the best stretch's saliency
+        self.best = -torch.inf  # log E of the best stretch
         self.saliency, self.weight = np.zeros((2, length), np.float32)
 
     def add(self, starts: Sequence[int], outputs: Outputs, overlap: int) -> None:
@@ -122,6 +158,7 @@ class _Answer:
         size = saliency.shape[1]
         self._blend(starts, saliency.numpy())
         mass = (outputs.scale.float().cpu() * saliency).logsumexp(1)
+        mass += FIT_WEIGHT * torch.as_tensor(outputs.fit).float().cpu()
         self.best = max(self.best, float(mass.max()))
 
         first = torch.tensor(starts)[:, None]

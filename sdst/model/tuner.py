@@ -7,6 +7,7 @@ The frozen backbone is not part of it: its hidden states come in as tensors, and
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
 from sdst.model.config import ModelConfig
-from sdst.model.context import SelectedTokens, TokenSelection
+from sdst.model.context import SelectedTokens, TokenSelection, log_fit
 from sdst.model.dense import DenseBlock, resample
 from sdst.model.fused import forget, fused_blocks
 from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
@@ -38,6 +39,7 @@ class Outputs:
         visual: [K, B, L, F], projected visual features, before the recurrence.
         sentence: [K, B, F], pooled sentences.
         scale: [], inverse temperature of the contrastive losses.
+        fit: [B], how well the sentence fits the frozen tokens selected (`log_fit`); 0 without.
     """
 
     spans: Tensor
@@ -48,6 +50,7 @@ class Outputs:
     visual: Tensor
     sentence: Tensor
     scale: Tensor
+    fit: Tensor | float = 0.0
 
     @property
     def scores(self) -> Tensor:
@@ -138,6 +141,7 @@ class SDST(
         text_lengths: Tensor,
         videos: Tensor | None = None,
         every_step: bool = True,
+        beyond: Sequence[SelectedTokens] | None = None,
     ) -> Outputs:
         """Ground a batch of sentences in encoded videos.
 
@@ -149,15 +153,20 @@ class SDST(
             videos: [B], the index of each sentence's video, where it is neither.
             every_step: tell what every step predicts, which training needs, or the last one only:
                 the first axis of `spans` to `dense` is then 1.
+            beyond: for every step a sample of tokens from elsewhere (`RunningSelection`), which the
+                moment queries attend to beside those selected here.
         """
         self._check("text", text, "[B, {}, N, {}]", self.config.text_width)
         batch = len(text)
         video = video.for_queries(batch, videos)
         blocks = fused_blocks(self) or self
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
-        text_mask = length_mask(text_lengths, text.shape[2])
-        sentence = self.text_pooling(projected_text, text_mask[:, None])  # [B, K, F]
+        sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
+        fit = 0.0 if self.selection is None else log_fit(contexts)
+        if beyond is not None:
+            strides = self.config.context_strides
+            contexts = [x.joined(y, strides) for x, y in zip(contexts, beyond, strict=True)]
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
@@ -184,8 +193,13 @@ class SDST(
         sentence = sentence.transpose(0, 1)
         saliency = saliency_scores(dense, sentence[-len(dense) :])
         return Outputs(
-            spans, class_logits, actionness, saliency, dense, visual, sentence, self.scale
+            spans, class_logits, actionness, saliency, dense, visual, sentence, self.scale, fit
         )
+
+    def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
+        """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""
+        projected, *_ = (fused_blocks(self) or self).read_text(text, text_lengths)
+        return self.selection.direction(self._pool_text(projected, text_lengths).transpose(0, 1))
 
     def train(self, mode: bool = True) -> "SDST":
         forget(self)
@@ -220,6 +234,10 @@ class SDST(
         real = length_mask(lengths, clips.shape[2])[..., None]
         clips = torch.where(real, clips, 0.0)  # as narrow as they are stored
         return self.visual_projection(clips.to(self.fusion.dtype))
+
+    def _pool_text(self, projected: Tensor, lengths: Tensor) -> Tensor:
+        """Pooled sentences [B, K, F] of projected words [B, K, N, F]."""
+        return self.text_pooling(projected, length_mask(lengths, projected.shape[2])[:, None])
 
     def _read_video(
         self, video: EncodedVideo, sentence: Tensor
