@@ -32,11 +32,19 @@ class EveryToken(SDST):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
+        self.wanted = self.selection.query
+        self.selection = None
+
+    def encode_video(
+        self, video: Tensor, lengths: Tensor, scales: Tensor | None = None
+    ) -> EncodedVideo:
+        """As `SDST.encode_video`; a clip's feature depends on the sentence."""
+        return EncodedVideo(lengths, video.transpose(0, 1), scales, None, None)
 
     def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
         per_clip = video.tokens.shape[3]
         projected = self.visual_projection(video.tokens.float())
-        wanted = self.selection.query(sentence.transpose(0, 1))
+        wanted = self.wanted(sentence.transpose(0, 1))
         scores = torch.einsum("kblpf,kbf->kblp", projected, wanted) / wanted.shape[-1] ** 0.5
         visual = torch.einsum("kblp,kblpf->kblf", scores.softmax(-1), projected)
         inputs = dense_inputs(visual, video.lengths, self.config.strides)
