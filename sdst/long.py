@@ -119,7 +119,10 @@ def _cut(values: np.ndarray | Tensor, starts: Sequence[int], size: int) -> Tenso
 
 
 def _select_from_all(
-    model: SDST, tokens: np.ndarray | Tensor, texts: Sequence[Tensor], scales: np.ndarray | None
+    model: SDST,
+    tokens: np.ndarray | Tensor,
+    texts: Sequence[Tensor],
+    scales: np.ndarray | Tensor | None,
 ) -> list[list[SelectedTokens]]:
     """For each sentence and step the tokens of the whole video that are kept, in one pass over it.
 
