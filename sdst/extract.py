@@ -4,9 +4,11 @@ python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train`
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
 torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared out over processes
 
-A run that was stopped, were it killed, goes on where it was when it is started again. Damaged
-videos are used as far as they can be read, others left out; both are told at the end, and with
---videos the exit code is 1.
+A run that was stopped, were it killed, goes on where it was when it is started again. Started again
+on a finished store, it adds the videos and queries that are new or changed, and leaves the others
+and those who read them alone; a video has changed when its file has another size. Damaged videos
+are used as far as they can be read, others left out and tried again the next time; both are told at
+the end, and with --videos the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,25 +17,26 @@ import argparse
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from sdst.ahead import Ahead, encoder_threads, map_ahead
 from sdst.backbones import Backbone, load_backbone
 from sdst.budget import BudgetError, MemoryBudget
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.features import INDEX, FeatureStore
+from sdst.data.origins import lacking, query_origins, video_origins
 from sdst.data.video import ClipReader
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
@@ -50,8 +53,6 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{rema
 if TYPE_CHECKING:
     from sdst.shards import Share
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 # Of a video: its id, what reads it or why nothing does, and frames of some clips or their features.
 Piece = tuple[str, ClipReader | InputError, np.ndarray | tuple[np.ndarray, np.ndarray] | None]
 
@@ -70,7 +71,7 @@ def extract_features(
     dtype: str = "float16",
     may_be_empty: bool = False,
 ) -> FeatureStore:
-    """Encode `videos` (by vid) and `queries` (by qid) into a new store at `out`.
+    """Encode `videos` (by vid) and `queries` (by qid) into a store at `out`.
 
     Decoding, encoding and writing overlap; memory holds a few batches of frames and their features,
     however long a video is. The features of a clip are the mean over its frames, or over its groups
@@ -80,7 +81,9 @@ def extract_features(
         clip_length: seconds of video per clip.
         frames_per_clip: frames encoded per clip, evenly spaced.
         progress: show a bar with videos and frames per second.
-        resume: go on where a run that did not get to its end, were it killed, has left off.
+        resume: go on where a run that did not get to its end, were it killed, has left off; and
+            add to a finished store what it lacks of `videos` and `queries`, files of another size
+            and sentences of another text included.
         report: is told what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
@@ -91,20 +94,22 @@ def extract_features(
 
     Raises:
         InputError: a video cannot be read and must not be left out, not one can be read, `out`
-            exists already, the backbone takes another number of frames at once, or `memory` is too
-            little; nothing is left at `out`.
+            exists already or with `resume` was made with other settings, the backbone takes
+            another number of frames at once, or `memory` is too little; what is at `out` stays.
+        NotWritable: another process is writing to `out`, or this one may not.
     """
     if frames_per_clip % backbone.frames_at_once:
         raise InputError(
             f"frames_per_clip is {frames_per_clip}, but backbone {backbone.name} takes "
             f"{backbone.frames_at_once} frames at once; expected a multiple of that"
         )
-    meta = {
-        "backbone": backbone.name,
-        "fingerprint": backbone.fingerprint,
-        "clip_length": clip_length,
-        "frames_per_clip": frames_per_clip,
-    }
+    writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
+    sizes, checksums = video_origins(videos), query_origins(queries)
+    report = report or Report(strict=True)
+    if writer.grows and not writer.lacks(sizes, checksums):
+        store = FeatureStore(out)
+        report.add_faults(store, videos)
+        return store
 
     def open_video(path: Path) -> ClipReader:
         reader = ClipReader(path, clip_length, frames_per_clip)
@@ -120,7 +125,6 @@ def extract_features(
             return piece
         return vid, reader, _clip_features(backbone, frames, frames_per_clip)
 
-    report = report or Report(strict=True)
     threads = torch.get_num_threads()
     ahead = threads + 1
     budget = memory and MemoryBudget(
@@ -132,25 +136,27 @@ def extract_features(
         batches=ahead + DECODERS + 2,
     )
     with (
-        FeatureWriter(out, meta, dtype, resume) as writer,
-        _encoder_threads(backbone.device) as pool,
+        writer,
+        encoder_threads(backbone.device) as pool,
         tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
     ):
-        missing = {qid: text for qid, text in queries.items() if qid not in writer.query_ids}
-        encoded_texts = _map_ahead(pool, backbone.encode_text, _groups([*missing.values()]), ahead)
+        missing = lacking(checksums, writer.query_origins)
+        texts = [queries[qid] for qid in missing]
+        encoded_texts = map_ahead(pool, backbone.encode_text, _groups(texts), ahead)
         for qid, text in zip(missing, chain.from_iterable(encoded_texts), strict=True):
-            writer.add_query(qid, text.tokens.cpu().numpy(), text.embedding.cpu().numpy())
-        finished = set(writer.video_ids)
-        bar.update(len(finished))
-        rest = {vid: path for vid, path in videos.items() if vid not in finished}
+            tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
+            writer.add_query(qid, tokens, embedding, checksums[qid])
+        rest = {vid: videos[vid] for vid in lacking(sizes, writer.video_origins)}
+        finished = len(videos) - len(rest)
+        bar.update(finished)
         decoded = _decode_ahead(rest, open_video)
         if backbone.device.type == "cpu":
             clips_at_once = max(1, CPU_BATCH // frames_per_clip)
             decoded = _split(decoded, clips_at_once * frames_per_clip)
-        encoded = _map_ahead(pool, encode, decoded, ahead)
+        encoded = map_ahead(pool, encode, decoded, ahead)
         clips = 0
-        for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), len(finished)):
-            for part, written in _write_video(writer, vid, pieces, report):
+        for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), finished):
+            for part, written in _write_video(writer, vid, sizes[vid], pieces, report):
                 clips += written
                 rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
                 bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
@@ -158,8 +164,19 @@ def extract_features(
             bar.update(done + 1 - bar.n)
         if videos and not writer.video_ids and not may_be_empty:
             raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
-        report.faults += writer.faults
-    return FeatureStore(out)
+    store = FeatureStore(out)
+    report.add_faults(store, videos)
+    return store
+
+
+def store_meta(backbone: Backbone, clip_length: float, frames_per_clip: int) -> dict:
+    """The `meta` of a store: what decides its features, besides the videos and queries."""
+    return {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "clip_length": clip_length,
+        "frames_per_clip": frames_per_clip,
+    }
 
 
 @dataclass
@@ -176,9 +193,13 @@ class Report:
     skipped: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    def add_faults(self, store: FeatureStore, videos: Iterable[str]) -> None:
+        """Those that `store` knows of these videos, now or earlier encoded."""
+        self.faults += [line for vid in videos for line in store.faults.get(vid, [])]
+
 
 def _write_video(
-    writer: FeatureWriter, vid: str, pieces: Iterable[Piece], report: Report
+    writer: FeatureWriter, vid: str, size: int | None, pieces: Iterable[Piece], report: Report
 ) -> Iterator[tuple[float, int]]:
     """Write what comes of one video; yields the part of it that is done, and clips just written."""
     video, clips = None, 0
@@ -191,7 +212,7 @@ def _write_video(
                 video.abandon()
             return
         if video is None:
-            video = writer.begin_video(vid, reader.wanted)
+            video = writer.begin_video(vid, reader.wanted, size)
         tokens, embedding = features
         video.write(tokens, embedding)
         clips += tokens.shape[1]
@@ -216,50 +237,14 @@ def _clip_features(
     return tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
 
 
-@contextmanager
-def _encoder_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """A pool to encode in: on a CPU as many batches at once as there are threads, one thread each.
-
-    Batches of their own need no barriers, on which threads would wait for a core that is decoding,
-    and the features do not depend on the number of cores.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu":
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Result]:
-    """`map(function, items)` by the threads of `pool`, in order, at most `ahead` of the caller."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-    for future in waiting:
-        yield future.result()
-
-
 def _decode_ahead(
     videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
 ) -> Iterator[Piece]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        started: deque[_Ahead[Piece]] = deque()
+        started: deque[Ahead[Piece]] = deque()
         for vid, path in videos.items():
-            started.append(_Ahead(pool, _read(vid, path, open_video)))
+            started.append(Ahead(pool, _read(vid, path, open_video)))
             if len(started) > DECODERS:
                 yield from started.popleft()
         for pieces in started:
@@ -283,21 +268,6 @@ def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Ite
         raise
     except InputError as error:
         yield vid, error, None
-
-
-class _Ahead(Iterator[Item]):
-    """An iterator whose next item is already being made by a thread of `pool`."""
-
-    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[Item]):
-        self._pool, self._items = pool, items
-        self._next = pool.submit(next, items, None)
-
-    def __next__(self) -> Item:
-        item = self._next.result()
-        if item is None:
-            raise StopIteration
-        self._next = self._pool.submit(next, self._items, None)
-        return item
 
 
 def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
@@ -352,7 +322,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=STORED, default="float16", help="of the store (default: %(default)s)")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
-    add("--output", type=Path, help="folder of the store, must not exist yet")
+    add("--output", type=Path, help="folder of the store; one that is there already grows")
     return parser
 
 
@@ -403,8 +373,10 @@ def _extract_videos(options: argparse.Namespace, share: Share) -> int:
 
     videos = find_videos(options.videos)
     queries = {a.qid: a.query for path in options.annotations for a in read_annotations(path)}
-    if options.output.exists():
-        raise InputError(f"--output {options.output}: exists already; choose another folder")
+    if options.output.exists() and not (options.output / INDEX).is_file():
+        raise InputError(
+            f"--output {options.output}: exists and is no feature store; choose another folder"
+        )
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
     backbone = load_backbone(options.backbone, options.layers, share.device)
     report = Report(options.strict)

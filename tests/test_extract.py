@@ -69,9 +69,42 @@ def videos(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def extract(videos: dict[str, Path], out: Path, **options):
-    queries = {1: "a red ball", "two": "a dog that runs away"}
+QUERIES = {1: "a red ball", "two": "a dog that runs away"}
+
+
+def extract(videos: dict[str, Path], out: Path, queries: dict = QUERIES, **options):
     return extract_features(videos, queries, GreyBackbone(), out, progress=False, **options)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What is encoded from here on: numbers of frames, and sentences."""
+    seen: list[int | str] = []
+    frames_of, text_of = GreyBackbone.encode_frames, GreyBackbone.encode_text
+
+    def watch_frames(self, frames: np.ndarray) -> FrameFeatures:
+        seen.append(len(frames))
+        return frames_of(self, frames)
+
+    def watch_text(self, texts: list[str]) -> list[TextFeatures]:
+        seen.extend(texts)
+        return text_of(self, texts)
+
+    monkeypatch.setattr(GreyBackbone, "encode_frames", watch_frames)
+    monkeypatch.setattr(GreyBackbone, "encode_text", watch_text)
+    return seen
+
+
+def assert_same_answers(store: FeatureStore, other: FeatureStore) -> None:
+    assert set(store.video_ids) == set(other.video_ids)
+    assert set(store.query_ids) == set(other.query_ids)
+    for vid in store:
+        np.testing.assert_array_equal(store.video(vid).tokens, other.video(vid).tokens)
+        np.testing.assert_array_equal(store.video(vid).embedding, other.video(vid).embedding)
+        assert store.video(vid).duration == other.video(vid).duration
+    for qid in store.query_ids:
+        np.testing.assert_array_equal(store.query(qid).tokens, other.query(qid).tokens)
+    store.verify(progress=False)
 
 
 def test_every_video_is_stored_with_its_clips_and_duration(videos, tmp_path):
@@ -181,42 +214,149 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.test_extract import GreyBackbone, extract
+from sdst.data import feature_writer
 from sdst.data.feature_writer import FeatureWriter
 
-finish = FeatureWriter._finish_video
-def die_after_the_first(self, *video):
-    if self.video_ids:
+folder, out, when = sys.argv[1:]
+def die(name):
+    if name == when:
         os.kill(os.getpid(), 9)
+
+finish, replace_text = FeatureWriter._finish_video, feature_writer.replace_text
+def die_with_some_videos(self, *video):
+    die(f"{len(self.video_ids)} videos")
     finish(self, *video)
-FeatureWriter._finish_video = die_after_the_first
-videos = {path.stem: path for path in sorted(Path(sys.argv[1]).iterdir())}
-extract(videos, Path(sys.argv[2]), clip_length=1.0, resume=True)
+def die_around_the_index(*arguments):
+    die("before the index")
+    replace_text(*arguments)
+    die("behind the index")
+FeatureWriter._finish_video = die_with_some_videos
+feature_writer.replace_text = die_around_the_index
+videos = {path.stem: path for path in sorted(Path(folder).iterdir())}
+extract(videos, Path(out), clip_length=1.0, resume=True)
 """
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, monkeypatch):
+def kill(folder: Path, out: Path, when: str) -> None:
+    """Extract all videos of `folder`, and be killed."""
+    run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(out), when], check=False)
+    assert run.returncode == -9
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, request):
     long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
     cut_in_pictures(long, tmp_path / "videos" / "a_cut.mp4")
     videos = dict(sorted({**videos, "a_cut": tmp_path / "videos" / "a_cut.mp4"}.items()))
     told, again = Report(), Report()
     whole = extract(videos, tmp_path / "whole", clip_length=1.0, report=told)
-    folder, out = tmp_path / "videos", tmp_path / "store"
-    run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(out)], check=False)
-    assert run.returncode == -9
-    seen = []
-    encode = GreyBackbone.encode_frames
-
-    def watch(self, frames):
-        seen.append(len(frames))
-        return encode(self, frames)
-
-    monkeypatch.setattr(GreyBackbone, "encode_frames", watch)
+    out = tmp_path / "store"
+    kill(tmp_path / "videos", out, "1 videos")
+    seen = request.getfixturevalue("encoded")
     extract(videos, out, clip_length=1.0, resume=True, report=again)
     assert again.faults == told.faults and len(told.faults) >= 1
     assert sum(seen) == sum(whole.video(vid).tokens.shape[1] for vid in list(videos)[1:])
     for file in whole.path.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes(), file.name
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_finished_store_encodes_only_what_is_new(videos, tmp_path, encoded):
+    fewer = {vid: videos[vid] for vid in ("dark", "bright")}
+    extract(fewer, tmp_path / "store", {1: QUERIES[1]}, clip_length=1.0)
+    encoded.clear()
+    store = extract(videos, tmp_path / "store", clip_length=1.0, resume=True)
+    assert encoded == [QUERIES["two"], 4]
+    whole = extract(videos, tmp_path / "whole", clip_length=1.0)
+    assert_same_answers(store, whole)
+    assert store.video_ids == ["dark", "bright", "rising"]
+    encoded.clear()
+    extract(videos, tmp_path / "store", clip_length=1.0, resume=True)
+    assert encoded == []
+
+
+@pytest.mark.parametrize(
+    ("when", "done"),
+    [("2 videos", 0), ("3 videos", 1), ("before the index", 2), ("behind the index", 2)],
+)
+def test_a_growth_that_was_killed_goes_on(videos, tmp_path, when, done, encoded):
+    write_video(tmp_path / "videos" / "more.mp4", [90] * 12)
+    videos = {path.stem: path for path in sorted((tmp_path / "videos").iterdir())}
+    old = extract(
+        {vid: videos[vid] for vid in ("bright", "dark")}, tmp_path / "store", clip_length=1.0
+    )
+    bytes_before = {vid: old.video(vid).tokens.copy() for vid in old}
+    kill(tmp_path / "videos", tmp_path / "store", when)
+    between = FeatureStore(tmp_path / "store")
+    assert between.video_ids == [*old, *(("more", "rising") if when == "behind the index" else ())]
+    between.verify(progress=False)
+    encoded.clear()
+    store = extract(videos, tmp_path / "store", clip_length=1.0, resume=True)
+    assert encoded == [6, 4][done:]
+    assert_same_answers(store, extract(videos, tmp_path / "whole", clip_length=1.0))
+    for vid, tokens in bytes_before.items():
+        np.testing.assert_array_equal(old.video(vid).tokens, tokens)
+
+
+def test_other_settings_do_not_go_into_a_finished_store(videos, tmp_path):
+    extract(videos, tmp_path / "store", clip_length=1.0)
+    for wrong, told in (
+        ({"clip_length": 2.0}, r"store: was made with clip_length 1\.0, expected 2\.0; go on with"),
+        ({"clip_length": 1.0, "frames_per_clip": 2}, "frames_per_clip 1, expected 2"),
+        ({"clip_length": 1.0, "dtype": "int8"}, "dtype 'float16', expected 'int8'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            extract(videos, tmp_path / "store", resume=True, **wrong)
+
+
+def test_a_changed_query_is_encoded_anew(videos, tmp_path, encoded):
+    extract(videos, tmp_path / "store", clip_length=1.0)
+    encoded.clear()
+    changed = {**QUERIES, 1: "a ball that was red"}
+    store = extract(videos, tmp_path / "store", changed, clip_length=1.0, resume=True)
+    assert encoded == [changed[1]]
+    assert_same_answers(store, extract(videos, tmp_path / "whole", changed, clip_length=1.0))
+
+
+def test_a_query_that_changed_after_a_kill_is_encoded_anew(videos, tmp_path):
+    kill(tmp_path / "videos", tmp_path / "store", "1 videos")
+    changed = {**QUERIES, "two": "a cat"}
+    store = extract(videos, tmp_path / "store", changed, clip_length=1.0, resume=True)
+    assert_same_answers(store, extract(videos, tmp_path / "whole", changed, clip_length=1.0))
+
+
+def test_a_video_of_another_size_is_encoded_anew_and_a_copy_is_not(videos, tmp_path, encoded):
+    extract(videos, tmp_path / "store", clip_length=1.0)
+    write_video(videos["dark"], [220] * 8)
+    videos["bright"].touch()
+    encoded.clear()
+    store = extract(videos, tmp_path / "store", clip_length=1.0, resume=True)
+    assert encoded == [4]
+    assert_same_answers(store, extract(videos, tmp_path / "whole", clip_length=1.0))
+
+
+def test_what_is_gone_from_the_folder_stays_in_the_store(videos, tmp_path, encoded):
+    extract(videos, tmp_path / "store", clip_length=1.0)
+    encoded.clear()
+    fewer = {"dark": videos["dark"]}
+    assert len(extract(fewer, tmp_path / "store", {}, clip_length=1.0, resume=True)) == 3
+    videos["dark"].unlink()
+    assert len(extract(fewer, tmp_path / "store", {}, clip_length=1.0, resume=True)) == 3
+    assert encoded == []
+
+
+def test_a_file_that_was_half_copied_is_whole_the_next_time(videos, tmp_path):
+    long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
+    copy = tmp_path / "videos" / "long.mp4"
+    cut_in_pictures(long, copy)
+    everything, first, again = {**videos, "long": copy}, Report(), Report()
+    extract(everything, tmp_path / "store", clip_length=1.0, report=first)
+    extract(everything, tmp_path / "store", clip_length=1.0, report=again, resume=True)
+    assert again == first and "long.mp4: truncated" in first.faults[-1]
+    copy.write_bytes(long.read_bytes())
+    whole = Report()
+    store = extract(everything, tmp_path / "store", clip_length=1.0, report=whole, resume=True)
+    assert store.video("long").duration == 30.0
+    assert whole == Report()
 
 
 def test_videos_of_a_list_are_found(videos, tmp_path):
@@ -296,7 +436,22 @@ def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsy
     assert "broken.mp4" in told.err
 
 
-def test_the_command_refuses_to_overwrite_before_it_works(videos, tmp_path):
+def test_the_command_refuses_another_folder_before_it_works(videos, tmp_path):
     arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path)]
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="exists and is no feature store"):
         main(arguments)
+
+
+def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sdst.extract.load_backbone", lambda name, layers, device: GreyBackbone())
+    broken = tmp_path / "videos" / "broken.mp4"
+    broken.write_bytes(b"no video")
+    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    assert main(arguments) == 1
+    assert main(arguments) == 1, "what cannot be read is told every time"
+    broken.write_bytes(videos["dark"].read_bytes())
+    assert main(arguments) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert ["3 videos" in told[0], "3 videos" in told[1], "4 videos" in told[2]] == [True] * 3
+    with pytest.raises(InputError, match=r"clip_length 2\.0, expected 1\.0"):
+        main([*arguments, "--clip-length", "1"])

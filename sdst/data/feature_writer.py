@@ -1,4 +1,10 @@
-"""Writes a feature store (`sdst.data.features`): all at once or not at all, and after a kill on."""
+"""Writes a feature store (`sdst.data.features`), all at once or not at all, and lets it grow.
+
+What is written is told in a journal, entry by entry; the index is put in place at the end. A writer
+that was killed is gone on with behind what its journal tells. A finished store grows by the same
+means: behind what its index knows, until a new index takes the place of the old. Not a byte that an
+index knows is changed, so readers are left alone.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +14,79 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from sdst.data.features import DTYPES, FORMAT, INDEX, SCALES, VERSION, number_types, row_widths
+from sdst.data.features import DTYPES, INDEX, SCALES, number_types
+from sdst.data.journal import JOURNAL, Entry, Journal
+from sdst.data.jsonl import replace_text
+from sdst.data.origins import lacking
 from sdst.errors import InputError
 from sdst.kernels import quantize
 
-JOURNAL = "journal.jsonl"
 PIECE = 2**22  # bytes read at once when a video is completed
+
+
+class NotWritable(InputError):
+    """A store that another process is writing, or that this one may not write to."""
 
 
 class FeatureWriter:
     """Writes a store; a context manager that publishes it on a clean exit.
 
     Args:
-        path: the store's folder; must not exist yet.
+        path: the store's folder; without `resume` it must not exist yet.
         meta: kept with the store, JSON types only; by convention `backbone`, `fingerprint`,
             `clip_length`, `frames_per_clip`.
         dtype: `float16`, `float32` or `int8`, of a video's tokens; in a store of int8 all else is
             float16.
         resume: what was added stays when the writer does not get to the end, were it killed, and
-            the next one with `resume` goes on behind it (`video_ids`, `query_ids` say where). Else
-            nothing is left.
+            the next one with `resume` goes on behind it, as it does behind a finished store
+            (`video_ids`, `query_ids` say where). Else nothing is left.
+
+    Attributes:
+        grows: whether a finished store is at `path`.
+
+    Raises:
+        InputError: something else is at `path`, or what was made with another `meta` or `dtype`.
+        NotWritable: on entering.
     """
 
     def __init__(
         self, path: str | Path, meta: dict, dtype: str = "float16", resume: bool = False
     ) -> None:
         self.path = Path(path)
-        if self.path.exists():
-            raise InputError(f"{path}: exists already; remove it or choose another folder")
         if dtype not in DTYPES:
             raise InputError(f"feature type {dtype!r}: expected one of {', '.join(DTYPES)}")
         self._types = number_types(dtype)
-        self._header = {"format": FORMAT, "version": VERSION, "dtype": dtype, "meta": meta}
-        self._resume = resume
-        self._shapes: dict[str, int] = {}
-        self._videos: dict[str, tuple[int, float, int]] = {}
-        self.faults: list[str] = []  # of the videos' files, a line each
-        self._queries: dict[int | str, tuple[int, int]] = {}
+        self._journal = Journal(meta, dtype, self._types)
+        self._resume, self.grows = resume, self.path.exists()
+        if self.grows and not resume:
+            raise InputError(f"{path}: exists already; remove it or choose another folder")
+        if self.grows and not (self.path / INDEX).is_file():
+            raise InputError(f"{path}: exists and is no feature store; choose another folder")
+        if self.grows:
+            self._journal.read_index(self.path)
 
     def __enter__(self) -> FeatureWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._resume:
-            self._building = self.path.with_name(f".{self.path.name}.partial")
-            self._building.mkdir(exist_ok=True)
-        else:
-            prefix = f".{self.path.name}-"
-            self._building = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
-        self._journal = (self._building / JOURNAL).open("ab+")
-        try:
-            self._take_up()
-        except BaseException:
-            self._journal.close()
-            raise
-        self._files = {name: (self._building / f"{name}.bin").open("r+b") for name in self._types}
-        for file in self._files.values():
-            file.seek(0, os.SEEK_END)
+        self._building = self._place()
+        with ExitStack() as opened:
+            self._lock(opened.enter_context(self._open("video_tokens")))
+            if self.grows:
+                self._journal.read_index(self.path)  # which may have grown meanwhile
+            lines = opened.enter_context((self._building / JOURNAL).open("ab+"))
+            self._journal.open(lines, self._building)
+            self._files = {name: opened.enter_context(self._open(name)) for name in self._types}
+            for name, size in self._journal.take_up(self._files).items():
+                self._files[name].truncate(size)
+                self._files[name].seek(size)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
@@ -78,24 +95,39 @@ class FeatureWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in (*self._files.values(), self._journal):
-            file.close()
         try:
-            if kind is None:
-                self._publish()
+            with self._opened:
+                if kind is None:
+                    self._publish()
         finally:
-            if kind is None or not self._resume:
+            if not self._resume:
                 shutil.rmtree(self._building, ignore_errors=True)
 
     @property
     def video_ids(self) -> list[str]:
-        """The videos added so far, those of an interrupted writer included."""
-        return list(self._videos)
+        """The videos so far: those of a finished store, once entered of an interrupted writer."""
+        return list(self._journal.current("video"))
 
     @property
     def query_ids(self) -> list[int | str]:
-        """The queries added so far, those of an interrupted writer included."""
-        return list(self._queries)
+        """The queries so far, likewise."""
+        return list(self._journal.current("query"))
+
+    @property
+    def video_origins(self) -> dict[str, int | None]:
+        """What the videos so far were made of."""
+        return {vid: entry.origin for vid, entry in self._journal.current("video").items()}
+
+    @property
+    def query_origins(self) -> dict[int | str, int | None]:
+        """What the queries so far were made of."""
+        return {qid: entry.origin for qid, entry in self._journal.current("query").items()}
+
+    def lacks(
+        self, videos: Mapping[str, int | None], queries: Mapping[int | str, int | None]
+    ) -> bool:
+        """Whether one of these, given with their origins, is not there so far."""
+        return bool(lacking(videos, self.video_origins) or lacking(queries, self.query_origins))
 
     def add_video(
         self, vid: str, duration: float, tokens: np.ndarray, embedding: np.ndarray | None = None
@@ -105,35 +137,43 @@ class FeatureWriter:
         video.write(tokens, embedding)
         video.finish(duration)
 
-    def begin_video(self, vid: str, clips: int) -> VideoWriter:
+    def begin_video(self, vid: str, clips: int, origin: int | None = None) -> VideoWriter:
         """Append a video of at most `clips` clips, some at a time; one video at once.
 
-        The features of an hour of video need not be in memory together.
+        The features of an hour of video need not be in memory together. The video takes the place
+        of one that is there of another origin (`sdst.data.origins`).
         """
-        if vid in self._videos:
-            raise InputError(f"{self.path}: video {vid} is given twice")
-        return VideoWriter(self, vid, clips)
+        self._refuse_twice("video", vid, origin)
+        return VideoWriter(self, vid, clips, origin)
 
     def add_query(
-        self, qid: int | str, tokens: np.ndarray, embedding: np.ndarray | None = None
+        self,
+        qid: int | str,
+        tokens: np.ndarray,
+        embedding: np.ndarray | None = None,
+        origin: int | None = None,
     ) -> None:
-        """Append a sentence: tokens `[K, N, Dt]`, embedding `[E]`."""
-        if qid in self._queries:
-            raise InputError(f"{self.path}: query {qid} is given twice")
+        """Append a sentence: tokens `[K, N, Dt]`, embedding `[E]`.
+
+        It takes the place of one that is there of another origin (`sdst.data.origins`).
+        """
+        self._refuse_twice("query", qid, origin)
         layers, length, width = tokens.shape
         self._expect(f"query {qid}", layers=layers, text_width=width, embed_width=_width(embedding))
         checksum = self._write("query", f"query {qid}", tokens, embedding)
-        self._queries[qid] = length, checksum
-        self._note("query", qid, *self._queries[qid])
+        self._journal.add("query", Entry([qid, length, checksum], origin))
 
-    def _finish_video(self, vid: str, entry: tuple[int, float, int], faults: Sequence[str]) -> None:
-        self._videos[vid] = entry
-        self.faults += faults
-        self._note("video", vid, *entry, *([list(faults)] if faults else []))
+    def _finish_video(self, entry: Entry) -> None:
+        self._journal.add("video", entry)
+
+    def _refuse_twice(self, kind: str, key: int | str, origin: int | None) -> None:
+        there = self._journal.current(kind).get(key)
+        if there is not None and not lacking({key: origin}, {key: there.origin}):
+            raise InputError(f"{self.path}: {kind} {key} is given twice")
 
     def _expect(self, what: str, **shapes: int) -> None:
         for name, value in shapes.items():
-            known = self._shapes.setdefault(name, value)
+            known = self._journal.shapes.setdefault(name, value)
             if value != known:
                 raise InputError(
                     f"{self.path}: {what} has {name} {value}, those before it {known}; "
@@ -164,61 +204,48 @@ class FeatureWriter:
             )
         return stored
 
-    def _note(self, *entry: object) -> None:
-        """Tell the journal what the files hold now; only what it tells is there after a kill."""
-        self._journal.write(json.dumps([self._shapes, *entry]).encode() + b"\n")
-        self._journal.flush()
+    def _place(self) -> Path:
+        """The folder that is written to."""
+        if self.grows:
+            if not os.access(self.path, os.W_OK):
+                raise NotWritable(f"{self.path}: lacks features, and may not be written to")
+            return self.path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._resume:
+            prefix = f".{self.path.name}-"
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.mkdir(exist_ok=True)
+        return partial
 
-    def _take_up(self) -> None:
-        """Go on behind the last entry that an interrupted writer wrote completely."""
+    def _open(self, name: str) -> BinaryIO:
+        """A file of features, to read and write; made where it is missing."""
+        flags = os.O_RDWR | os.O_CREAT
+        return os.fdopen(os.open(self._building / f"{name}.bin", flags, 0o666), "r+b")
+
+    def _lock(self, file: BinaryIO) -> None:
+        """Until `file` is closed, which is one that stays when the store is published."""
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{self.path}: another process is writing this store") from None
-        self._journal.seek(0)
-        header = self._journal.readline()
-        if not header.endswith(b"\n"):
-            self._journal.truncate(0)
-            self._journal.write(json.dumps(self._header).encode() + b"\n")
-            self._journal.flush()
-        elif json.loads(header) != self._header:
-            raise InputError(
-                f"{self._building}: an unfinished store of other features or another number type; "
-                "remove it, or finish it with the settings it was begun with"
-            )
-        kept = dict.fromkeys(self._types, 0)
-        good = self._journal.tell()
-        while (line := self._journal.readline()).endswith(b"\n"):
-            shapes, kind, key, length, *rest = json.loads(line)
-            sizes = _entry_bytes(shapes, kind, length, self._types)
-            after = {name: kept[name] + sizes.get(name, 0) for name in self._types}
-            if any(size > _size(self._building / f"{name}.bin") for name, size in after.items()):
-                break  # the machine went down before the file was on the disk
-            if rest and isinstance(rest[-1], list):
-                self.faults += rest.pop()
-            (self._videos if kind == "video" else self._queries)[key] = (length, *rest)
-            self._shapes, kept, good = shapes, after, self._journal.tell()
-        self._journal.truncate(good)
-        for name, size in kept.items():
-            with (self._building / f"{name}.bin").open("ab") as file:
-                file.truncate(size)
+            raise NotWritable(f"{self.path}: another process is writing this store") from None
 
     def _publish(self) -> None:
-        index = {
-            **self._header,
-            "shapes": self._shapes,
-            "videos": [[vid, *entry] for vid, entry in self._videos.items()],
-            "queries": [[qid, *entry] for qid, entry in self._queries.items()],
-        }
-        (self._building / INDEX).write_text(json.dumps(index))
-        (self._building / JOURNAL).unlink()
-        self._building.chmod(0o755)
-        try:
-            self._building.rename(self.path)
-        except OSError:
-            # Another process was faster with the same features: its store stands.
-            if not (self.path / INDEX).is_file():
-                raise
+        for file in self._files.values():
+            os.fsync(file.fileno())  # the index must not be there before what it tells
+        if self._journal.grew:
+            replace_text(self._building / INDEX, json.dumps(self._journal.index()))
+        if not self.grows:
+            self._building.chmod(0o755)
+            try:
+                self._building.rename(self.path)
+            except OSError:
+                # Another process was faster with the same features: its store stands.
+                if not (self.path / INDEX).is_file():
+                    raise
+                shutil.rmtree(self._building, ignore_errors=True)
+                return
+        (self.path / JOURNAL).unlink()
 
 
 class VideoWriter:
@@ -227,8 +254,8 @@ class VideoWriter:
     The store keeps a layer's clips together, so every piece goes to its K places.
     """
 
-    def __init__(self, store: FeatureWriter, vid: str, clips: int) -> None:
-        self._store, self._vid, self._room = store, vid, clips
+    def __init__(self, store: FeatureWriter, vid: str, clips: int, origin: int | None) -> None:
+        self._store, self._vid, self._room, self._origin = store, vid, clips, origin
         self._clips = 0
         names = [name for name in store._types if name.startswith("video")]
         self._files = {name: store._files[name].fileno() for name in names}
@@ -275,7 +302,7 @@ class VideoWriter:
         """The video is complete, `duration` seconds; layers move up if it is shorter than begun.
 
         Args:
-            faults: of its file; a writer that goes on after a kill still knows them.
+            faults: of its file, kept with the store.
         """
         if not self._clips:
             raise ValueError(f"video {self._vid} has no clip")
@@ -289,7 +316,8 @@ class VideoWriter:
                         _write_at(file, piece, target + offset)
                     checksum = zlib.crc32(piece, checksum)
             os.ftruncate(file, begin + layers * size)
-        self._store._finish_video(self._vid, (self._clips, float(duration), checksum), faults)
+        fields = [self._vid, self._clips, float(duration), checksum]
+        self._store._finish_video(Entry(fields, self._origin, faults))
 
     def abandon(self) -> None:
         """Forget what was written of the video."""
@@ -319,21 +347,5 @@ def _quantized(tokens: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     return values.numpy(), scales.numpy()
 
 
-def _entry_bytes(
-    shapes: dict[str, int], kind: str, length: int, types: dict[str, np.dtype]
-) -> dict[str, int]:
-    """What a video of `length` clips or a query of `length` tokens takes in each file of its."""
-    widths = row_widths(shapes)
-    return {
-        name: (1 if name == "query_embeddings" else length) * widths[name] * dtype.itemsize
-        for name, dtype in types.items()
-        if name.startswith(kind)
-    }
-
-
 def _width(embedding: np.ndarray | None) -> int:
     return 0 if embedding is None else embedding.shape[-1]
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0

@@ -1,11 +1,12 @@
 """The feature store: what the frozen backbone said, read through memory maps.
 
-It is written once, by `sdst.data.feature_writer`.
+It is written, and grows, by `sdst.data.feature_writer`.
 
 A store is a folder of flat binary files and one JSON index that says what lies where:
 
     index.json              shapes, number type, meta; clips, seconds and checksum of every video,
-                            tokens and checksum of every query
+                            tokens and checksum of every query; what they were made of
+                            (`sdst.data.origins`), and the faults of damaged videos
     video_tokens.bin        per video  [K, L, P, Dv]
     video_embeddings.bin    per video  [L, E]
     query_tokens.bin        per query  [K, N, Dt]
@@ -17,6 +18,10 @@ half of what fp16 takes, in `video_scales.bin`, [K, L, P] fp32; all else is fp16
 Features of last layers alone have K = 1; those that come without a space shared by video and text
 have no embeddings, E = 0. A store appears complete or not at all, opens in milliseconds whatever
 its size, and hands out views that cost nothing until they are read.
+
+The entries lie in the order in which they came. One that comes again takes the place of the one
+before it, whose bytes stay. The index alone says what is in a store: files that are longer have a
+tail of a growth that is under way or was stopped, and are read as far as the index knows them.
 """
 
 from __future__ import annotations
@@ -97,19 +102,27 @@ class FeatureStore:
         path: a folder that `FeatureWriter` published.
         device: keep all features there, as tensors; None maps the files.
 
+    Attributes:
+        video_origins, query_origins: what the features were made of, by id (`sdst.data.origins`).
+        faults: by vid, a line for each fault of a damaged video's file.
+
     Raises:
         InputError: it is missing, of another version, corrupt or truncated.
     """
 
     def __init__(self, path: str | Path, device: torch.device | None = None):
         self.path = Path(path)
-        index = _read_index(self.path)
+        index = read_index(self.path)
         try:
             self.meta: dict = index["meta"]
             self.shapes: dict[str, int] = index["shapes"]
             self.dtype: str = index["dtype"]
             self._types = number_types(self.dtype)
             self._lay_out(index["videos"], index["queries"])
+            origins = index.get("origins", {})
+            self.video_origins = _by_id(index["videos"], origins.get("videos"))
+            self.query_origins = _by_id(index["queries"], origins.get("queries"))
+            self.faults: dict[str, list[str]] = index.get("faults", {})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{self.path / INDEX}: damaged ({type(error).__name__}: {error}); "
@@ -146,7 +159,7 @@ class FeatureStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all features."""
+        """Bytes of all features, those that others have taken the place of included."""
         return sum(
             n * width * self._types[name].itemsize for name, (n, width) in self._rows.items()
         )
@@ -231,21 +244,22 @@ class FeatureStore:
         rows, width = self._rows[name]
         expected = rows * width * self._types[name].itemsize
         found = file.stat().st_size if file.is_file() else None
-        if found != expected:
+        if found is None or found < expected:
             raise InputError(
                 f"{file}: {'missing' if found is None else f'{found} bytes'}, the index says "
                 f"{expected} bytes; remove the folder and extract again"
             )
         if expected == 0:
             return np.empty(0, self._types[name])
-        return np.memmap(file, self._types[name], mode="r")
+        return np.memmap(file, self._types[name], mode="r", shape=(rows * width,))
 
     def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray | Tensor:
         start = row * self._rows[name][1]
         return self._maps[name][start : start + math.prod(shape)].reshape(shape)
 
 
-def _read_index(path: Path) -> dict:
+def read_index(path: Path) -> dict:
+    """The index of the store at `path`; its format and version are checked."""
     file = path / INDEX
     if not file.is_file():
         raise InputError(f"{path}: no feature store there ({INDEX} not found); extract it first")
@@ -295,6 +309,11 @@ def row_widths(shapes: dict[str, int]) -> dict[str, int]:
         "query_tokens": layers * shapes.get("text_width", 0),
         "query_embeddings": embed,
     }
+
+
+def _by_id(entries: list, origins: list[int | None] | None) -> dict:
+    """The origin of every entry, where an index has them."""
+    return dict(zip((key for key, *_ in entries), origins or [None] * len(entries), strict=True))
 
 
 def _starts(counts: Iterable[int]) -> list[int]:
