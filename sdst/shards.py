@@ -2,7 +2,8 @@
 
 Every process encodes its part of the videos into a store of its own beside the output, a shard,
 and goes on in it after a kill. The first process waits for the others' and joins all into the very
-store, byte for byte, that one process alone would have written.
+store, byte for byte, that one process alone would have written. Where that is there already, what
+it lacks is shared out and joined.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from sdst.backbones import Backbone
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
+from sdst.data.origins import lacking, query_origins, video_origins
 from sdst.errors import InputError
-from sdst.extract import Report, extract_features
+from sdst.extract import Report, extract_features, store_meta
 
 CLIPS_AT_ONCE = 256  # are copied
 POLL_SECONDS = 0.5
@@ -81,23 +83,28 @@ def extract_share(
         The whole store in the first process, None in the others.
 
     Raises:
-        InputError: as `extract_features`; also an extraction that another number of processes has
-            begun, or shards that do not come from the same backbone.
+        InputError: as `extract_features` with `resume`; also an extraction that another number of
+            processes has begun, or shards that do not come from the same backbone.
     """
+    meta = store_meta(backbone, clip_length, frames_per_clip)
+    writer = FeatureWriter(out, meta, dtype, resume=True)
+    sizes, checksums = video_origins(videos), query_origins(queries)
     folder = _folder(out, share.world)
+    if writer.grows and not writer.lacks(sizes, checksums):
+        return _finished(out, folder, videos, report) if share.rank == 0 else None
     settings = {
         "backbone": backbone.name,
         "clip_length": clip_length,
         "frames_per_clip": frames_per_clip,
         "dtype": dtype,
     }
-    tasks = [{"videos": part, "queries": [], **settings} for part in _parts(videos, share.world)]
-    tasks[0]["queries"] = [list(query) for query in queries.items()]
+    new = {vid: sizes[vid] or 0 for vid in lacking(sizes, writer.video_origins)}
+    tasks = [{"videos": part, "queries": [], **settings} for part in _parts(new, share.world)]
+    new_queries = lacking(checksums, writer.query_origins)
+    tasks[0]["queries"] = [[qid, queries[qid]] for qid in new_queries]
     mine, told = tasks[share.rank], folder / f"{share.rank}.json"
     if not _is_done(told, mine):
-        # Done, but for another task, or before it could tell: a complete store does not grow.
         told.unlink(missing_ok=True)
-        shutil.rmtree(folder / str(share.rank), ignore_errors=True)
         extract_features(
             {vid: videos[vid] for vid in mine["videos"]},
             dict(mine["queries"]),
@@ -116,8 +123,16 @@ def extract_share(
     if share.rank > 0:
         return None
     _wait_for_all(folder, tasks)
-    store = _join(videos, queries, folder, share.world, out, report)
-    shutil.rmtree(folder)
+    _join(writer, tasks, folder, videos, report)
+    return _finished(out, folder, videos, report)
+
+
+def _finished(out: Path, folder: Path, videos: Mapping[str, Path], report: Report) -> FeatureStore:
+    """The store, of which the shards have no more to tell."""
+    shutil.rmtree(folder, ignore_errors=True)
+    store = FeatureStore(out)
+    report.faults.clear()
+    report.add_faults(store, videos)
     return store
 
 
@@ -133,14 +148,13 @@ def _folder(out: Path, world: int) -> Path:
     return folder
 
 
-def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
+def _parts(sizes: Mapping[str, int], world: int) -> list[list[str]]:
     """The videos of every process, with about as many bytes of file each."""
-    sizes = {vid: path.stat().st_size if path.is_file() else 0 for vid, path in videos.items()}
     loads, owners = [0] * world, {}
-    for vid in sorted(videos, key=lambda vid: -sizes[vid]):
+    for vid in sorted(sizes, key=lambda vid: -sizes[vid]):
         owners[vid] = loads.index(min(loads))
         loads[owners[vid]] += sizes[vid] + 1  # files of no size are shared out, too
-    return [[vid for vid in videos if owners[vid] == rank] for rank in range(world)]
+    return [[vid for vid in sizes if owners[vid] == rank] for rank in range(world)]
 
 
 def _is_done(told: Path, task: dict) -> bool:
@@ -169,42 +183,48 @@ def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
 
 
 def _join(
-    videos: Mapping[str, Path],
-    queries: Mapping[int | str, str],
+    writer: FeatureWriter,
+    tasks: list[dict],
     folder: Path,
-    world: int,
-    out: Path,
+    videos: Mapping[str, Path],
     report: Report,
-) -> FeatureStore:
-    """One store of all shards, in the order that one process would have written it."""
-    shards = [FeatureStore(folder / str(rank)) for rank in range(world)]
+) -> None:
+    """All shards into the store, in the order that one process would have written."""
+    shards = [FeatureStore(folder / str(rank)) for rank in range(len(tasks))]
     for shard in shards:
         if shard.meta != shards[0].meta:
             raise InputError(
                 f"{shard.path}: its features are not those of process 0 ({shard.meta}, expected "
                 f"{shards[0].meta}); backbones with random weights cannot be shared out"
             )
-    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(tasks))]
     report.skipped[:] = [line for each in told for line in each["skipped"]]
-    report.faults[:] = [line for each in told for line in each["faults"]]
-    if videos and not any(map(len, shards)):
+    owners = {  # by the tasks: a shard may hold more, of a task that it had before
+        vid: shard
+        for shard, task in zip(shards, tasks, strict=True)
+        for vid in task["videos"]
+        if vid in shard
+    }
+    sizes = {vid: owners[vid].video_origins[vid] for vid in videos if vid in owners}
+    checksums = {qid: shards[0].query_origins[qid] for qid, _ in tasks[0]["queries"]}
+    if videos and not (owners or writer.video_ids):
         raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
-    owner = {vid: shard for shard in shards for vid in shard.video_ids}
-    whole = folder / "whole"  # what a kill leaves of it goes with the shards
-    shutil.rmtree(whole, ignore_errors=True)
-    with FeatureWriter(whole, shards[0].meta, shards[0].dtype) as writer:
-        for qid in queries:
+    with writer:
+        for qid in lacking(checksums, writer.query_origins):
             query = shards[0].query(qid)
-            writer.add_query(qid, query.tokens, query.embedding)
-        for vid in tqdm([vid for vid in videos if vid in owner], "join", unit="video"):
-            video = owner[vid].video(vid)
-            clips = video.tokens.shape[1]
-            entry = writer.begin_video(vid, clips)
-            for first in range(0, clips, CLIPS_AT_ONCE):
-                some = slice(first, first + CLIPS_AT_ONCE)
-                embedding = None if video.embedding is None else video.embedding[some]
-                scales = None if video.scales is None else video.scales[:, some]
-                entry.write(video.tokens[:, some], embedding, scales)
-            entry.finish(video.duration)
-    whole.rename(out)
-    return FeatureStore(out)
+            writer.add_query(qid, query.tokens, query.embedding, checksums[qid])
+        for vid in tqdm(lacking(sizes, writer.video_origins), "join", unit="video"):
+            _copy_video(owners[vid], writer, vid)
+
+
+def _copy_video(shard: FeatureStore, writer: FeatureWriter, vid: str) -> None:
+    """Append a video of `shard`, some clips at a time."""
+    video = shard.video(vid)
+    clips = video.tokens.shape[1]
+    entry = writer.begin_video(vid, clips, shard.video_origins[vid])
+    for first in range(0, clips, CLIPS_AT_ONCE):
+        some = slice(first, first + CLIPS_AT_ONCE)
+        embedding = None if video.embedding is None else video.embedding[some]
+        scales = None if video.scales is None else video.scales[:, some]
+        entry.write(video.tokens[:, some], embedding, scales)
+    entry.finish(video.duration, shard.faults.get(vid, []))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_extract import GreyBackbone, write_video
+from test_extract import GreyBackbone, cut_in_pictures, write_video
 
 from sdst import shards
+from sdst.data.features import FeatureStore
+from sdst.data.origins import video_origins
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features
 from sdst.shards import Share, extract_share
@@ -73,7 +75,6 @@ def kill_while_joining(videos: dict[str, Path], out: Path) -> None:
     run_share(1, videos, out)
     arguments = [sys.executable, "-c", JOIN_KILLED, str(videos["a"].parent), str(out)]
     assert subprocess.run(arguments, check=False).returncode == -9
-    assert not out.exists()
 
 
 @pytest.mark.parametrize(("world", "dtype"), [(2, "float16"), (3, "int8"), (9, "float16")])
@@ -90,7 +91,7 @@ def test_the_shares_join_to_the_store_of_one_process(
 
 
 def test_every_process_has_its_part(videos) -> None:
-    parts = shards._parts(videos, 3)
+    parts = shards._parts(video_origins(videos), 3)
     assert sorted(vid for part in parts for vid in part) == sorted(videos)
     assert all(parts)
 
@@ -126,7 +127,7 @@ def test_a_killed_process_goes_on_in_its_share(videos, tmp_path, monkeypatch) ->
         lambda self, frames: (seen.append(len(frames)), encode(self, frames))[1],
     )
     run_share(1, videos, out)
-    theirs = [vid for vid in shards._parts(videos, 2)[1] if vid in alone]
+    theirs = [vid for vid in shards._parts(video_origins(videos), 2)[1] if vid in alone]
     assert sum(seen) == 20 * (len(theirs) - 1), "a finished video was encoded again"
     run_share(1, videos, out)  # its share is done
     assert sum(seen) == 20 * (len(theirs) - 1)
@@ -150,19 +151,85 @@ def test_queries_that_came_later_are_not_forgotten(videos, tmp_path, monkeypatch
     assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
 
 
-def test_other_settings_are_not_answered_by_old_shards(videos, tmp_path) -> None:
-    out = tmp_path / "shared"
-    kill_while_joining(videos, out)
-    run_share(1, videos, out, clip_length=2.0)
-    assert run_share(0, videos, out, clip_length=2.0)[0].meta["clip_length"] == 2.0
+def test_other_settings_do_not_go_into_old_shards(videos, tmp_path) -> None:
+    run_share(1, videos, tmp_path / "shared")
+    with pytest.raises(InputError, match=r"1: was made with clip_length 1\.0, expected 2\.0"):
+        run_share(1, videos, tmp_path / "shared", clip_length=2.0)
 
 
 def test_nothing_is_left_of_a_join_that_was_killed(videos, tmp_path) -> None:
     alone, _ = run_alone(videos, tmp_path / "alone")
     out = tmp_path / "shared"
     kill_while_joining(videos, out)
+    assert not out.exists()
     assert_same_bytes(alone.path, run_share(0, videos, out)[0].path)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def grown(videos, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A store that one process grew, and the same one before, for several."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    fewer = {vid: path for vid, path in videos.items() if vid not in "bde"}
+    for out in (alone, shared):
+        run_alone(fewer, out)
+    monkeypatch.setitem(QUERIES, 1, "a ball that was red")
+    monkeypatch.setitem(QUERIES, "later", "another sentence")
+    run_alone(videos, alone, resume=True)
+    return alone, shared
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_several_processes_grow_a_store_as_one_does(videos, grown, world) -> None:
+    alone, shared = grown
+    before = (shared / "video_tokens.bin").stat()
+    for rank in range(1, world):
+        run_share(rank, videos, shared, world)
+    store, report = run_share(0, videos, shared, world)
+    assert_same_bytes(alone, shared)
+    store.verify(progress=False)
+    assert (shared / "video_tokens.bin").stat().st_ino == before.st_ino, "a copy was made"
+    assert len(report.skipped) == 1 and not list(shared.parent.glob(".*"))
+
+
+def test_a_growth_that_was_killed_while_joining_goes_on(videos, grown) -> None:
+    alone, shared = grown
+    old = FeatureStore(shared)
+    kill_while_joining(videos, shared)
+    between = FeatureStore(shared)
+    assert between.video_ids == old.video_ids
+    between.verify(progress=False)
+    run_share(0, videos, shared)
+    assert_same_bytes(alone, shared)
+    assert not list(shared.parent.glob(".*"))
+
+
+def test_processes_that_find_nothing_new_leave_the_store(videos, tmp_path) -> None:
+    readable = {vid: path for vid, path in videos.items() if vid != "broken"}
+    alone, _ = run_alone(readable, tmp_path / "alone")
+    changed = (alone.path / "index.json").stat().st_mtime_ns
+    assert run_share(1, readable, alone.path)[0] is None
+    assert len(run_share(0, readable, alone.path)[0]) == len(readable)
+    assert (alone.path / "index.json").stat().st_mtime_ns == changed
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_processes_with_other_settings_do_not_begin(videos, tmp_path) -> None:
+    alone, _ = run_alone(videos, tmp_path / "alone")
+    with pytest.raises(InputError, match=r"clip_length 1\.0, expected 2\.0"):
+        run_share(1, videos, alone.path, clip_length=2.0)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_faults_are_told_by_who_joins_and_every_time(videos, tmp_path) -> None:
+    long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
+    cut_in_pictures(long, tmp_path / "videos" / "cut.mp4")
+    videos = {**videos, "cut": tmp_path / "videos" / "cut.mp4"}
+    _, expected = run_alone(videos, tmp_path / "alone")
+    assert len(expected.faults) >= 1
+    for _ in range(2):
+        run_share(1, videos, tmp_path / "shared")
+        assert run_share(0, videos, tmp_path / "shared")[1] == expected
 
 
 def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
