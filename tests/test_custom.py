@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,7 +12,9 @@ import pytest
 
 from sdst import extract, ground, train
 from sdst.config import load_config
+from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
+from sdst.data.sources import find_videos, read_splits
 from sdst.errors import InputError
 
 SETTINGS = {
@@ -136,6 +139,67 @@ def copied(root: Path, to: Path) -> Path:
     return shutil.copytree(root, to / "copy")
 
 
+def rewrite(file: Path, **first: object) -> None:
+    """Change the first line of annotations."""
+    [line, *rest] = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps({**json.loads(line), **first}), *rest]))
+
+
+def test_the_store_grows_with_the_dataset(checkpoint, root, tmp_path):
+    copy = copied(root, tmp_path)
+    [path] = (copy / "features").iterdir()
+    old = FeatureStore(path)
+    video = sorted((copy / "videos").iterdir())[0]
+    rewrite(copy / "train.jsonl", query="quite another sentence")
+    shutil.copy(video, video.with_stem("new"))
+    record = json.loads((copy / "val.jsonl").read_text().splitlines()[0])
+    added = {**record, "qid": "q-new", "vid": "new", "duration": old.video(video.stem).duration}
+    with (copy / "val.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({**added, "relevant_windows": [[0, 1]]}))
+    assert extract.main(options(copy)) == 0
+    assert [*(copy / "features").iterdir()] == [path], "another store was made"
+    store = FeatureStore(path)
+    assert store.video_ids == [*old.video_ids, "new"]
+    assert store.query_ids == [*old.query_ids, "q-new"]
+    changed = {q for q in old.query_ids if store.query_origins[q] != old.query_origins[q]}
+    assert changed == {json.loads((copy / "train.jsonl").read_text().splitlines()[0])["qid"]}
+
+
+def test_a_store_under_the_name_of_earlier_versions_is_found(checkpoint, root, tmp_path, capsys):
+    copy = copied(root, tmp_path)
+    [path] = (copy / "features").iterdir()
+    config = load_config("custom", options(copy)[2:])
+    splits = read_splits(config, copy)
+    names = {a.vid for split in splits.values() for a in split}
+    found = find_videos(copy / "videos", names)
+    identity = {
+        "format": 2,
+        "backbone": FeatureStore(path).meta["fingerprint"],
+        "clip_length": 0.5,
+        "frames_per_clip": 2,
+        "queries": [[a.qid, a.query] for split in splits.values() for a in split],
+        "videos": [[v, f.stat().st_size, f.stat().st_mtime_ns] for v, f in found.items()],
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path.rename(path.with_name(digest))
+    assert extract.main(options(copy)) == 0
+    assert [p.name for p in (copy / "features").iterdir()] == [digest]
+    assert digest in capsys.readouterr().out
+
+
+def test_a_store_that_another_process_writes_serves_those_who_may_miss_some(
+    checkpoint, root, tmp_path
+):
+    copy = copied(root, tmp_path)
+    [path] = (copy / "features").iterdir()
+    meta = FeatureStore(path).meta
+    sorted((copy / "videos").iterdir())[0].write_bytes(b"no video, and not to be read ever")
+    with FeatureWriter(path, meta, resume=True):
+        assert extract.main(options(copy, **{"data.allow_missing": "true"})) == 0
+        with pytest.raises(InputError, match="another process is writing"):
+            extract.main(options(copy))
+
+
 def test_a_missing_video_is_left_out_where_allowed(checkpoint, root, tmp_path):
     copy = copied(root, tmp_path)
     gone = sorted((copy / "videos").iterdir())[0]
@@ -147,9 +211,7 @@ def test_a_missing_video_is_left_out_where_allowed(checkpoint, root, tmp_path):
 
 def test_the_annotations_of_another_cut_are_refused(checkpoint, root, tmp_path):
     copy = copied(root, tmp_path)
-    file = copy / "val.jsonl"
-    [first, *rest] = file.read_text().splitlines()
-    file.write_text("\n".join([json.dumps({**json.loads(first), "duration": 300}), *rest]))
+    rewrite(copy / "val.jsonl", duration=300)
     with pytest.raises(InputError, match="has 300 s, its file has"):
         extract.main(options(copy))
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from sdst.backbones import load_backbone
+from sdst.backbones import Backbone, load_backbone
 from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset
+from sdst.data.feature_writer import NotWritable
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths
 from sdst.data.planted import PlantedFeatures
@@ -268,7 +269,10 @@ def _planted(config: Config, root: Path, splits: Splits) -> PlantedFeatures:
 
 
 def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureStore]:
-    """The feature store of these queries and videos, extracted on first use."""
+    """The feature store of these queries and videos, of which it extracts what is not there yet.
+
+    One store serves all that is read from the same files of annotations at the same settings.
+    """
     folder = root / "videos"
     videos = find_videos(folder, {a.vid for split in splits.values() for a in split})
     splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
@@ -282,32 +286,58 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     }
     if config.data.store != "float16":
         settings["store"] = config.data.store
+    path = _unchanging_store(root, settings, videos, queries)
+    if path.exists():
+        store = FeatureStore(path)
+    else:
+        path = root / "features" / _digest({**settings, "annotations": config.data.annotations})
+        store = _extracted(config, path, backbone, videos, queries)
+    available = store.video_ids, store.query_ids
+    splits = keep_available(splits, folder, *available, config.data.allow_missing)
+    _check_durations(splits, store, config.data.clip_length)
+    return splits, store
+
+
+def _unchanging_store(root: Path, settings: dict, videos: dict, queries: dict) -> Path:
+    """Where earlier versions kept the features of just these videos and queries."""
     identity = {
         **settings,
         "queries": [[str(qid), query] for qid, query in queries.items()],
         "videos": [[vid, *_file_identity(path)] for vid, path in videos.items()],
     }
-    path = root / "features" / _digest(identity)
-    if path.exists():
-        store = FeatureStore(path)
-    else:
-        report = Report(strict=not config.data.allow_missing)
+    return root / "features" / _digest(identity)
+
+
+def _extracted(
+    config: Config,
+    path: Path,
+    backbone: Backbone,
+    videos: dict[str, Path],
+    queries: dict[int | str, str],
+) -> FeatureStore:
+    """The store at `path`, made or grown by what it lacks; what is wrong is logged."""
+    data = config.data
+    report = Report(strict=not data.allow_missing)
+    try:
         store = extract_features(
             videos,
             queries,
             backbone,
             path,
-            clip_length=config.data.clip_length,
-            frames_per_clip=config.data.frames_per_clip,
-            dtype=config.data.store,
+            clip_length=data.clip_length,
+            frames_per_clip=data.frames_per_clip,
+            dtype=data.store,
             resume=True,
             report=report,
         )
-        for line in report.faults + report.skipped:
-            logger.warning(line)
-    splits = keep_available(splits, folder, store.video_ids, None, config.data.allow_missing)
-    _check_durations(splits, store, config.data.clip_length)
-    return splits, store
+    except NotWritable:
+        # What cannot be read is lacking for ever, which must not keep others from what is there.
+        if not (data.allow_missing and path.exists()):
+            raise
+        return FeatureStore(path)
+    for line in report.faults + report.skipped:
+        logger.warning(line)
+    return store
 
 
 def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) -> None:
