@@ -181,10 +181,12 @@ class Grounder(_Grounder):
         if len(videos) == 1:
             return [self._answers(videos[0], texts, top)]
         device = self.backbone.device
-        tokens = [_floats(video) for video in videos]
-        rows = pad_sequence([video.transpose(0, 1) for video in tokens], batch_first=True)
-        lengths = torch.tensor([video.shape[1] for video in tokens], device=device)
-        encoded = self.model.encode_video(rows.transpose(1, 2).to(device), lengths)
+        lengths = torch.tensor([video.tokens.shape[1] for video in videos], device=device)
+        video = _stacked([video.tokens for video in videos]).to(device)
+        scales = None
+        if videos[0].scales is not None:
+            scales = _stacked([video.scales for video in videos]).to(device)
+        encoded = self.model.encode_video(video, lengths, scales)
         index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
         tokens, words = self._padded([text.tokens for text in texts])
         tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
@@ -261,6 +263,19 @@ def _floats(video: VideoFeatures) -> Tensor:
     if video.scales is None:
         return tokens
     return dequantize(tokens, torch.from_numpy(np.array(video.scales)))
+
+
+def _stacked(videos: Sequence[np.ndarray]) -> Tensor:
+    """[V, K, L, ...] of videos [K, L, ...] as they are stored, zeros after the shorter ones.
+
+    It lies in memory layer by layer, as the model reads it.
+    """
+    layers, _, *rest = videos[0].shape
+    longest = max(video.shape[1] for video in videos)
+    stack = np.zeros((layers, len(videos), longest, *rest), videos[0].dtype)
+    for i, video in enumerate(videos):
+        stack[:, i, : video.shape[1]] = video
+    return torch.from_numpy(stack).transpose(0, 1)
 
 
 def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:

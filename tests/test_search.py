@@ -65,14 +65,25 @@ def test_a_long_video_is_answered_by_itself():
     assert [[vid for vid, _ in group] for group in found] == [["0", "1"], ["2"], ["3", "4"]]
 
 
-def extract_films(grounder, films, out: Path, clip_length: float) -> FeatureStore:
+def extract_films(grounder, films, out: Path, clip_length: float, **options) -> FeatureStore:
     readable = {vid: path for vid, path in films.items() if vid != "noise"}
-    return extract_features(readable, {}, grounder.backbone, out, clip_length, progress=False)
+    options["progress"] = False
+    return extract_features(readable, {}, grounder.backbone, out, clip_length, **options)
 
 
 def test_a_store_is_searched_as_its_videos_are(grounder, films, tmp_path):
     store = extract_films(grounder, films, tmp_path / "store", grounder.encoder.clip_length)
     assert grounder.search(store, QUERIES) == grounder.search(films, QUERIES, skipped=[])
+
+
+def test_a_store_of_int8_is_searched_together_as_one_by_one(grounder, films, tmp_path, monkeypatch):
+    seconds = grounder.encoder.clip_length
+    store = extract_films(grounder, films, tmp_path / "store", seconds, dtype="int8")
+    [together] = grounder.search(store, QUERIES[:1])
+    monkeypatch.setattr("sdst.grounder.CLIPS_AT_ONCE", 1)
+    [alone] = grounder.search(store, QUERIES[:1])
+    scores = [[moment.score for moment in found] for found in (together, alone)]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
 
 
 def test_a_store_of_other_features_is_refused(grounder, films, tmp_path):
