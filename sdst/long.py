@@ -33,7 +33,8 @@ from torch import Tensor
 
 from sdst.config import PredictConfig
 from sdst.model import SDST, Outputs
-from sdst.model.context import RunningSelection, SelectedTokens
+from sdst.model.context import SelectedTokens
+from sdst.model.running_selection import RunningSelection
 from sdst.model.spans import to_ends
 from sdst.predict import Prediction, rank, round_ends
 
@@ -41,7 +42,7 @@ BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of stretches
 STRETCHES_AT_ONCE = 32
 MOMENTS_KEPT = 1000  # of a query, before suppression
 BORDER = 0.5  # clips; what ends as near to a border as that reaches it
-FIT_WEIGHT = 0.5  # of c; what it buys, and how it was chosen: benchmarks/RESULTS.md
+FIT_WEIGHT = 0.5  # the root over the selected tokens' mean; how chosen: benchmarks/RESULTS.md
 SAME_MOMENT = 0.5  # IoU above which two moments are one that two stretches found
 
 

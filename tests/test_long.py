@@ -13,7 +13,7 @@ from sdst.config import PredictConfig
 from sdst.kernels import dequantize, pyramid, quantize, select_tokens
 from sdst.long import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.model import SDST, ModelConfig, Outputs
-from sdst.model.context import RunningSelection, SelectedTokens
+from sdst.model.running_selection import RunningSelection, SelectedTokens
 from sdst.predict import decode
 
 LAYERS, TOKENS, WIDTH = 2, 3, 12

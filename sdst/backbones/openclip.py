@@ -343,6 +343,7 @@ def _with_weights_in_place(create: Callable[[], nn.Module]) -> nn.Module:
     open_clip draws random weights and copies a checkpoint's into them. Here what it creates has
     none and takes the checkpoint's as they come: of a `.safetensors` file mapped, so that they are
     no memory of this process and shared by all that read them. Weights of 16 bits become fp32.
+    Meanwhile modules made by other threads have no weights, either.
     """
     load, register = nn.Module.load_state_dict, nn.Module.register_parameter
 
