@@ -1,8 +1,8 @@
 """Many queries on one video, and one query over many videos, through the public `Grounder`.
 
 An untrained side-tuner of the paper's block (F = 256, K = 4, video 768 wide, 75 clips) answers.
-The frozen backbone is a stand-in with random features that cost nothing: what it takes to read a
-sentence or a video is the same either way, and another one's with every backbone.
+The frozen backbone is a stand-in with random features that cost nothing: what a real one takes to
+read sentences and videos comes on top.
 """
 
 from __future__ import annotations

@@ -42,8 +42,12 @@ class VideoEncoder:
         self.frames_per_clip = frames_per_clip
         self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
 
-    def encode(self, video: str | Path) -> VideoFeatures:
+    def encode(self, video: str | Path, progress: bool = False) -> VideoFeatures:
         """The features of a video file. What is wrong with a damaged one is logged.
+
+        Args:
+            video: a video file.
+            progress: show a bar while it is encoded for the first time.
 
         Raises:
             InputError: it cannot be read.
@@ -53,7 +57,9 @@ class VideoEncoder:
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
         if key not in self._recent:
-            self._recent[key] = self._load_or_encode(path, cache_dir() / "grounding" / key)
+            self._recent[key] = self._load_or_encode(
+                path, cache_dir() / "grounding" / key, progress
+            )
         self._recent.move_to_end(key)
         while len(self._recent) > VIDEOS_IN_MEMORY:
             self._recent.popitem(last=False)
@@ -72,26 +78,26 @@ class VideoEncoder:
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
-    def _load_or_encode(self, path: Path, folder: Path) -> VideoFeatures:
+    def _load_or_encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
         if folder.exists():
             try:
                 return FeatureStore(folder).video(_VID)
             except InputError:  # damaged: made anew
                 shutil.rmtree(folder, ignore_errors=True)
         try:
-            return self._encode(path, folder)
+            return self._encode(path, folder, progress)
         except OSError:  # the cache cannot be written: the features stay in memory alone
             with tempfile.TemporaryDirectory() as scratch:
-                features = self._encode(path, Path(scratch) / "store")
+                features = self._encode(path, Path(scratch) / "store", progress)
                 return VideoFeatures(
                     np.array(features.tokens), np.array(features.embedding), features.duration
                 )
 
-    def _encode(self, path: Path, folder: Path) -> VideoFeatures:
+    def _encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
         report = Report(strict=True)
         videos, settings = {_VID: path}, (self.clip_length, self.frames_per_clip)
         store = extract_features(
-            videos, {}, self.backbone, folder, *settings, progress=False, report=report
+            videos, {}, self.backbone, folder, *settings, progress=progress, report=report
         )
         for fault in report.faults:
             logger.warning(fault)

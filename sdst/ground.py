@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
 from sdst.extract import find_videos
 from sdst.grounder import Grounder, Grounding, ZeroShotGrounder, check_queries, format_time
+from sdst.search import Found
 
 
 def format_table(answer: Grounding) -> str:
@@ -29,6 +30,16 @@ def format_table(answer: Grounding) -> str:
     lines = [answer.query.strip(), "  rank     start       end   score"]
     for rank, (start, end, score) in enumerate(answer.windows, 1):
         lines.append(f"  {rank:>4} {format_time(start):>9} {format_time(end):>9}   {score:5.3f}")
+    return "\n".join(lines)
+
+
+def format_found(query: str, found: Sequence[Found], videos: int) -> str:
+    """The query and its moments of so many videos, one a line, ranked."""
+    lines = [f"{query.strip()}, best of {videos:,} video{'' if videos == 1 else 's'}"]
+    lines.append("  rank     start       end   score  video")
+    for rank, moment in enumerate(found, 1):
+        start, end = format_time(moment.start), format_time(moment.end)
+        lines.append(f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}  {moment.vid}")
     return "\n".join(lines)
 
 
@@ -43,12 +54,32 @@ def as_json(video: Path, answers: Sequence[Grounding]) -> str:
             {
                 "query": answer.query,
                 "pred_relevant_windows": np.round(answer.windows, 4).tolist(),
-                "pred_saliency_scores": np.round(answer.saliency, 4).tolist(),
+                "pred_saliency_scores": np.round(answer.saliency.astype(float), 4).tolist(),
             }
             for answer in answers
         ],
     }
     return json.dumps(content) + "\n"
+
+
+def found_as_json(queries: Sequence[str], answers: Sequence[Sequence[Found]]) -> str:
+    """The moments of many videos, a record for every query."""
+    records = [
+        {
+            "query": query,
+            "moments": [
+                {
+                    "vid": moment.vid,
+                    "start": round(moment.start, 4),
+                    "end": round(moment.end, 4),
+                    "score": round(moment.score, 4),
+                }
+                for moment in found
+            ],
+        }
+        for query, found in zip(queries, answers, strict=True)
+    ]
+    return json.dumps(records) + "\n"
 
 
 def _check_output(option: str, path: Path | None) -> None:
@@ -92,17 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     options.query += _read_queries(options.queries) if options.queries else []
     _check_options(options)
+    videos = _open_videos(options)
     if options.zero_shot:
         grounder = ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
     else:
         grounder = Grounder(options.checkpoint, backbone=options.backbone)
-    if options.videos or options.store:
-        return _search(grounder, options)
-    answers = grounder.ground(options.video, options.query, options.top)
-    first = answers[0]
+    if videos is not None:
+        return _search(grounder, videos, options)
+    answers = grounder.ground(options.video, options.query, options.top, progress=True)
+    first, clips = answers[0], len(answers[0].saliency)
     print(
         f"{options.video.name}: {format_time(first.duration)}, "
-        f"{len(first.saliency)} clips of {first.clip_length:g} s"
+        f"{clips} clip{'' if clips == 1 else 's'} of {first.clip_length:g} s"
     )
     for answer in answers:
         print(f"\n{format_table(answer)}")
@@ -115,20 +147,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _search(grounder: Grounder, options: argparse.Namespace) -> int:
-    """Print the best moments of many videos for every query; exit code 1 if one was left out."""
+def _open_videos(options: argparse.Namespace) -> dict[str, Path] | FeatureStore | None:
+    """What is searched; None where a single video is asked about."""
+    if options.video is not None:
+        return None
     videos = find_videos(options.videos) if options.videos else FeatureStore(options.store)
+    if not len(videos):
+        given = " ".join(map(str, options.videos or [options.store]))
+        raise InputError(f"{given}: names no video; expected at least one to search in")
+    return videos
+
+
+def _search(
+    grounder: Grounder, videos: dict[str, Path] | FeatureStore, options: argparse.Namespace
+) -> int:
+    """Print the best moments of many videos for every query; exit code 1 if one was left out."""
     skipped: list[str] = []
     answers = grounder.search(videos, options.query, options.top, skipped, progress=True)
-    records = []
+    if len(skipped) == len(videos):
+        raise InputError(f"none of {len(videos):,} videos can be read; the first: {skipped[0]}")
     for query, found in zip(options.query, answers, strict=True):
-        records.append({"query": query, "moments": [asdict(moment) for moment in found]})
-        print(f"\n{query.strip()}, best of {len(videos) - len(skipped):,} videos")
-        for rank, moment in enumerate(found, 1):
-            start, end = format_time(moment.start), format_time(moment.end)
-            print(f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}  {moment.vid}")
+        print(f"\n{format_found(query, found, len(videos) - len(skipped))}")
     if options.json:
-        replace_text(options.json, json.dumps(records) + "\n")
+        replace_text(options.json, found_as_json(options.query, answers))
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
@@ -140,7 +181,10 @@ def _read_queries(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--queries {path}: cannot be read as text ({error})") from None
-    return [line for line in lines if line.strip()]
+    queries = [line for line in lines if line.strip()]
+    if not queries:
+        raise InputError(f"--queries {path}: holds no query; expected one a line")
+    return queries
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -151,13 +195,22 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError("give one of --video FILE, --videos PATH ... and --store DIR")
     if options.clip_length is not None and not options.zero_shot:
         raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
-    if options.clip_length is not None and not options.clip_length > 0:
+    if options.clip_length is not None and not 0 < options.clip_length < math.inf:
         raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
+    if not options.query:
+        raise InputError("no query given; give --query TEXT or --queries FILE")
     check_queries(options.query)
     if options.top < 1:
         raise InputError(f"--top {options.top}: expected at least 1")
-    if options.video is None and (options.zero_shot or options.plot):
-        raise InputError("--videos and --store go with --checkpoint and without --plot")
+    if options.video is None and options.zero_shot:
+        raise InputError("--zero-shot answers on one --video FILE; search many with --checkpoint")
+    if options.video is None and options.plot:
+        raise InputError("--plot draws one video; give --video FILE, or leave --plot out")
+    if options.video is not None and options.video.is_dir():
+        raise InputError(
+            f"--video {options.video}: is a folder; expected a video file, "
+            f"or search it with --videos {options.video}"
+        )
     if options.video is not None and not options.video.is_file():
         raise InputError(f"--video {options.video}: no such video file")
     _check_output("--json", options.json)

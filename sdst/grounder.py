@@ -56,19 +56,22 @@ class _Grounder:
         self.encoder = encoder
         self.backbone = encoder.backbone
 
-    def ground(self, video: str | Path, queries: Sequence[str], top: int = 5) -> list[Grounding]:
+    def ground(
+        self, video: str | Path, queries: Sequence[str], top: int = 5, progress: bool = False
+    ) -> list[Grounding]:
         """The moments of `video` that each of `queries` describes.
 
         Args:
             video: a video file, of any length.
             queries: sentences, any number of them.
             top: most windows per query.
+            progress: show a bar while the video is encoded for the first time.
 
         Raises:
             InputError: the video cannot be read, a query is empty, or `top` is below 1.
         """
         _check_question(queries, top)
-        features = self.encoder.encode(video)
+        features = self.encoder.encode(video, progress)
         texts = self.backbone.encode_text(queries)
         return [
             Grounding(

@@ -148,8 +148,9 @@ def groups(
 
 def _check_store(store: FeatureStore, encoder: VideoEncoder) -> None:
     """Refuse a store whose features are not those that the model was trained on."""
+    backbone = encoder.backbone
     expected = {
-        "fingerprint": encoder.backbone.fingerprint,
+        "fingerprint": backbone.fingerprint,
         "clip_length": encoder.clip_length,
         "frames_per_clip": encoder.frames_per_clip,
     }
@@ -157,5 +158,7 @@ def _check_store(store: FeatureStore, encoder: VideoEncoder) -> None:
         if store.meta.get(name) != value:
             raise InputError(
                 f"{store.path}: {name} {store.meta.get(name)}, expected {value}, that of the "
-                "training; extract the videos with the same backbone and settings"
+                f"training; extract the videos with --backbone {backbone.name} --layers "
+                f"{backbone.layers} --clip-length {encoder.clip_length:g} --frames-per-clip "
+                f"{encoder.frames_per_clip}"
             )

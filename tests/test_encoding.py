@@ -41,6 +41,11 @@ def test_a_video_is_encoded_once_over_processes(untrained, own_cache, film, extr
     assert [a.windows for a in first] == [a.windows for a in second]
 
 
+def test_encoding_shows_a_bar_where_asked(grounder, film, capsys):
+    grounder.ground(film, QUERIES, progress=True)
+    assert "encode: 100%" in capsys.readouterr().err
+
+
 def test_a_changed_video_is_encoded_anew(grounder, film, tmp_path, extractions):
     path = tmp_path / "changing.mp4"
     path.write_bytes(film.read_bytes())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sdst.errors import InputError, run
-from sdst.ground import format_table, main
+from sdst.ground import as_json, format_found, format_table, found_as_json, main
 from sdst.grounder import Grounding, format_time
+from sdst.search import Found
 from tests.grounding import QUERIES
 
 
@@ -44,7 +46,65 @@ def test_the_command_searches_a_folder(untrained, own_cache, films, tmp_path, ca
     assert "best of 3 videos" in told.out
     assert "left out" in told.err and "noise.mp4" in told.err
     [record] = json.loads(out.read_text())
-    assert len(record["moments"]) == 4
+    assert [set(moment) for moment in record["moments"]] == 4 * [{"vid", "start", "end", "score"}]
+
+
+def test_a_search_that_can_read_no_video_is_an_error(untrained, own_cache, tmp_path):
+    path = tmp_path / "noise.mp4"
+    path.write_bytes(os.urandom(2000))
+    with pytest.raises(InputError, match=r"none of 1 videos can be read; the first: .*noise\.mp4"):
+        main(["--checkpoint", str(untrained), "--videos", str(path), "--query", "a cat"])
+
+
+def test_a_search_in_no_video_is_an_error(untrained, own_cache, tmp_path):
+    path = tmp_path / "list.txt"
+    path.touch()
+    with pytest.raises(InputError, match=r"list\.txt: names no video"):
+        main(["--checkpoint", str(untrained), "--videos", str(path), "--query", "a cat"])
+
+
+def test_a_search_refuses_what_is_for_one_video(untrained, tmp_path):
+    arguments = ["--videos", str(tmp_path), "--query", "a cat"]
+    with pytest.raises(InputError, match="--zero-shot answers on one --video"):
+        main(["--zero-shot", *arguments])
+    with pytest.raises(InputError, match="--plot draws one video"):
+        main(["--checkpoint", str(untrained), "--plot", "a.png", *arguments])
+
+
+def test_a_command_without_a_query_says_how_to_give_one(untrained, film, tmp_path):
+    arguments = ["--checkpoint", str(untrained), "--video", str(film)]
+    with pytest.raises(InputError, match="give --query TEXT or --queries FILE"):
+        main(arguments)
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n \n")
+    with pytest.raises(InputError, match=r"queries\.txt: holds no query; expected one a line"):
+        main([*arguments, "--queries", str(queries)])
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf"])
+def test_a_clip_has_a_length(film, seconds):
+    with pytest.raises(InputError, match=r"--clip-length \w+: expected seconds above 0"):
+        main(["--zero-shot", "--video", str(film), "--clip-length", seconds, "--query", "a cat"])
+
+
+def test_a_search_is_told_in_a_table():
+    found = [Found("b", 1.0, 2.5, 0.9), Found("a", 70.0, 80.0, 0.25)]
+    assert format_found("a cat ", found, 1200).splitlines() == [
+        "a cat, best of 1,200 videos",
+        "  rank     start       end   score  video",
+        "     1    0:01.0    0:02.5   0.900  b",
+        "     2    1:10.0    1:20.0   0.250  a",
+    ]
+
+
+def test_numbers_in_json_have_four_decimals():
+    curve = np.float32([1 / 3, -2 / 3])
+    answer = Grounding("a cat", [[1 / 3, 2 / 3, 1 / 7]], curve, 2.0, 4.0)
+    [written] = json.loads(as_json(Path("a.mp4"), [answer]))["answers"]
+    assert written["pred_relevant_windows"] == [[0.3333, 0.6667, 0.1429]]
+    assert written["pred_saliency_scores"] == [0.3333, -0.6667]
+    [record] = json.loads(found_as_json(["a cat"], [[Found("a", 1 / 3, 2 / 3, 1 / 7)]]))
+    assert record["moments"] == [{"vid": "a", "start": 0.3333, "end": 0.6667, "score": 0.1429}]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +132,10 @@ FAULTS = {
     "clip length": ({"--clip-length": "2"}, "--clip-length goes with --zero-shot"),
     "top": ({"--top": "0"}, "--top 0: expected at least 1"),
     "video": ({"--video": "nowhere.mp4"}, "nowhere.mp4: no such video file"),
+    "folder": (
+        {"--video": "."},
+        "is a folder; expected a video file, or search",
+    ),
     "checkpoint": ({"--checkpoint": "nowhere"}, "checkpoint nowhere: config.yaml not found"),
     "json folder": ({"--json": "nowhere/out.json"}, "no such folder nowhere"),
     "plot folder": ({"--plot": "nowhere/out.png"}, "no such folder nowhere"),

@@ -88,7 +88,7 @@ def test_a_store_of_int8_is_searched_together_as_one_by_one(grounder, films, tmp
 
 def test_a_store_of_other_features_is_refused(grounder, films, tmp_path):
     store = extract_films(grounder, films, tmp_path / "store", 2 * grounder.encoder.clip_length)
-    with pytest.raises(InputError, match=r"clip_length .* that of the training"):
+    with pytest.raises(InputError, match=r"clip_length 2.0, expected 1.0.*--clip-length 1 "):
         grounder.search(store, QUERIES)
 
 
