@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Condition
 from typing import TypeVar
 
 import torch
@@ -51,15 +52,50 @@ def map_ahead(
 
 
 class Ahead(Iterator[Item]):
-    """An iterator whose next item is already being made by a thread of `pool`."""
+    """An iterator whose next items are already being made, by one thread of `pool` at a time.
 
-    def __init__(self, pool: ThreadPoolExecutor, items: Iterator[Item]):
-        self._pool, self._items = pool, items
-        self._next = pool.submit(next, items, None)
+    Args:
+        pool: whose threads make items.
+        items: used by one thread at a time.
+        room: whether, beside these that wait to be taken, one more may be made.
+    """
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        items: Iterator[Item],
+        room: Callable[[Sequence[Item]], bool],
+    ) -> None:
+        self._pool, self._items, self._room = pool, items, room
+        self._made: deque[Item] = deque()
+        self._changed = Condition()
+        self._start()
 
     def __next__(self) -> Item:
-        item = self._next.result()
-        if item is None:
-            raise StopIteration
-        self._next = self._pool.submit(next, self._items, None)
-        return item
+        with self._changed:
+            self._changed.wait_for(lambda: self._made or self._making.done())
+            if not self._made and not self._making.result():  # or why there is none
+                raise StopIteration
+            item = self._made.popleft()
+            paused = self._making.done() and not self._making.exception() and self._making.result()
+            if paused and self._room(self._made):
+                self._start()
+            return item
+
+    def _start(self) -> None:
+        self._making = self._pool.submit(self._make)
+        self._making.add_done_callback(self._wake)
+
+    def _make(self) -> bool:
+        """Make items while there is room for them; whether there may be more."""
+        for item in self._items:
+            with self._changed:
+                self._made.append(item)
+                self._changed.notify()
+                if not self._room(self._made):
+                    return True
+        return False
+
+    def _wake(self, _: Future[bool]) -> None:
+        with self._changed:
+            self._changed.notify()

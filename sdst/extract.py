@@ -43,8 +43,9 @@ from sdst.memory import parse_bytes
 
 VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".wmv"}
 DECODERS = 2  # videos decoded at the same time, in the background
-# On a CPU every core encodes a batch of its own: small ones keep all busy on a short video, too.
-CPU_BATCH = 16
+# On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,
+# and of enough tokens for a tower's products to be at their best.
+CPU_BATCH, CPU_BATCH_TOKENS = 16, 400
 QUERIES_AT_ONCE = 256
 STORED = ("float16", "int8")  # number types that features are stored in
 # A film of hours is one video, so parts of it count.
@@ -117,6 +118,8 @@ def extract_features(
             reader.most_frames = min(
                 reader.most_frames, budget.frames(reader.info, frames_per_clip)
             )
+        if backbone.device.type == "cpu":
+            reader.batch_frames = min(CPU_BATCH, CPU_BATCH_TOKENS // backbone.tokens_per_frame)
         return reader
 
     def encode(piece: Piece) -> Piece:
@@ -137,23 +140,21 @@ def extract_features(
     )
     with (
         writer,
-        encoder_threads(backbone.device) as pool,
+        encoder_threads(backbone.device) as encoders,
+        ThreadPoolExecutor(DECODERS) as decoders,
         tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
     ):
         missing = lacking(checksums, writer.query_origins)
         texts = [queries[qid] for qid in missing]
-        encoded_texts = map_ahead(pool, backbone.encode_text, _groups(texts), ahead)
+        encoded_texts = map_ahead(encoders, backbone.encode_text, _groups(texts), ahead)
         for qid, text in zip(missing, chain.from_iterable(encoded_texts), strict=True):
             tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
             writer.add_query(qid, tokens, embedding, checksums[qid])
         rest = {vid: videos[vid] for vid in lacking(sizes, writer.video_origins)}
         finished = len(videos) - len(rest)
         bar.update(finished)
-        decoded = _decode_ahead(rest, open_video)
-        if backbone.device.type == "cpu":
-            clips_at_once = max(1, CPU_BATCH // frames_per_clip)
-            decoded = _split(decoded, clips_at_once * frames_per_clip)
-        encoded = map_ahead(pool, encode, decoded, ahead)
+        decoded = _decode_ahead(decoders, rest, open_video)
+        encoded = map_ahead(encoders, encode, decoded, ahead)
         clips = 0
         for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), finished):
             for part, written in _write_video(writer, vid, sizes[vid], pieces, report):
@@ -238,24 +239,27 @@ def _clip_features(
 
 
 def _decode_ahead(
-    videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
+    pool: ThreadPoolExecutor, videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
 ) -> Iterator[Piece]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
-    with ThreadPoolExecutor(DECODERS) as pool:
-        started: deque[Ahead[Piece]] = deque()
-        for vid, path in videos.items():
-            started.append(Ahead(pool, _read(vid, path, open_video)))
-            if len(started) > DECODERS:
-                yield from started.popleft()
-        for pieces in started:
-            yield from pieces
+    started: deque[Ahead[Piece]] = deque()
+    for vid, path in videos.items():
+        started.append(Ahead(pool, _read(vid, path, open_video), _room_for_more))
+        if len(started) > DECODERS:
+            yield from started.popleft()
+    for pieces in started:
+        yield from pieces
 
 
-def _split(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
-    """The same frames, at most so many in a piece."""
-    for vid, reader, frames in pieces:
-        for first in range(0, 1 if frames is None else len(frames), most):
-            yield vid, reader, None if frames is None else frames[first : first + most]
+def _room_for_more(waiting: Sequence[Piece]) -> bool:
+    """Whether memory may hold another batch of a video beside these."""
+    if not waiting:
+        return True
+    _, reader, frames = waiting[-1]
+    if frames is None:
+        return False
+    held = sum(len(frames) for _, _, frames in waiting)
+    return held + len(frames) <= reader.most_frames
 
 
 def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Iterator[Piece]:

@@ -102,7 +102,8 @@ class ClipReader(Iterator[np.ndarray]):
         info: what the header says.
         wanted: clips that the video should have, `num_clips` of its duration.
         clips: how many were given so far.
-        most_frames: of a batch; may be set before the first one is read.
+        most_frames: that memory should hold of this video at a time.
+        batch_frames: of a batch, no more than that. Both may be set before the first one is read.
         faults: what is wrong with the file, a line each; complete when the batches are.
 
     Yields:
@@ -126,6 +127,7 @@ class ClipReader(Iterator[np.ndarray]):
         self.most_frames = min(
             BATCH_FRAMES, BATCH_BYTES // (3 * self.info.width * self.info.height)
         )
+        self.batch_frames = self.most_frames
         self.faults: list[str] = []
         self._path, self._version = path, _version(path)
         self._clip_length, self._frames_per_clip = clip_length, frames_per_clip
@@ -151,7 +153,7 @@ class ClipReader(Iterator[np.ndarray]):
 
     def _decode(self, jump: bool) -> Iterator[np.ndarray]:
         """The batches from clip `self.clips` on."""
-        size = max(1, self.most_frames // self._frames_per_clip)
+        size = max(1, min(self.batch_frames, self.most_frames) // self._frames_per_clip)
         batch: list[np.ndarray] = []
         with _open(self._path) as container:
             if _version(self._path) != self._version:
