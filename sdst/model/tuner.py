@@ -39,7 +39,8 @@ class Outputs:
         visual: [K, B, L, F], projected visual features, before the recurrence.
         sentence: [K, B, F], pooled sentences.
         scale: [], inverse temperature of the contrastive losses.
-        fit: [B], how well the sentence fits the frozen tokens selected (`log_fit`); 0 without.
+        fit: [B], how well the sentence fits the frozen tokens selected (`log_fit`); 0 without,
+            and in training.
     """
 
     spans: Tensor
@@ -163,7 +164,7 @@ class SDST(
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
-        fit = 0.0 if self.selection is None else log_fit(contexts)
+        fit = 0.0 if self.selection is None or self.training else log_fit(contexts)
         if beyond is not None:
             strides = self.config.context_strides
             contexts = [x.joined(y, strides) for x, y in zip(contexts, beyond, strict=True)]
