@@ -24,14 +24,16 @@ PANEL = (5.2, 3.8)  # inches
 def plot_accuracy(
     costs: Mapping[str, dict], runs: Mapping[str, Mapping[str, list[dict]]], out: Path
 ) -> None:
-    """Trainable parameters against accuracy; a panel per budget."""
+    """Trainable parameters against accuracy, mean and spread over seeds; a panel per budget."""
     figure, panels = _panels(len(runs))
     for axes, (budget, by_name) in zip(panels, runs.items(), strict=True):
         for name, found in by_name.items():
-            accuracy = statistics.mean(run["brief"][FIGURES[SHOWN]] for run in found)
-            _point(axes, name, costs[name]["trainable"] / 1e6, accuracy)
+            accuracies = [run["brief"][FIGURES[SHOWN]] for run in found]
+            x, accuracy = costs[name]["trainable"] / 1e6, statistics.mean(accuracies)
+            axes.vlines(x, min(accuracies), max(accuracies), COLOURS[name], lw=2, alpha=0.4)
+            _point(axes, name, x, accuracy)
         _label(axes, budget, "trainable parameters (M)", f"{SHOWN}, demo test split (%)")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     _save(figure, panels, out)
 
 
