@@ -57,7 +57,8 @@ class Ahead(Iterator[Item]):
     Args:
         pool: whose threads make items.
         items: used by one thread at a time.
-        room: whether, beside these that wait to be taken, one more may be made.
+        room: whether, beside these that wait to be taken, one more may be made. Where none waits
+            there always is.
     """
 
     def __init__(
@@ -67,35 +68,39 @@ class Ahead(Iterator[Item]):
         room: Callable[[Sequence[Item]], bool],
     ) -> None:
         self._pool, self._items, self._room = pool, items, room
-        self._made: deque[Item] = deque()
-        self._changed = Condition()
+        self._waiting: deque[Item] = deque()
+        self._error: BaseException | None = None
+        self._over = False
+        self._changed = Condition()  # guards all of these
         self._start()
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._made or self._making.done())
-            if not self._made and not self._making.result():  # or why there is none
-                raise StopIteration
-            item = self._made.popleft()
-            paused = self._making.done() and not self._making.exception() and self._making.result()
-            if paused and self._room(self._made):
+            self._changed.wait_for(lambda: self._waiting or self._over)
+            if not self._waiting:
+                raise self._error or StopIteration
+            item = self._waiting.popleft()
+            if self._paused and (not self._waiting or self._room(self._waiting)):
                 self._start()
             return item
 
     def _start(self) -> None:
-        self._making = self._pool.submit(self._make)
-        self._making.add_done_callback(self._wake)
+        self._paused = False
+        self._pool.submit(self._make)
 
-    def _make(self) -> bool:
-        """Make items while there is room for them; whether there may be more."""
-        for item in self._items:
-            with self._changed:
-                self._made.append(item)
-                self._changed.notify()
-                if not self._room(self._made):
-                    return True
-        return False
-
-    def _wake(self, _: Future[bool]) -> None:
+    def _make(self) -> None:
+        """Make items while there is room for them."""
+        error = None
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._waiting.append(item)
+                    self._paused = not self._room(self._waiting)
+                    self._changed.notify()
+                    if self._paused:
+                        return
+        except BaseException as raised:  # for the one who takes items
+            error = raised
         with self._changed:
+            self._error, self._over = error, True
             self._changed.notify()

@@ -252,9 +252,7 @@ def _decode_ahead(
 
 
 def _room_for_more(waiting: Sequence[Piece]) -> bool:
-    """Whether memory may hold another batch of a video beside these."""
-    if not waiting:
-        return True
+    """Whether memory may hold another batch of a video beside these, one at least."""
     _, reader, frames = waiting[-1]
     if frames is None:
         return False

@@ -106,3 +106,19 @@ def test_a_map_keeps_the_order_and_its_distance(pool) -> None:
     results = map_ahead(pool, lambda x: x * x, numbers, ahead=3)
     assert next(results) == 0 and numbers.made == 3
     assert list(results) == [x * x for x in range(1, 20)]
+
+
+def test_an_item_may_be_taken_before_its_thread_is_done() -> None:
+    class Slow(ThreadPoolExecutor):
+        """Work that is done only a while after its function has returned."""
+
+        def submit(self, function):
+            def work() -> object:
+                result = function()
+                time.sleep(0.005)
+                return result
+
+            return super().submit(work)
+
+    with Slow(2) as pool:
+        assert list(Ahead(pool, Numbers(9), room_for(1))) == list(range(9))

@@ -24,7 +24,7 @@ PANEL = (5.2, 3.8)  # inches
 def plot_accuracy(
     costs: Mapping[str, dict], runs: Mapping[str, Mapping[str, list[dict]]], out: Path
 ) -> None:
-    """Trainable parameters against accuracy, mean and spread over seeds; a panel per budget."""
+    """Trainable parameters against accuracy, mean and range of seeds; a panel per budget."""
     figure, panels = _panels(len(runs))
     for axes, (budget, by_name) in zip(panels, runs.items(), strict=True):
         for name, found in by_name.items():
