@@ -1,9 +1,10 @@
-"""Pack feature files into one memory-mapped store, which `sdst.train` then reads instead.
+"""Pack features into a new store: files that others published, or what another store holds.
 
-python -m sdst.convert --config NAME --data.root DIR [--dtype float16|float32]
-python -m sdst.convert --config NAME --data.root DIR --verify
+python -m sdst.convert --config NAME --data.root DIR    files, whose store `sdst.train` then reads
+python -m sdst.convert --store STORE --output NEW       a store, without what was replaced in it
 
-May be stopped at any moment, and goes on where it was.
+May be stopped at any moment, and goes on where it was. With --verify nothing is packed, and the
+store that is there is compared with its checksums.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from sdst.config import Config, load_config, packaged_configs
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import DTYPES, FeatureSource, FeatureStore
+from sdst.data.origins import lacking
 from sdst.data.sources import dataset_root, files_identity, open_files, packed_path, read_splits
 from sdst.errors import InputError, run
 
@@ -27,7 +29,7 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
     What an interrupted run has packed is not read again.
 
     Args:
-        dtype: numbers of the store, `float16` or `float32`.
+        dtype: numbers of the store, one of `DTYPES`.
 
     Raises:
         InputError: the store exists already, or a file is missing, corrupt or does not fit; what
@@ -81,9 +83,55 @@ def pack(
     return FeatureStore(path)
 
 
+def repack(
+    store: FeatureStore, path: Path, dtype: str | None = None, progress: bool = True
+) -> FeatureStore:
+    """Copy what `store` holds to `path`, or what a store there lacks of it.
+
+    Entries that others have taken the place of stay behind.
+
+    Args:
+        dtype: numbers of the copy, one of `DTYPES`; None: as they are.
+
+    Raises:
+        InputError: at `path` is something else, or features made with other settings.
+    """
+    if path.resolve() == store.path.resolve():
+        raise InputError(f"--output {path}: is the store itself; choose another folder")
+    with FeatureWriter(path, store.meta, dtype or store.dtype, resume=True) as writer:
+        queries = lacking(store.query_origins, writer.query_origins)
+        videos = lacking(store.video_origins, writer.video_origins)
+        entries = len(queries) + len(videos)
+        with tqdm(desc="convert", unit="entry", total=entries, disable=not progress) as bar:
+            for qid in queries:
+                writer.copy_query(store, qid)
+                bar.update()
+            for vid in videos:
+                writer.copy_video(store, vid)
+                bar.update()
+    return FeatureStore(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.convert --help`."""
     options, overrides = make_parser().parse_known_args(arguments)
+    if (options.config is None) == (options.store is None):
+        raise InputError("give either --config or --store; see python -m sdst.convert --help")
+    make = _store_of_files if options.store is None else _store_of_store
+    store = make(options, overrides)
+    if options.verify:
+        store.verify()
+    print(
+        f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries, "
+        f"{store.nbytes / 1e9:.2f} GB{', intact' if options.verify else ''}"
+    )
+    return 0
+
+
+def _store_of_files(options: argparse.Namespace, overrides: list[str]) -> FeatureStore:
+    """The store of a config's feature files, made unless it is only to be verified."""
+    if options.output is not None:
+        raise InputError("--output goes with --store; with --config the store has its place")
     config = load_config(options.config, overrides)
     if config.data.features == "encode":
         raise InputError(
@@ -91,15 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pack; python -m sdst.extract encodes videos"
         )
     if options.verify:
-        store = FeatureStore(packed_path(config, dataset_root(config)))
-        store.verify()
-    else:
-        store = convert(config, options.dtype)
-    print(
-        f"{store.path}: {len(store)} videos, {len(store.query_ids)} queries, "
-        f"{store.nbytes / 1e9:.2f} GB{', intact' if options.verify else ''}"
-    )
-    return 0
+        return FeatureStore(packed_path(config, dataset_root(config)))
+    return convert(config, options.dtype or "float16")
+
+
+def _store_of_store(options: argparse.Namespace, overrides: list[str]) -> FeatureStore:
+    """The copy of a store, or the store itself where it is only to be verified."""
+    if overrides:
+        raise InputError(f"unknown option {overrides[0]}; see python -m sdst.convert --help")
+    if (options.output is None) != options.verify:
+        raise InputError("--store goes with --output, the folder of the copy, or with --verify")
+    store = FeatureStore(options.store)
+    return store if options.verify else repack(store, options.output, options.dtype)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -109,17 +160,12 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help=f"packaged config ({', '.join(packaged_configs())}) or YAML file",
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float16", help="of the store (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="compare a packed store with its checksums"
-    )
+    add = parser.add_argument
+    add("--config", help=f"packaged config ({', '.join(packaged_configs())}) or YAML file")
+    add("--store", type=Path, help="folder of a store, of sdst.extract or packed")
+    add("--output", type=Path, metavar="NEW", help="folder of the copy of --store")
+    add("--dtype", choices=DTYPES, help="numbers (of files: float16; of a store: as they are)")
+    add("--verify", action="store_true", help="compare what is there with its checksums")
     return parser
 
 

@@ -6,9 +6,9 @@ torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared 
 
 A run that was stopped, were it killed, goes on where it was when it is started again. Started again
 on a finished store, it adds the videos and queries that are new or changed, and leaves the others
-and those who read them alone; a video has changed when its file has another size. Damaged videos
-are used as far as they can be read, others left out and tried again the next time; both are told at
-the end, and with --videos the exit code is 1.
+and those who read them alone; a video has changed when its file has another size, beginning or end.
+Damaged videos are used as far as they can be read, others left out and tried again the next time;
+both are told at the end, and with --videos the exit code is 1.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def extract_features(
         frames_per_clip: frames encoded per clip, evenly spaced.
         progress: show a bar with videos and frames per second.
         resume: go on where a run that did not get to its end, were it killed, has left off; and
-            add to a finished store what it lacks of `videos` and `queries`, files of another size
-            and sentences of another text included.
+            add to a finished store what it lacks of `videos` and `queries`, changed files and
+            sentences included.
         report: is told what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
@@ -105,9 +105,9 @@ def extract_features(
             f"{backbone.frames_at_once} frames at once; expected a multiple of that"
         )
     writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
-    sizes, checksums = video_origins(videos), query_origins(queries)
+    files, texts = video_origins(videos), query_origins(queries)
     report = report or Report(strict=True)
-    if writer.grows and not writer.lacks(sizes, checksums):
+    if writer.grows and not writer.lacks(files, texts):
         store = FeatureStore(out)
         report.add_faults(store, videos)
         return store
@@ -144,20 +144,20 @@ def extract_features(
         ThreadPoolExecutor(DECODERS) as decoders,
         tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
     ):
-        missing = lacking(checksums, writer.query_origins)
-        texts = [queries[qid] for qid in missing]
-        encoded_texts = map_ahead(encoders, backbone.encode_text, _groups(texts), ahead)
-        for qid, text in zip(missing, chain.from_iterable(encoded_texts), strict=True):
+        missing = lacking(texts, writer.query_origins)
+        groups = _groups([queries[qid] for qid in missing])
+        encoded = map_ahead(encoders, backbone.encode_text, groups, ahead)
+        for qid, text in zip(missing, chain.from_iterable(encoded), strict=True):
             tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
-            writer.add_query(qid, tokens, embedding, checksums[qid])
-        rest = {vid: videos[vid] for vid in lacking(sizes, writer.video_origins)}
+            writer.add_query(qid, tokens, embedding, texts[qid])
+        rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
         finished = len(videos) - len(rest)
         bar.update(finished)
         decoded = _decode_ahead(decoders, rest, open_video)
         encoded = map_ahead(encoders, encode, decoded, ahead)
         clips = 0
         for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), finished):
-            for part, written in _write_video(writer, vid, sizes[vid], pieces, report):
+            for part, written in _write_video(writer, vid, files[vid], pieces, report):
                 clips += written
                 rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
                 bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
@@ -200,7 +200,7 @@ class Report:
 
 
 def _write_video(
-    writer: FeatureWriter, vid: str, size: int | None, pieces: Iterable[Piece], report: Report
+    writer: FeatureWriter, vid: str, origin: int | None, pieces: Iterable[Piece], report: Report
 ) -> Iterator[tuple[float, int]]:
     """Write what comes of one video; yields the part of it that is done, and clips just written."""
     video, clips = None, 0
@@ -213,7 +213,7 @@ def _write_video(
                 video.abandon()
             return
         if video is None:
-            video = writer.begin_video(vid, reader.wanted, size)
+            video = writer.begin_video(vid, reader.wanted, origin)
         tokens, embedding = features
         video.write(tokens, embedding)
         clips += tokens.shape[1]

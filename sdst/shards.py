@@ -27,7 +27,6 @@ from sdst.data.origins import lacking, query_origins, video_origins
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features, store_meta
 
-CLIPS_AT_ONCE = 256  # are copied
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 600  # of a shard, after which the one who waits says so
 
@@ -88,9 +87,9 @@ def extract_share(
     """
     meta = store_meta(backbone, clip_length, frames_per_clip)
     writer = FeatureWriter(out, meta, dtype, resume=True)
-    sizes, checksums = video_origins(videos), query_origins(queries)
+    files, texts = video_origins(videos), query_origins(queries)
     folder = _folder(out, share.world)
-    if writer.grows and not writer.lacks(sizes, checksums):
+    if writer.grows and not writer.lacks(files, texts):
         return _finished(out, folder, videos, report) if share.rank == 0 else None
     settings = {
         "backbone": backbone.name,
@@ -98,9 +97,9 @@ def extract_share(
         "frames_per_clip": frames_per_clip,
         "dtype": dtype,
     }
-    new = {vid: sizes[vid] or 0 for vid in lacking(sizes, writer.video_origins)}
+    new = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
     tasks = [{"videos": part, "queries": [], **settings} for part in _parts(new, share.world)]
-    new_queries = lacking(checksums, writer.query_origins)
+    new_queries = lacking(texts, writer.query_origins)
     tasks[0]["queries"] = [[qid, queries[qid]] for qid in new_queries]
     mine, told = tasks[share.rank], folder / f"{share.rank}.json"
     if not _is_done(told, mine):
@@ -148,8 +147,9 @@ def _folder(out: Path, world: int) -> Path:
     return folder
 
 
-def _parts(sizes: Mapping[str, int], world: int) -> list[list[str]]:
+def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
     """The videos of every process, with about as many bytes of file each."""
+    sizes = {vid: path.stat().st_size if path.is_file() else 0 for vid, path in videos.items()}
     loads, owners = [0] * world, {}
     for vid in sorted(sizes, key=lambda vid: -sizes[vid]):
         owners[vid] = loads.index(min(loads))
@@ -205,26 +205,12 @@ def _join(
         for vid in task["videos"]
         if vid in shard
     }
-    sizes = {vid: owners[vid].video_origins[vid] for vid in videos if vid in owners}
-    checksums = {qid: shards[0].query_origins[qid] for qid, _ in tasks[0]["queries"]}
+    files = {vid: owners[vid].video_origins[vid] for vid in videos if vid in owners}
+    texts = {qid: shards[0].query_origins[qid] for qid, _ in tasks[0]["queries"]}
     if videos and not (owners or writer.video_ids):
         raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
     with writer:
-        for qid in lacking(checksums, writer.query_origins):
-            query = shards[0].query(qid)
-            writer.add_query(qid, query.tokens, query.embedding, checksums[qid])
-        for vid in tqdm(lacking(sizes, writer.video_origins), "join", unit="video"):
-            _copy_video(owners[vid], writer, vid)
-
-
-def _copy_video(shard: FeatureStore, writer: FeatureWriter, vid: str) -> None:
-    """Append a video of `shard`, some clips at a time."""
-    video = shard.video(vid)
-    clips = video.tokens.shape[1]
-    entry = writer.begin_video(vid, clips, shard.video_origins[vid])
-    for first in range(0, clips, CLIPS_AT_ONCE):
-        some = slice(first, first + CLIPS_AT_ONCE)
-        embedding = None if video.embedding is None else video.embedding[some]
-        scales = None if video.scales is None else video.scales[:, some]
-        entry.write(video.tokens[:, some], embedding, scales)
-    entry.finish(video.duration, shard.faults.get(vid, []))
+        for qid in lacking(texts, writer.query_origins):
+            writer.copy_query(shards[0], qid)
+        for vid in tqdm(lacking(files, writer.video_origins), "join", unit="video"):
+            writer.copy_video(owners[vid], vid)

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sdst import train
 from sdst.config import load_config
 from sdst.convert import main
+from sdst.data import feature_writer
+from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
 from sdst.data.sources import open_data
 from sdst.errors import InputError
+from sdst.kernels import dequantize
+from tests.features import META, text_features, video_features
 from tests.native import WIDTHS, training_options, write_annotations, write_features
 
 
@@ -167,3 +172,87 @@ def test_without_a_gpu_the_store_stays_a_memory_map(options, caplog, monkeypatch
 def test_videos_are_not_for_packing():
     with pytest.raises(InputError, match=r"sdst\.extract encodes videos"):
         main(["--config", "demo"])
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> FeatureStore:
+    """A store in which a video and a query were replaced by others, a damaged one among them."""
+    for round in (1, 2):
+        with FeatureWriter(tmp_path / "grown", META, resume=True) as writer:
+            for vid, clips in (("a", 3 + round), ("b", 2)):
+                if round == 1 or vid == "a":
+                    video = writer.begin_video(vid, clips, origin=round)
+                    video.write(*video_features(clips, seed=round))
+                    video.finish(2.0 * clips, ["cut"] if vid == "b" else [])
+            writer.add_query(7, *text_features(3 + round, seed=round), origin=round)
+    return FeatureStore(tmp_path / "grown")
+
+
+def repacked(store: FeatureStore, name: str, *options: str) -> FeatureStore:
+    path = store.path.parent / name
+    assert main(["--store", str(store.path), "--output", str(path), *options]) == 0
+    copy = FeatureStore(path)
+    copy.verify(progress=False)
+    return copy
+
+
+def test_a_copy_of_a_store_leaves_behind_what_was_replaced(grown, monkeypatch):
+    monkeypatch.setattr(feature_writer, "CLIPS_AT_ONCE", 2)
+    copy = repacked(grown, "copy")
+    assert 0 < copy.nbytes < grown.nbytes
+    assert (copy.meta, copy.dtype, copy.faults) == (grown.meta, grown.dtype, {"b": ["cut"]})
+    assert copy.video_origins == grown.video_origins == {"a": 2, "b": 1}
+    assert copy.query_origins == grown.query_origins == {7: 2}
+    for vid in grown:
+        one, other = grown.video(vid), copy.video(vid)
+        assert one.duration == other.duration
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_array_equal(one.embedding, other.embedding)
+    np.testing.assert_array_equal(grown.query(7).tokens, copy.query(7).tokens)
+    np.testing.assert_array_equal(grown.query(7).embedding, copy.query(7).embedding)
+
+
+def test_a_store_becomes_one_of_int8_and_back(grown):
+    small = repacked(grown, "small", "--dtype", "int8")
+    same, wide = repacked(small, "same"), repacked(small, "wide", "--dtype", "float32")
+    for vid in grown:
+        video, values = grown.video(vid), small.video(vid)
+        step = np.abs(video.tokens.astype(np.float32)).max(-1, keepdims=True) / 127
+        meant = dequantize(*(torch.tensor(x) for x in (values.tokens, values.scales))).numpy()
+        assert (np.abs(meant - video.tokens) <= 0.5001 * step).all()
+        np.testing.assert_array_equal(wide.video(vid).tokens, meant)
+        assert wide.video(vid).scales is None
+        np.testing.assert_array_equal(same.video(vid).tokens, values.tokens)
+        np.testing.assert_array_equal(same.video(vid).scales, values.scales)
+
+
+def test_copied_again_a_store_gets_what_is_new(grown):
+    before = repacked(grown, "copy")
+    with FeatureWriter(grown.path, META, resume=True) as writer:
+        writer.add_video("c", 4.0, *video_features(2, seed=9))
+    assert repacked(FeatureStore(grown.path), "copy").video_ids == [*before.video_ids, "c"]
+    with pytest.raises(InputError, match="dtype 'float16', expected 'int8'"):
+        repacked(grown, "copy", "--dtype", "int8")
+
+
+def test_any_store_is_verified(grown, capsys):
+    assert main(["--store", str(grown.path), "--verify"]) == 0
+    assert "2 videos, 1 queries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give either --config or --store"),
+        (["--config", "demo", "--store", "x"], "give either --config or --store"),
+        (["--config", "demo", "--output", "x"], "--output goes with --store"),
+        (["--store", "{grown}"], "--store goes with --output"),
+        (["--store", "{grown}", "--output", "x", "--verify"], "or with --verify"),
+        (["--store", "{grown}", "--output", "{grown}"], "is the store itself"),
+        (["--store", "{grown}", "--output", "x", "--dtpe", "int8"], "unknown option --dtpe"),
+        (["--store", "nothing", "--output", "x"], "nothing: no feature store there"),
+    ],
+)
+def test_what_makes_no_sense_is_told(grown, arguments, told):
+    with pytest.raises(InputError, match=told):
+        main([part.format(grown=grown.path) for part in arguments])

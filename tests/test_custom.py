@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -14,7 +13,6 @@ from sdst import extract, ground, train
 from sdst.config import load_config
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
-from sdst.data.sources import find_videos, read_splits
 from sdst.errors import InputError
 
 SETTINGS = {
@@ -163,28 +161,6 @@ def test_the_store_grows_with_the_dataset(checkpoint, root, tmp_path):
     assert store.query_ids == [*old.query_ids, "q-new"]
     changed = {q for q in old.query_ids if store.query_origins[q] != old.query_origins[q]}
     assert changed == {json.loads((copy / "train.jsonl").read_text().splitlines()[0])["qid"]}
-
-
-def test_a_store_under_the_name_of_earlier_versions_is_found(checkpoint, root, tmp_path, capsys):
-    copy = copied(root, tmp_path)
-    [path] = (copy / "features").iterdir()
-    config = load_config("custom", options(copy)[2:])
-    splits = read_splits(config, copy)
-    names = {a.vid for split in splits.values() for a in split}
-    found = find_videos(copy / "videos", names)
-    identity = {
-        "format": 2,
-        "backbone": FeatureStore(path).meta["fingerprint"],
-        "clip_length": 0.5,
-        "frames_per_clip": 2,
-        "queries": [[a.qid, a.query] for split in splits.values() for a in split],
-        "videos": [[v, f.stat().st_size, f.stat().st_mtime_ns] for v, f in found.items()],
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path.rename(path.with_name(digest))
-    assert extract.main(options(copy)) == 0
-    assert [p.name for p in (copy / "features").iterdir()] == [digest]
-    assert digest in capsys.readouterr().out
 
 
 def test_a_store_that_another_process_writes_serves_those_who_may_miss_some(

@@ -324,9 +324,18 @@ def test_a_query_that_changed_after_a_kill_is_encoded_anew(videos, tmp_path):
     assert_same_answers(store, extract(videos, tmp_path / "whole", changed, clip_length=1.0))
 
 
-def test_a_video_of_another_size_is_encoded_anew_and_a_copy_is_not(videos, tmp_path, encoded):
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_changed_video_is_encoded_anew_and_a_copy_is_not(videos, tmp_path, encoded, same_size):
+    def write(shade: int) -> None:
+        content = write_video(videos["dark"], [shade] * 8).read_bytes()
+        if same_size:
+            room = 2**18 - len(content)  # in a box that players skip
+            content += room.to_bytes(4, "big") + b"free" + bytes(room - 8)
+        videos["dark"].write_bytes(content)
+
+    write(30)
     extract(videos, tmp_path / "store", clip_length=1.0)
-    write_video(videos["dark"], [220] * 8)
+    write(220)
     videos["bright"].touch()
     encoded.clear()
     store = extract(videos, tmp_path / "store", clip_length=1.0, resume=True)

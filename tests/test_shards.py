@@ -14,7 +14,6 @@ from test_extract import GreyBackbone, cut_in_pictures, write_video
 
 from sdst import shards
 from sdst.data.features import FeatureStore
-from sdst.data.origins import video_origins
 from sdst.errors import InputError
 from sdst.extract import Report, extract_features
 from sdst.shards import Share, extract_share
@@ -91,7 +90,7 @@ def test_the_shares_join_to_the_store_of_one_process(
 
 
 def test_every_process_has_its_part(videos) -> None:
-    parts = shards._parts(video_origins(videos), 3)
+    parts = shards._parts(videos, 3)
     assert sorted(vid for part in parts for vid in part) == sorted(videos)
     assert all(parts)
 
@@ -127,7 +126,7 @@ def test_a_killed_process_goes_on_in_its_share(videos, tmp_path, monkeypatch) ->
         lambda self, frames: (seen.append(len(frames)), encode(self, frames))[1],
     )
     run_share(1, videos, out)
-    theirs = [vid for vid in shards._parts(video_origins(videos), 2)[1] if vid in alone]
+    theirs = [vid for vid in shards._parts(videos, 2)[1] if vid in alone]
     assert sum(seen) == 20 * (len(theirs) - 1), "a finished video was encoded again"
     run_share(1, videos, out)  # its share is done
     assert sum(seen) == 20 * (len(theirs) - 1)

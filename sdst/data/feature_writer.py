@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from sdst.data.features import DTYPES, INDEX, SCALES, number_types
+from sdst.data.features import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.data.journal import JOURNAL, Entry, Journal
 from sdst.data.jsonl import replace_text
 from sdst.data.origins import lacking
@@ -31,6 +31,7 @@ from sdst.errors import InputError
 from sdst.kernels import quantize
 
 PIECE = 2**22  # bytes read at once when a video is completed
+CLIPS_AT_ONCE = 256  # are copied
 
 
 class NotWritable(InputError):
@@ -162,6 +163,26 @@ class FeatureWriter:
         self._expect(f"query {qid}", layers=layers, text_width=width, embed_width=_width(embedding))
         checksum = self._write("query", f"query {qid}", tokens, embedding)
         self._journal.add("query", Entry([qid, length, checksum], origin))
+
+    def copy_video(self, store: FeatureStore, vid: str) -> None:
+        """Append a video of another store, with all that it tells of it; some clips at a time."""
+        video = store.video(vid)
+        clips = video.tokens.shape[1]
+        entry = self.begin_video(vid, clips, store.video_origins[vid])
+        for first in range(0, clips, CLIPS_AT_ONCE):
+            some = slice(first, first + CLIPS_AT_ONCE)
+            tokens = video.tokens[:, some]
+            scales = None if video.scales is None else video.scales[:, some]
+            if scales is not None and SCALES not in self._types:
+                tokens, scales = tokens * scales[..., None], None
+            embedding = None if video.embedding is None else video.embedding[some]
+            entry.write(tokens, embedding, scales)
+        entry.finish(video.duration, store.faults.get(vid, []))
+
+    def copy_query(self, store: FeatureStore, qid: int | str) -> None:
+        """Append a query of another store."""
+        query = store.query(qid)
+        self.add_query(qid, query.tokens, query.embedding, store.query_origins[qid])
 
     def _finish_video(self, entry: Entry) -> None:
         self._journal.add("video", entry)
@@ -343,7 +364,7 @@ def _quantized(tokens: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [..., D] in floats as int8 and scales [...]."""
     if not np.isfinite(tokens).all():
         raise InputError(f"{what} has video_tokens that are NaN or infinite; check the backbone")
-    values, scales = quantize(torch.from_numpy(np.ascontiguousarray(tokens)))
+    values, scales = quantize(torch.from_numpy(np.array(tokens, np.float32)))
     return values.numpy(), scales.numpy()
 
 

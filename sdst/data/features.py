@@ -47,6 +47,8 @@ DTYPES = ("float16", "float32", "int8")
 INDEX = "index.json"
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
 SCALES = "video_scales"
+# What the index calls the origins of its entries; under "videos" it had bytes of files once.
+ORIGINS = {"videos": "files", "queries": "queries"}
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,8 @@ class FeatureStore:
             self.dtype: str = index["dtype"]
             self._types = number_types(self.dtype)
             self._lay_out(index["videos"], index["queries"])
-            origins = index.get("origins", {})
-            self.video_origins = _by_id(index["videos"], origins.get("videos"))
-            self.query_origins = _by_id(index["queries"], origins.get("queries"))
+            self.video_origins = _origins_by_id(index, "videos")
+            self.query_origins = _origins_by_id(index, "queries")
             self.faults: dict[str, list[str]] = index.get("faults", {})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
@@ -276,6 +277,11 @@ def read_index(path: Path) -> dict:
     return index
 
 
+def read_origins(index: dict, many: str) -> list[int | None]:
+    """The origin of every one of an index's `videos` or `queries`; None where it does not tell."""
+    return index.get("origins", {}).get(ORIGINS[many]) or [None] * len(index[many])
+
+
 def require(source: FeatureSource, **shapes: int) -> None:
     """Check `layers`, `video_width`, `text_width`, ... against what a model was built for.
 
@@ -311,9 +317,9 @@ def row_widths(shapes: dict[str, int]) -> dict[str, int]:
     }
 
 
-def _by_id(entries: list, origins: list[int | None] | None) -> dict:
-    """The origin of every entry, where an index has them."""
-    return dict(zip((key for key, *_ in entries), origins or [None] * len(entries), strict=True))
+def _origins_by_id(index: dict, many: str) -> dict:
+    keys = (key for key, *_ in index[many])
+    return dict(zip(keys, read_origins(index, many), strict=True))
 
 
 def _starts(counts: Iterable[int]) -> list[int]:

@@ -11,7 +11,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sdst.data.features import FORMAT, VERSION, FeatureStore, read_index, row_widths
+from sdst.data.features import (
+    FORMAT,
+    ORIGINS,
+    VERSION,
+    FeatureStore,
+    read_index,
+    read_origins,
+    row_widths,
+)
 from sdst.errors import InputError
 
 JOURNAL = "journal.jsonl"
@@ -66,7 +74,9 @@ class Journal:
             **self._header,
             "shapes": self.shapes,
             **{many: [e.fields for e in entries] for many, entries in columns.items()},
-            "origins": {many: [e.origin for e in entries] for many, entries in columns.items()},
+            "origins": {
+                ORIGINS[many]: [e.origin for e in entries] for many, entries in columns.items()
+            },
             "faults": {vid: list(e.faults) for vid, e in videos.items() if e.faults},
         }
 
@@ -80,9 +90,8 @@ class Journal:
         self._check_settings(f"{path}: was", index, "choose another folder")
         self.shapes = index["shapes"]
         for kind, many in MANY.items():
-            origins = index.get("origins", {}).get(many) or [None] * len(index[many])
             self._entries[kind], self._current[kind] = [], {}
-            for fields, origin in zip(index[many], origins, strict=True):
+            for fields, origin in zip(index[many], read_origins(index, many), strict=True):
                 faults = store.faults.get(fields[0], []) if kind == "video" else []
                 self._keep(kind, Entry(fields, origin, faults))
         self._behind = self._counts()

@@ -286,26 +286,12 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     }
     if config.data.store != "float16":
         settings["store"] = config.data.store
-    path = _unchanging_store(root, settings, videos, queries)
-    if path.exists():
-        store = FeatureStore(path)
-    else:
-        path = root / "features" / _digest({**settings, "annotations": config.data.annotations})
-        store = _extracted(config, path, backbone, videos, queries)
+    path = root / "features" / _digest({**settings, "annotations": config.data.annotations})
+    store = _extracted(config, path, backbone, videos, queries)
     available = store.video_ids, store.query_ids
     splits = keep_available(splits, folder, *available, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)
     return splits, store
-
-
-def _unchanging_store(root: Path, settings: dict, videos: dict, queries: dict) -> Path:
-    """Where earlier versions kept the features of just these videos and queries."""
-    identity = {
-        **settings,
-        "queries": [[str(qid), query] for qid, query in queries.items()],
-        "videos": [[vid, *_file_identity(path)] for vid, path in videos.items()],
-    }
-    return root / "features" / _digest(identity)
 
 
 def _extracted(
@@ -383,12 +369,6 @@ def _with_widths(config: Config, source: FeatureSource) -> Config:
 
 def _digest(identity: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_identity(path: Path) -> tuple[int, int]:
-    """Size and time of change: another file under the same name is encoded anew."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _queries(splits: Splits) -> dict[int | str, str]:

@@ -277,6 +277,16 @@ def test_a_store_that_does_not_tell_its_origins_is_read_and_grows(store):
     grown.verify(progress=False)
 
 
+def test_bytes_of_files_as_indexes_had_them_once_are_no_origins(store):
+    file = store.path / "index.json"
+    index = json.loads(file.read_text())
+    index["origins"] = {"videos": [1234, 5678], "queries": index["origins"]["queries"]}
+    file.write_text(json.dumps(index))
+    found = FeatureStore(store.path)
+    assert found.video_origins == {"a": None, "b": None}
+    assert found.query_origins == store.query_origins
+
+
 def test_a_journal_that_does_not_tell_origins_is_gone_on_with(tmp_path):
     interrupted(tmp_path / "store", "a")
     file = tmp_path / ".store.partial" / "journal.jsonl"
