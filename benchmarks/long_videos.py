@@ -36,11 +36,11 @@ from sdst.config import PredictConfig
 from sdst.data.demo import DemoSize
 from sdst.data.demo.labels import Question, ask, matching
 from sdst.data.demo.scenes import Scene, plan_scene
-from sdst.data.sources import open_data
 from sdst.evaluation.retrieval import evaluate_retrieval
 from sdst.long import ground_long
 from sdst.model import SDST, ModelConfig
 from sdst.predict import Prediction, decode
+from sdst.sources import open_data
 
 LENGTHS = (75, 600, 4_800, 36_000, 72_000)
 LAYERS, WIDTH, WORDS = 4, 768, 20

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.ablation import FIGURES, cell, train
 from sdst.config import load_config
 from sdst.convert import convert
-from sdst.data.sources import packed_path
+from sdst.sources import packed_path
 
 RECIPE = "qvhighlights_internvideo2"
 

@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdst.config import FROM_FEATURES, Config, as_dict, load_config, save_config
+from sdst.config import LEFT_OPEN, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
 
@@ -76,7 +76,7 @@ class RunFolder:
             )
 
     def settle(self, config: Config, features: dict) -> None:
-        """Keep what opening the data has decided: widths in `config`, and what its features are.
+        """Keep what opening the data has decided of `config`, and what its features are.
 
         Raises:
             InputError: the run in this folder was started on other features.
@@ -197,11 +197,10 @@ def trained_on(folder: Path) -> dict:
 
 
 def _differences(old: dict, new: dict) -> list[str]:
-    """Keys of `new`, section by section, that are not as in `old`, but for widths left open."""
+    """Keys of `new`, section by section, that are not as in `old`, but for what it leaves open."""
     return [
         f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value
-        and not (key in ("video_width", "text_width") and value == FROM_FEATURES)
+        if old[section].get(key) != value and value != LEFT_OPEN.get(f"{section}.{key}", ...)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,13 @@ from sdst.model.config import ModelConfig
 from sdst.model.losses import LossConfig
 
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
+# What is decided when the data is opened, where it has these values.
+LEFT_OPEN = {
+    "model.video_width": FROM_FEATURES,
+    "model.text_width": FROM_FEATURES,
+    "predict.stretch": None,
+    "predict.overlap": None,
+}
 PACKAGED = Path(__file__).parent / "configs"
 
 
@@ -127,9 +135,10 @@ class PredictConfig:
             `gaussian` lower their score (soft-NMS).
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
         nms_sigma: width of `gaussian`.
-        stretch: clips above which `sdst.ground` cuts a video into stretches of so many, about those
-            of the training videos (see `sdst.long`).
-        overlap: clips that neighbouring stretches share, at least those of most moments.
+        stretch: clips above which `sdst.ground` cuts a video into stretches of so many (see
+            `sdst.long`); None: as most of the training videos have.
+        overlap: clips that neighbouring stretches share; None: as most moments of the training
+            have, at most half a stretch.
         context: under `model.context: sparse`, what the moments of a stretch are told from: tokens
             selected in the `stretch`, or also as many of the whole `video`, which takes another
             pass over its tokens.
@@ -139,8 +148,8 @@ class PredictConfig:
     nms: Literal["none", "hard", "linear", "gaussian"] = "none"
     nms_threshold: float = 0.7
     nms_sigma: float = 0.5
-    stretch: int = 150
-    overlap: int = 50
+    stretch: int | None = None
+    overlap: int | None = None
     context: Literal["stretch", "video"] = "stretch"
 
 
@@ -259,22 +268,16 @@ def _from_namespace(namespace: Namespace) -> Config:
 
 def _problems(config: Config) -> list[str]:
     found = _with_some_width(config.model).problems()
-    positive = {
-        "data.clip_length": config.data.clip_length,
-        "data.frames_per_clip": config.data.frames_per_clip,
-        "train.epochs": config.train.epochs,
-        "train.batch_size": config.train.batch_size,
-        "train.accumulation": config.train.accumulation,
-        "train.validate_every": config.train.validate_every,
-        "predict.stretch": config.predict.stretch,
-    }
-    found += [
-        f"{key} is {value}, expected more than 0" for key, value in positive.items() if value <= 0
-    ]
-    if not 0 <= config.predict.overlap < config.predict.stretch:
+    for expected, is_right, keys in _RANGES:
+        for section, name in (key.split(".") for key in keys.split()):
+            value = getattr(getattr(config, section), name)
+            if value is not None and not is_right(value):
+                found.append(f"{section}.{name} is {value}, expected {expected}")
+    predict = config.predict
+    if predict.overlap is not None and not 0 <= predict.overlap < (predict.stretch or math.inf):
         found.append(
-            f"predict.overlap is {config.predict.overlap}, expected at least 0 and less than "
-            f"predict.stretch ({config.predict.stretch})"
+            f"predict.overlap is {predict.overlap}, expected at least 0 and less than "
+            f"predict.stretch ({predict.stretch})"
         )
     if config.train.accumulation > 0 and config.train.batch_size % config.train.accumulation:
         found.append(
@@ -284,6 +287,20 @@ def _problems(config: Config) -> list[str]:
     if config.data.on_device and config.train.workers:
         found.append("data.on_device needs train.workers 0; other processes cannot share it")
     return found + _data_problems(config.data) + _planted_problems(config)
+
+
+_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "more than 0",
+        lambda x: x > 0,
+        "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
+        "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
+        "predict.round_to predict.nms_sigma predict.stretch",
+    ),
+    ("at least 0", lambda x: x >= 0, "train.weight_decay train.warmup_steps train.workers"),
+    ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold"),
+    ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "train.seed"),
+)
 
 
 def _with_some_width(model: ModelConfig) -> ModelConfig:
@@ -307,8 +324,6 @@ def _data_problems(data: DataConfig) -> list[str]:
         found.append(
             f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
         )
-    if data.pad_to < 1:
-        found.append(f"data.pad_to is {data.pad_to}, expected 1 or more")
     if data.endpoints and not from_files:
         found.append("data.endpoints goes with features from files, not with data.features encode")
     return found

@@ -19,27 +19,28 @@ from sdst.config import Config, load_config, packaged_configs
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import DTYPES, FeatureSource, FeatureStore
 from sdst.data.origins import lacking
-from sdst.data.sources import dataset_root, files_identity, open_files, packed_path, read_splits
 from sdst.errors import InputError, run
+from sdst.sources import Splits, dataset_root, files_identity, open_files, packed_path, read_splits
 
 
 def convert(config: Config, dtype: str = "float16", progress: bool = True) -> FeatureStore:
     """Pack the feature files that `config.data` names; training with it then finds the store.
 
-    What an interrupted run has packed is not read again.
+    What is packed already, by an interrupted run or of another topic, is not read again.
 
     Args:
         dtype: numbers of the store, one of `DTYPES`.
 
     Raises:
-        InputError: the store exists already, or a file is missing, corrupt or does not fit; what
-            was packed before it is kept for the next run.
+        InputError: a file is missing, corrupt or does not fit, or the store has other numbers; what
+            is packed stays.
     """
     root = dataset_root(config)
     path = packed_path(config, root)
-    if path.exists():
-        raise InputError(f"{path}: packed already; --verify checks it, remove it to pack anew")
-    splits, files = open_files(config, root, read_splits(config, root))
+    splits = read_splits(config, root)
+    if path.exists() and not _lacks(FeatureStore(path), splits, dtype):
+        return FeatureStore(path)
+    splits, files = open_files(config, root, splits)
     annotations = [a for split in splits.values() for a in split]
     return pack(
         files,
@@ -50,6 +51,14 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
         dtype,
         progress,
     )
+
+
+def _lacks(store: FeatureStore, splits: Splits, dtype: str) -> bool:
+    """Whether packing these annotations would change the store, or be refused."""
+    annotations = [a for split in splits.values() for a in split]
+    vids, qids = {a.vid for a in annotations}, {a.qid for a in annotations}
+    there = vids <= set(store.video_ids) and qids <= set(store.query_ids)
+    return not there or store.dtype != dtype
 
 
 def pack(
@@ -63,7 +72,8 @@ def pack(
 ) -> FeatureStore:
     """Write the features of these videos and queries to a store at `path`, or finish writing it."""
     with FeatureWriter(path, meta, dtype, resume=True) as writer:
-        done_videos, done_queries = set(writer.video_ids), set(writer.query_ids)
+        done_videos = set(writer.video_ids).intersection(vids)
+        done_queries = set(writer.query_ids).intersection(qids)
         with tqdm(
             desc="convert",
             unit="file",

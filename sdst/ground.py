@@ -19,8 +19,8 @@ import numpy as np
 
 from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
+from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
-from sdst.extract import find_videos
 from sdst.grounder import Grounder, Grounding, ZeroShotGrounder, check_queries, format_time
 from sdst.search import Found
 

@@ -53,8 +53,9 @@ def show_files(options: Namespace) -> None:
 def show_folder(options: Namespace, overrides: list[str]) -> None:
     """Print and draw what a dataset's folder holds."""
     from sdst.config import load_config  # these bring PyTorch along
-    from sdst.data.coverage import coverage
-    from sdst.data.sources import dataset_root, find_videos
+    from sdst.coverage import coverage
+    from sdst.data.video_files import dataset_videos
+    from sdst.sources import dataset_root
 
     if options.root is not None:
         overrides += ["--data.root", str(options.root)]
@@ -79,7 +80,7 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
         print(line)
     videos = {}
     if options.plot is not None and (root / "videos").is_dir():
-        videos = find_videos(
+        videos = dataset_videos(
             root / "videos", {a.vid for found in annotations.values() for a in found}
         )
     draw(options, splits, config.data.clip_length, videos)

@@ -16,11 +16,11 @@ from sdst.checkpoint import load_checkpoint
 from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
-from sdst.data.sources import open_data
 from sdst.errors import InputError
 from sdst.kernels import temporal_nms
 from sdst.model import Outputs
 from sdst.model.spans import to_ends
+from sdst.sources import open_data
 from sdst.zero_shot import zero_shot_moments
 
 

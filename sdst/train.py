@@ -24,7 +24,6 @@ from sdst.checkpoint import Progress, RunFolder
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
-from sdst.data.sources import Data, open_data
 from sdst.distributed import gather_batch
 from sdst.errors import InputError, run
 from sdst.evaluate import format_report
@@ -34,6 +33,7 @@ from sdst.model import SDST, LossConfig, Targets, grounding_loss, parameter_coun
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.plots import plot_curves
 from sdst.predict import predict, predict_zero_shot
+from sdst.sources import Data, open_data
 
 _RECALL = ("R1@0.3", "mIoU")  # logged beside the brief part of a report
 _SHOWN = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1", "mAP")

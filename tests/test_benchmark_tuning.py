@@ -20,8 +20,8 @@ from benchmarks.tuning.strategies import STRATEGIES, OnFeatures, Training, make_
 from sdst.backbones import load_backbone
 from sdst.data.annotations import read_annotations
 from sdst.data.batches import GroundingDataset, collate
-from sdst.data.sources import find_videos
 from sdst.data.video import ClipReader
+from sdst.data.video_files import dataset_videos
 
 SMALL = replace(SETUPS["demo"], clips=6, batch=2, queries=1)
 
@@ -33,7 +33,7 @@ def pictures(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pi
 
 def pictures_in(folder: Path, root: Path) -> Pictures:
     annotations = read_annotations(root / "val.jsonl", clip_length=1.0)
-    videos = find_videos(root / "videos", {a.vid for a in annotations})
+    videos = dataset_videos(root / "videos", {a.vid for a in annotations})
     queries = {a.qid: a.query for a in annotations}
     return Pictures(folder, videos, queries, load_backbone("demo", 1), clip_length=1.0)
 
@@ -73,7 +73,7 @@ def test_pictures_give_the_answer_that_their_features_give(
     torch.manual_seed(0)
     model = make_model(STRATEGIES[name], config).eval()
     backbone = load_backbone("demo", config.model.layers)
-    [file] = find_videos(tiny_dataset / "videos", {sample.annotation.vid}).values()
+    [file] = dataset_videos(tiny_dataset / "videos", {sample.annotation.vid}).values()
     frames = np.concatenate(list(ClipReader(file, 1.0)))
     with torch.inference_mode():
         asked = with_backbone(model, config).eval()(*batch.inputs())

@@ -17,7 +17,7 @@ from sdst.backbones import load_backbone
 from sdst.budget import BudgetError, MemoryBudget
 from sdst.data.video import VideoInfo
 from sdst.errors import InputError
-from sdst.extract import Report, extract_features
+from sdst.extraction import Report, extract_features
 from sdst.memory import own_memory, parse_bytes
 
 ROOMY = 2**40

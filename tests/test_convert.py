@@ -18,9 +18,9 @@ from sdst.convert import main
 from sdst.data import feature_writer
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
-from sdst.data.sources import open_data
 from sdst.errors import InputError
 from sdst.kernels import dequantize
+from sdst.sources import open_data
 from tests.features import META, text_features, video_features
 from tests.native import WIDTHS, training_options, write_annotations, write_features
 
@@ -139,10 +139,22 @@ def test_other_settings_are_another_store(options, tmp_path):
     assert len(list((tmp_path / "data" / "features").iterdir())) == 2
 
 
-def test_a_packed_store_is_not_packed_again(options):
+def test_packed_again_a_store_gets_what_is_new(options, tmp_path):
+    main([*options, "--data.limit", "2"])
+    [store] = (tmp_path / "data" / "features").iterdir()
+    few = FeatureStore(store).video_ids
+    with pytest.raises(InputError, match=r"annotated videos.*sdst\.convert"):
+        source(options)
     main(options)
-    with pytest.raises(InputError, match="packed already"):
-        main(options)
+    assert source(options).video_ids[: len(few)] == few
+    assert len(source(options).video_ids) == 12 > len(few)
+    before = content(tmp_path / "data")
+    (tmp_path / "data" / "clip").rename(tmp_path / "clip")
+    main(options)
+    assert content(tmp_path / "data") == before
+    with pytest.raises(InputError, match="dtype 'float16', expected 'float32'"):
+        (tmp_path / "clip").rename(tmp_path / "data" / "clip")
+        main([*options, "--dtype", "float32"])
 
 
 def test_the_files_are_not_needed_once_packed(options, tmp_path):

@@ -14,6 +14,7 @@ from sdst.config import load_config
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
+from sdst.sources import open_data
 
 SETTINGS = {
     "data.backbone": "demo",
@@ -73,6 +74,40 @@ def test_the_checkpoint_carries_the_settings_and_the_widths(checkpoint: Path):
     config = load_config(checkpoint / "config.yaml")
     assert (config.data.clip_length, config.data.frames_per_clip) == (0.5, 2)
     assert (config.model.layers, config.model.video_width, config.model.text_width) == (3, 96, 96)
+
+
+def test_the_checkpoint_carries_stretches_as_long_as_most_of_its_videos(checkpoint: Path, root):
+    records = [json.loads(line) for line in (root / "train.jsonl").open()]
+    longest = max(record["duration"] for record in records) / 0.5
+    predict = load_config(checkpoint / "config.yaml").predict
+    assert 0.75 * longest < predict.stretch <= longest
+    assert 1 < predict.overlap <= predict.stretch / 2
+
+
+def test_what_lies_beside_a_video_is_not_taken_for_it(checkpoint, root, tmp_path):
+    copy = copied(root, tmp_path)
+    video = sorted((copy / "videos").iterdir())[0]
+    for ending in (".srt", ".wav", ".webp", ".json"):
+        video.with_suffix(ending).write_text("no video")
+    [store] = (copy / "features").iterdir()
+    before = (store / "index.json").read_bytes()
+    assert extract.main(options(copy)) == 0
+    assert (store / "index.json").read_bytes() == before
+    shutil.copy(video, video.with_suffix(".mkv"))
+    with pytest.raises(InputError, match="have the same id holiday"):
+        extract.main(options(copy))
+
+
+def test_moments_behind_the_end_of_a_damaged_video_are_not_learnt(
+    checkpoint, root, tmp_path, caplog
+):
+    copy = copied(root, tmp_path)
+    lines = (copy / "train.jsonl").read_text().splitlines()
+    end = json.loads(lines[0])["duration"]
+    rewrite(copy / "train.jsonl", duration=end + 9, relevant_windows=[[end + 5, end + 8]])
+    data = open_data(load_config("custom", options(copy)[2:]))
+    assert len(data.dataset("train")) == len(lines) - 1
+    assert f"1 of {len(lines)} queries of train" in caplog.text
 
 
 def test_a_new_video_is_grounded_at_the_settings_of_the_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.data import video
 from sdst.data.features import FeatureStore
+from sdst.data.video_files import find_videos
 from sdst.errors import InputError
-from sdst.extract import Report, extract_features, find_videos, main
+from sdst.extract import main
+from sdst.extraction import Report, extract_features
 
 K, P, WIDTH = 2, 3, 4
 
@@ -464,3 +467,19 @@ def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, 
     assert ["3 videos" in told[0], "3 videos" in told[1], "4 videos" in told[2]] == [True] * 3
     with pytest.raises(InputError, match=r"clip_length 2\.0, expected 1\.0"):
         main([*arguments, "--clip-length", "1"])
+
+
+def test_two_files_of_queries_do_not_share_ids(videos, tmp_path):
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file, query in zip(files, ("a cat", "a dog"), strict=True):
+        record = {"qid": 1, "query": query, "vid": "dark", "duration": 4}
+        file.write_text(json.dumps(record) + "\n")
+    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    with pytest.raises(InputError, match=r"b\.jsonl: qid 1 stands for another query"):
+        main([*arguments, "--annotations", *map(str, files)])
+
+
+def test_a_budget_of_nothing_is_refused(videos, tmp_path):
+    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    with pytest.raises(InputError, match="budget"):
+        main([*arguments, "--memory-budget", "0"])

@@ -10,7 +10,7 @@ import pytest
 from sdst import Grounder
 from sdst.data.features import FeatureStore, VideoFeatures
 from sdst.errors import InputError
-from sdst.extract import extract_features
+from sdst.extraction import extract_features
 from sdst.search import groups
 from tests.grounding import QUERIES
 

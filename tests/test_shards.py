@@ -15,7 +15,7 @@ from test_extract import GreyBackbone, cut_in_pictures, write_video
 from sdst import shards
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
-from sdst.extract import Report, extract_features
+from sdst.extraction import Report, extract_features
 from sdst.shards import Share, extract_share
 
 QUERIES = {1: "a red ball", "two": "a dog that runs away"}

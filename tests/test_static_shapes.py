@@ -13,9 +13,9 @@ from sdst import train
 from sdst.config import load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.batches import collate
-from sdst.data.sources import open_data
 from sdst.data.video import num_clips
 from sdst.model import SDST
+from sdst.sources import open_data
 from sdst.train import batch_loss, main, targets_of
 
 

@@ -20,10 +20,11 @@ from sdst.backbones import load_backbone
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.data.jsonl import replace_text
-from sdst.data.sources import Data, dataset_root, find_videos, open_data
+from sdst.data.video_files import dataset_videos
 from sdst.errors import run
 from sdst.evaluation import evaluate
 from sdst.predict import predict
+from sdst.sources import Data, dataset_root, open_data
 
 WARMUP = 1 / 7  # share of the steps, the demo's
 SPLIT = "test"
@@ -77,7 +78,7 @@ def pictures_of(config: Config, data: Data) -> Pictures:
     annotations = [a for split in data.splits.values() for a in split]
     return Pictures(
         root / "pictures",
-        find_videos(root / "videos", {a.vid for a in annotations}),
+        dataset_videos(root / "videos", {a.vid for a in annotations}),
         {a.qid: a.query for a in annotations},
         load_backbone(config.data.backbone, 1),
         config.data.clip_length,

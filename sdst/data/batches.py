@@ -138,7 +138,8 @@ def relative_spans(annotation: Annotation, clips: int, clip_length: float) -> np
     What is annotated beyond the last clip is cut off, and a moment shorter than a clip is widened
     to one about its center, as R2-Tuning does for its targets: a finer one cannot be seen.
     """
-    start, end = np.clip(_windows(annotation) / (clips * clip_length), 0.0, 1.0).T
+    windows = _windows(annotation, clips, clip_length)
+    start, end = np.clip(windows / (clips * clip_length), 0.0, 1.0).T
     center = np.clip((start + end) / 2, 0.5 / clips, 1 - 0.5 / clips)
     return np.stack((center, np.maximum(end - start, 1 / clips)), axis=1).astype(np.float32)
 
@@ -150,10 +151,11 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
     Where every clip has labels, its rating is by how much their mean exceeds the video's.
     """
     if annotation.saliency is not None:
-        return annotation.saliency_per_clip(clips).astype(np.float32)
+        rated = max(clips, *annotation.clip_ids, 0)  # behind where a damaged video ends, perhaps
+        return annotation.saliency_per_clip(rated)[:clips].astype(np.float32)
     if annotation.labels is not None:
         return _above_average(annotation.labels, clips)
-    windows = _windows(annotation)
+    windows = _windows(annotation, clips, clip_length)
     center = (np.arange(clips) + 0.5) * clip_length
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
     ratings = inside.any(axis=0)
@@ -174,8 +176,19 @@ def _above_average(labels: Sequence[Sequence[float]], clips: int) -> np.ndarray:
     return above
 
 
-def _windows(annotation: Annotation) -> np.ndarray:
-    return np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
+def _windows(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
+    """[G, 2] the annotated windows in seconds, but those that the video's clips do not reach.
+
+    Features and rounded durations may be one clip short; what begins later than that lies behind
+    the end of a damaged file.
+    """
+    windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)
+    return windows[windows[:, 0] < (clips + 1) * clip_length]
+
+
+def is_in_sight(annotation: Annotation, clips: int, clip_length: float) -> bool:
+    """Whether any of the annotated moments is within reach of the video's clips, if it has any."""
+    return not annotation.windows or len(_windows(annotation, clips, clip_length)) > 0
 
 
 def collate(samples: list[Sample], multiple: int = 1) -> Batch:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_COUNTS = ("layers", "video_width", "text_width", "width", "queries", "heads", "points")
+_COUNTS = (
+    "layers",
+    "video_width",
+    "text_width",
+    "width",
+    "queries",
+    "heads",
+    "points",
+    "context_tokens",
+    "context_segments",
+    "pooled_tokens",
+)
+_CHANCES = ("projection_dropout", "dropout", "drop_path")
 
 
 @dataclass
@@ -82,6 +94,11 @@ class ModelConfig:
             f"model.{name} is {getattr(self, name)}, expected at least 1"
             for name in _COUNTS
             if getattr(self, name) < 1
+        ]
+        found += [
+            f"model.{name} is {getattr(self, name)}, expected at least 0 and less than 1"
+            for name in _CHANCES
+            if not 0 <= getattr(self, name) < 1
         ]
         if self.heads >= 1 and self.width % self.heads:
             found.append(f"model.width {self.width} is not a multiple of model.heads {self.heads}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdst.data.annotations import Annotation
-from sdst.data.batches import clip_ratings, relative_spans
+from sdst.data.batches import clip_ratings, is_in_sight, relative_spans
 
 
 def annotated(*windows: tuple[float, float]) -> Annotation:
@@ -38,3 +38,18 @@ def test_clips_are_relevant_by_their_center():
 @pytest.mark.parametrize(("window", "clip"), [((4.1, 4.5), 2), ((9.5, 10.0), 4), ((3.5, 4.4), 1)])
 def test_the_shortest_moment_has_a_relevant_clip(window, clip):
     assert np.flatnonzero(clip_ratings(annotated(window), 5, 2.0)).tolist() == [clip]
+
+
+def test_moments_behind_the_end_of_a_damaged_video_are_none():
+    annotation = annotated((1, 3), (9, 10))
+    assert len(relative_spans(annotation, clips=3, clip_length=2.0)) == 1
+    assert clip_ratings(annotation, 3, 2.0).tolist() == [1, 0, 0]
+    assert is_in_sight(annotation, 3, 2.0)
+    assert not is_in_sight(annotated((9, 10)), 3, 2.0)
+    assert relative_spans(annotated((9, 10)), clips=3, clip_length=2.0).shape == (0, 2)
+
+
+def test_ratings_behind_the_end_of_a_damaged_video_are_left_out():
+    ratings = ((4, 4, 4), (2, 2, 2))
+    annotation = Annotation(1, "a cat jumps", "v", 10.0, ((2, 10),), (1, 4), ratings)
+    assert clip_ratings(annotation, 3, 2.0).tolist() == [0, 4, 0]

@@ -17,8 +17,8 @@ from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
 from sdst.data.files import LAYOUTS
 from sdst.data.planted import SHOWN, PlantedConfig, PlantedFeatures, relevance
-from sdst.data.sources import open_data
 from sdst.errors import InputError
+from sdst.sources import open_data
 from tests.native import write_annotations
 
 CLIP_LENGTH = 2.0

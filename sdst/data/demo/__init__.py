@@ -25,6 +25,7 @@ from sdst.data.annotations import Annotation, write_annotations
 from sdst.data.demo.labels import ask, ratings, relevant_clips
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import SPLITS, Scene, Split, plan_scene
+from sdst.errors import InputError
 
 DEMO_CLIP_LENGTH = 1.0  # seconds
 BACKBONE = Path(__file__).parent / "backbone"
@@ -47,16 +48,25 @@ class DemoSize:
 def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -> Path:
     """Render the demo into `root`: `videos/<vid>.mp4`, `train.jsonl`, `val.jsonl`, `test.jsonl`.
 
-    Returns at once where `root` holds the same recipe already; another recipe's files are replaced.
-    The folder appears complete or not at all, and its content depends on `size` only.
+    Returns at once where `root` holds the same recipe already; the demo of another recipe is
+    replaced. The folder appears complete or not at all, and its content depends on `size` only.
 
     Returns:
         `root`.
+
+    Raises:
+        InputError: `root` holds something else, which stays.
     """
     size = size or DemoSize()
     recipe = recipe_of(size)
-    if _is_finished(root, recipe):
+    there = _recipe_in(root)
+    if there == recipe:
         return root
+    if there is None and root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise InputError(
+            f"data.root {root}: holds something else than the demo, which is rendered into a "
+            "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -128,8 +138,10 @@ def _annotations(split: Split, size: DemoSize) -> Iterator[Annotation]:
             yield annotation
 
 
-def _is_finished(root: Path, recipe: dict) -> bool:
+def _recipe_in(root: Path) -> dict | None:
+    """What the demo in `root` was rendered by; None where there is none."""
     try:
-        return json.loads((root / _RECIPE).read_text()) == recipe
+        recipe = json.loads((root / _RECIPE).read_text())
     except (OSError, ValueError):
-        return False
+        return None
+    return recipe if isinstance(recipe, dict) and "generator" in recipe else None

@@ -14,6 +14,7 @@ import sdst.data.demo as demo
 from sdst.data.annotations import read_annotations
 from sdst.data.demo import DemoSize, prepare_demo
 from sdst.data.demo.render import FPS, FRAME_SIZE
+from sdst.errors import InputError
 
 TINY = DemoSize(train=2, val=1, test=1)
 
@@ -72,11 +73,17 @@ def test_a_finished_folder_is_used_again(rendered: Path, monkeypatch: pytest.Mon
 
 
 def test_another_recipe_replaces_the_folder(rendered: Path, tmp_path: Path) -> None:
-    root = tmp_path / "demo"
-    root.mkdir()
-    (root / "left_over.txt").write_text("of an earlier version")
+    root = prepare_demo(tmp_path / "demo", DemoSize(train=1, val=1, test=1), processes=1)
     prepare_demo(root, TINY, processes=1)
     assert digests(root) == digests(rendered)
+
+
+@pytest.mark.parametrize("name", ["holiday.mp4", "recipe.json"])
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"cake": "flour"}')
+    with pytest.raises(InputError, match=r"something else than the demo.*--config custom"):
+        prepare_demo(tmp_path, TINY, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_an_interrupted_render_leaves_nothing(

@@ -5,26 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sdst.backbones import Backbone, load_backbone
 from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
-from sdst.data.batches import GroundingDataset
+from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_writer import NotWritable
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths
 from sdst.data.planted import PlantedFeatures
+from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
-from sdst.extract import Report, extract_features
+from sdst.extraction import Report, extract_features
 
 logger = logging.getLogger(__name__)
 
 NAMED = 10  # of what is missing; the rest is counted
+MOST = 0.95  # of the training videos, and of their moments
 DEVICE_SHARE = 0.5  # of a GPU's free memory that features may take
 
 Splits = dict[str, list[Annotation]]
@@ -37,7 +41,7 @@ class Data:
     Attributes:
         source: features of all splits.
         meta: what decides what the features are: the backbone and its settings, or the files.
-        config: the one that was opened, with the widths of the features in it.
+        config: the one that was opened, with what it leaves open (`LEFT_OPEN`) decided.
     """
 
     splits: Splits
@@ -78,7 +82,9 @@ def open_data(config: Config) -> Data:
         meta = files_identity(config)
     if config.data.on_device and isinstance(source, FeatureStore):
         source = _on_device(source)
-    config = _with_widths(config, source)
+    if isinstance(source, FeatureStore):
+        splits["train"] = _in_sight(splits["train"], source, config.data.clip_length)
+    config = _with_stretches(_with_widths(config, source), splits["train"])
     require(
         source,
         layers=config.model.layers,
@@ -154,7 +160,7 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
         data.video_features,
         data.text_features,
         {a.vid: a.duration for split in splits.values() for a in split},
-        _queries(splits),
+        sentences(splits),
         data.clip_length,
         data.endpoints,
     )
@@ -188,6 +194,7 @@ def keep_available(
     videos: Collection[str],
     queries: Collection[int | str] | None,
     allow_missing: bool,
+    advice: str = "get them",
 ) -> Splits:
     """Splits without the annotations whose videos or queries are missing, which are listed.
 
@@ -211,7 +218,7 @@ def keep_available(
         return splits
     if not allow_missing:
         raise InputError(
-            f"{where}: not found: {' and '.join(lists)}; get them, or go on without by "
+            f"{where}: not found: {' and '.join(lists)}; {advice}, or go on without by "
             "--data.allow_missing true"
         )
     logger.warning("%s: left out, as not found: %s", where, " and ".join(lists))
@@ -225,15 +232,21 @@ def keep_available(
     return kept
 
 
-def find_videos(folder: Path, vids: set[str]) -> dict[str, Path]:
-    """The files there are of these videos, `<vid>.<any ending>` in `folder`, by vid.
+def sentences(splits: Splits) -> dict[int | str, str]:
+    """Every query by its id.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: one id stands for two sentences.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; the dataset's videos are expected there")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.stem in vids}
+    queries: dict[int | str, str] = {}
+    for split, found in splits.items():
+        for annotation in found:
+            if queries.setdefault(annotation.qid, annotation.query) != annotation.query:
+                raise InputError(
+                    f"{split}: qid {annotation.qid} stands for another query before it; give "
+                    "every query an id of its own"
+                )
+    return queries
 
 
 def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureSource]:
@@ -242,7 +255,8 @@ def _published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
     if packed.exists():
         store = FeatureStore(packed)
         available = store.video_ids, store.query_ids
-        return keep_available(splits, packed, *available, config.data.allow_missing), store
+        again = "python -m sdst.convert with the same options packs what is new"
+        return keep_available(splits, packed, *available, config.data.allow_missing, again), store
     if not config.data.planted:
         logger.warning(
             "%s: feature files are read one by one, which training waits for; "
@@ -274,9 +288,9 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     One store serves all that is read from the same files of annotations at the same settings.
     """
     folder = root / "videos"
-    videos = find_videos(folder, {a.vid for split in splits.values() for a in split})
+    videos = dataset_videos(folder, {a.vid for split in splits.values() for a in split})
     splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
-    queries = _queries(splits)
+    queries = sentences(splits)
     backbone = load_backbone(config.data.backbone, config.model.layers)
     settings = {
         "format": VERSION,
@@ -339,6 +353,25 @@ def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) ->
                 )
 
 
+def _in_sight(
+    queries: list[Annotation], store: FeatureStore, clip_length: float
+) -> list[Annotation]:
+    """The queries to learn from: without those that ask for what damaged videos do not show."""
+    clips = {vid: store.video(vid).tokens.shape[1] for vid in {a.vid for a in queries}}
+    kept = [a for a in queries if is_in_sight(a, clips[a.vid], clip_length)]
+    if not kept:
+        raise InputError(f"{store.path}: no moment of train lies within its video's features")
+    if lost := len(queries) - len(kept):
+        logger.warning(
+            "%s: %d of %d queries of train ask for moments behind the end of their video's "
+            "features; they are left out",
+            store.path,
+            lost,
+            len(queries),
+        )
+    return kept
+
+
 def _on_device(store: FeatureStore) -> FeatureStore:
     """`store` in the memory of the GPU if there is one and it fits."""
     if not torch.cuda.is_available():
@@ -367,18 +400,26 @@ def _with_widths(config: Config, source: FeatureSource) -> Config:
     return replace(config, model=replace(config.model, **left_open))
 
 
+def _with_stretches(config: Config, queries: list[Annotation]) -> Config:
+    """`config` with the stretches that long videos are read in, where it leaves them open.
+
+    A stretch is as long as most videos of the training, and most moments fit into an overlap.
+    """
+    predict, clip_length = config.predict, config.data.clip_length
+    stretch, overlap = predict.stretch, predict.overlap
+    if stretch is None:
+        stretch = _most({a.vid: a.duration for a in queries}.values(), clip_length)
+    if overlap is None:
+        moments = [end - start for a in queries for start, end in a.windows or ()]
+        overlap = min(_most(moments, clip_length), stretch // 2)
+    return replace(config, predict=replace(predict, stretch=stretch, overlap=overlap))
+
+
+def _most(seconds: Iterable[float], clip_length: float) -> int:
+    """Clips that are enough for `MOST` of these lengths; 0 where there are none."""
+    seconds = list(seconds)
+    return math.ceil(np.quantile(seconds, MOST) / clip_length) if seconds else 0
+
+
 def _digest(identity: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _queries(splits: Splits) -> dict[int | str, str]:
-    """Every query by its id; one id may stand for one sentence only."""
-    queries: dict[int | str, str] = {}
-    for split in splits:
-        for annotation in splits[split]:
-            if queries.setdefault(annotation.qid, annotation.query) != annotation.query:
-                raise InputError(
-                    f"{split}: qid {annotation.qid} stands for another query in an earlier "
-                    "split; give every query an id of its own"
-                )
-    return queries

@@ -9,8 +9,9 @@ from pathlib import Path
 from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.features import INDEX, FeatureSource, FeatureStore
-from sdst.data.sources import NAMED, Splits, find_videos, open_files, packed_path
+from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
+from sdst.sources import NAMED, Splits, open_files, packed_path
 
 
 def coverage(config: Config, root: Path, splits: Splits) -> list[str]:
@@ -22,7 +23,7 @@ def coverage(config: Config, root: Path, splits: Splits) -> list[str]:
     if config.data.features != "encode":
         return _published(config, root, splits, annotations)
     folder, vids = root / "videos", {a.vid for a in annotations}
-    videos = find_videos(folder, vids) if folder.is_dir() else {}
+    videos = dataset_videos(folder, vids) if folder.is_dir() else {}
     stores = sorted(index.parent for index in root.glob(f"features/*/{INDEX}"))
     return [
         f"{folder}: {_found('videos', vids, videos)}",

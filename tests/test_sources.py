@@ -11,9 +11,9 @@ import pytest
 from sdst import train
 from sdst.config import load_config
 from sdst.data.batches import collate
-from sdst.data.sources import Data, open_data
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
+from sdst.sources import Data, open_data
 from tests.native import (
     WIDTHS,
     clips_of,
