@@ -8,18 +8,16 @@ by `benchmarks/bench_end_to_end.py`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.ablation import FIGURES, cell
-from sdst.config import load_config
+from benchmarks.runs import head, row, trained
+from sdst.errors import run
 from sdst.model import SDST, EncodedVideo, ModelConfig
 from sdst.model.layers import CrossAttention
 from sdst.model.video import dense_inputs
-from sdst.train import train
 
 
 class EveryToken(SDST):
@@ -63,33 +61,20 @@ class AttentionToAll(CrossAttention):
 MODELS = {"sparse selection": SDST, "every token": EveryToken}
 
 
-def train_model(model: type[SDST], output: Path, options: list[str]) -> dict:
-    """One run on the demo; done already, it is read and not repeated."""
-    file, config = output / "metrics.json", load_config("demo", options)
-    done = file.is_file()
-    metrics = json.loads(file.read_text()) if done else train(config, output, model_class=model)
-    if metrics["interrupted"]:
-        raise SystemExit(f"{output} was interrupted; remove it to train it again")
-    return metrics
-
-
 def main() -> None:
     """Train both models with all seeds and print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.every_token", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/every_token"))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    print(f"| demo, test split | {' | '.join(FIGURES)} | training s |")
-    print("|---" * (len(FIGURES) + 2) + "|")
+    print(head("demo, test split", "training s"))
     for name, model in MODELS.items():
         runs = []
         for seed in range(options.seeds):
             folder = options.output / f"{name.replace(' ', '-')}-seed{seed}"
-            runs.append(train_model(model, folder, ["--train.seed", str(seed)]))
-        cells = [cell([run["report"]["brief"][key] for run in runs]) for key in FIGURES.values()]
-        seconds = cell([run["seconds"]["training"] for run in runs])
-        print(f"| {name} | {' | '.join(cells)} | {seconds} |", flush=True)
+            runs.append(trained(folder, "demo", ["--train.seed", str(seed)], model))
+        print(row(name, runs), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

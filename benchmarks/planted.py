@@ -14,9 +14,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.ablation import FIGURES, cell, train
+from benchmarks.runs import head, row, trained
 from sdst.config import load_config
 from sdst.convert import convert
+from sdst.errors import run
 from sdst.sources import packed_path
 
 RECIPE = "qvhighlights_internvideo2"
@@ -100,17 +101,14 @@ def main() -> None:
     budget = Budget(**options)
     pack(budget)
     title = f"planted val, {budget.queries} queries, {budget.epochs} epochs, {seeds} seeds"
-    print(f"| {title} | {' | '.join(FIGURES)} | s per epoch |")
-    print("|---" * (len(FIGURES) + 2) + "|")
+    print(head(title, "s per epoch"))
     for index, (name, changes) in enumerate(VARIANTS.items()):
         runs = []
         for seed in range(seeds):
-            options = ["--config", RECIPE, *options_of(budget, seed), *changes]
-            runs.append(train(budget.output / f"{index}-seed{seed}", options))
-        cells = [cell([run["report"]["brief"][key] for run in runs]) for key in FIGURES.values()]
-        seconds = cell([run["seconds"]["training"] / budget.epochs for run in runs])
-        print(f"| {name} | {' | '.join(cells)} | {seconds} |", flush=True)
+            options = [*options_of(budget, seed), *changes]
+            runs.append(trained(budget.output / f"{index}-seed{seed}", RECIPE, options))
+        print(row(name, runs, budget.epochs), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,10 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import planted
-from benchmarks.ablation import FIGURES, cell, train
 from benchmarks.interleave import interleave
+from benchmarks.runs import FIGURES, cell, trained
 from benchmarks.steps import TrainingStep, forward_pass
 from sdst.config import load_config
+from sdst.errors import run
 from sdst.memory import peak_memory
 from sdst.plots import check_picture_name
 
@@ -57,31 +58,21 @@ CONTEXTS = ("none", "sparse")
 VARIANTS = [Variant("none", 1), *(Variant("sparse", first) for first in (1, 4, 8))]
 
 
-def demo_recipe(seed: int) -> list[str]:
-    """Options of a run on the demo."""
-    return ["--config", "demo", "--train.seed", str(seed)]
-
-
-def planted_recipe(budget: planted.Budget, seed: int) -> list[str]:
-    """Options of a run on planted QVHighlights."""
-    return ["--config", planted.RECIPE, *planted.options_of(budget, seed)]
-
-
 def train_all(
-    folder: Path, seeds: int, recipe: Callable[[int], list[str]], layers: int
+    folder: Path, seeds: int, recipe: str, options: Callable[[int], list[str]]
 ) -> dict[Variant, list[dict]]:
     """The reports of every variant with every seed; finished runs are read from `folder`.
 
     Args:
-        recipe: options of a run with the given seed.
-        layers: K of the recipe.
+        options: what a run with the given seed changes in the recipe.
     """
+    layers = load_config(recipe).model.layers
     reports: dict[Variant, list[dict]] = {variant: [] for variant in VARIANTS}
     for seed in range(seeds):
         for variant in VARIANTS:
             name = f"{variant.context}-{variant.first}-seed{seed}"
-            run = train(folder / name, [*recipe(seed), *variant.options(layers)])
-            reports[variant].append(run["report"]["brief"])
+            changes = [*options(seed), *variant.options(layers)]
+            reports[variant].append(trained(folder / name, recipe, changes)["report"]["brief"])
     return reports
 
 
@@ -187,16 +178,20 @@ def main() -> None:
     check_picture_name(options.plot)
 
     folder, seeds = options.output, options.seeds
-    reports = {"demo": train_all(folder / "demo", seeds, demo_recipe, layers=4)}
+    reports = {
+        "demo": train_all(folder / "demo", seeds, "demo", lambda s: ["--train.seed", str(s)])
+    }
     if options.annotations:
         budget = planted.Budget(options.annotations, folder / "planted", epochs=options.epochs)
         planted.pack(budget)
-        recipe = partial(planted_recipe, budget)
-        reports["planted QVHighlights"] = train_all(budget.output, seeds, recipe, layers=5)
+        options_of = partial(planted.options_of, budget)
+        reports["planted QVHighlights"] = train_all(
+            budget.output, seeds, planted.RECIPE, options_of
+        )
     costs = measure_costs(options.rounds)
     print(table(costs, reports, f"{options.seeds} seeds"))
     draw(costs, reports, options.plot)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.every_token import EveryToken, train_model
+from benchmarks.every_token import EveryToken
 from sdst import SDST
 from sdst.config import load_config
 from sdst.model import ModelConfig
@@ -56,14 +56,3 @@ def test_training_builds_the_model_it_is_given(tiny_options: list[str], tmp_path
     train(config, output, model_class=EveryToken)
     weights = load_file(output / "model" / "model.safetensors")
     assert "sparse_block.context_attention.key_value.weight" in weights
-
-
-def test_a_finished_run_is_read_and_not_repeated(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text('{"interrupted": false, "best_epoch": 7}')
-    assert train_model(EveryToken, tmp_path, [])["best_epoch"] == 7
-
-
-def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text('{"interrupted": true}')
-    with pytest.raises(SystemExit, match="interrupted"):
-        train_model(EveryToken, tmp_path, [])

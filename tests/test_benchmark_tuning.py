@@ -22,6 +22,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.batches import GroundingDataset, collate
 from sdst.data.video import ClipReader
 from sdst.data.video_files import dataset_videos
+from sdst.model.fused import fused_blocks
 
 SMALL = replace(SETUPS["demo"], clips=6, batch=2, queries=1)
 
@@ -129,3 +130,15 @@ def test_equal_time_is_that_of_side_tuning() -> None:
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"step": 1}')
     assert tuning.finished(tmp_path / "run.json", "no.such.module") == {"step": 1}
+
+
+def test_queries_are_answered_by_row_programs_as_users_have_them(monkeypatch) -> None:
+    found = []
+
+    def noted(model: torch.nn.Module) -> object:
+        found.append(fused_blocks(model))
+        return found[-1]
+
+    monkeypatch.setattr("sdst.model.tuner.fused_blocks", noted)
+    cost.answering(SMALL)
+    assert found and None not in found

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.ablation import FIGURES, cell
+from benchmarks.runs import FIGURES, cell
 from benchmarks.tuning.cost import QUERIES, SETUPS
 from benchmarks.tuning.figures import plot_accuracy, plot_speed
 from benchmarks.tuning.strategies import STRATEGIES

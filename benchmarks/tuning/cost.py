@@ -120,7 +120,6 @@ def train(setup: Setup, strategy: Strategy, batch: Batch, steps: int) -> dict[st
     }
 
 
-@torch.inference_mode()
 def answering(setup: Setup) -> dict[str, dict[str, float]]:
     """CPU seconds of one query on one video, by strategy.
 
@@ -137,9 +136,10 @@ def answering(setup: Setup) -> dict[str, dict[str, float]]:
         model = with_backbone(make_model(strategy, config), config).eval()
         features = features_batch(one, strategy)
         from_pictures[name] = partial(_answer, setup, model, pictures_batch(one))
-        from_features[name] = partial(_answer, setup, OnFeatures(model.head), features)
-    query = median_seconds(from_pictures, setup.queries)
-    head = median_seconds(from_features, 20 * setup.queries)
+        from_features[name] = partial(_answer, setup, OnFeatures(model.head).eval(), features)
+    with torch.inference_mode():
+        query = median_seconds(from_pictures, setup.queries)
+        head = median_seconds(from_features, 20 * setup.queries)
     shared = {
         name: next(other for other in frozen if frozen[other].head == strategy.head)
         for name, strategy in STRATEGIES.items()

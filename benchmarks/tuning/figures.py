@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from benchmarks.ablation import FIGURES
+from benchmarks.runs import FIGURES
 from benchmarks.tuning.cost import SETUPS
 from benchmarks.tuning.strategies import STRATEGIES
 from sdst.plots import HAIR, INK, MUTED, SERIES
