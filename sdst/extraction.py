@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -86,66 +87,41 @@ def extract_features(
     writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
     files, texts = video_origins(videos), query_origins(queries)
     report = report or Report(strict=True)
-    if writer.grows and not writer.lacks(files, texts):
-        store = FeatureStore(out)
-        report.add_faults(store, videos)
-        return store
-
-    def open_video(path: Path) -> ClipReader:
-        reader = ClipReader(path, clip_length, frames_per_clip)
-        if budget is not None:
-            reader.most_frames = min(
-                reader.most_frames, budget.frames(reader.info, frames_per_clip)
+    if not writer.grows or writer.lacks(files, texts):
+        threads = torch.get_num_threads()
+        ahead = threads + 1
+        budget = None
+        if memory is not None:
+            budget = MemoryBudget(
+                memory,
+                backbone,
+                text=bool(queries),
+                decoders=DECODERS + 1,
+                encoders=threads,
+                batches=ahead + DECODERS + 2,
             )
-        if backbone.device.type == "cpu":
-            reader.batch_frames = min(CPU_BATCH, CPU_BATCH_TOKENS // backbone.tokens_per_frame)
-        return reader
-
-    def encode(piece: Piece) -> Piece:
-        vid, reader, frames = piece
-        if frames is None:
-            return piece
-        return vid, reader, _clip_features(backbone, frames, frames_per_clip)
-
-    threads = torch.get_num_threads()
-    ahead = threads + 1
-    budget = None
-    if memory is not None:
-        budget = MemoryBudget(
-            memory,
-            backbone,
-            text=bool(queries),
-            decoders=DECODERS + 1,
-            encoders=threads,
-            batches=ahead + DECODERS + 2,
-        )
-    with (
-        writer,
-        encoder_threads(backbone.device) as encoders,
-        ThreadPoolExecutor(DECODERS) as decoders,
-        tqdm(total=len(videos), desc="encode", bar_format=BAR, disable=not progress) as bar,
-    ):
-        missing = lacking(texts, writer.query_origins)
-        groups = _groups([queries[qid] for qid in missing])
-        encoded = map_ahead(encoders, backbone.encode_text, groups, ahead)
-        for qid, text in zip(missing, chain.from_iterable(encoded), strict=True):
-            tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
-            writer.add_query(qid, tokens, embedding, texts[qid])
-        rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
-        finished = len(videos) - len(rest)
-        bar.update(finished)
-        decoded = _decode_ahead(decoders, rest, open_video)
-        encoded = map_ahead(encoders, encode, decoded, ahead)
-        clips = 0
-        for done, (vid, pieces) in enumerate(groupby(encoded, key=itemgetter(0)), finished):
-            for part, written in _write_video(writer, vid, files[vid], pieces, report):
-                clips += written
-                rate = clips * frames_per_clip / max(bar.format_dict["elapsed"], 1e-3)
-                bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
-                bar.update(done + part - bar.n)
-            bar.update(done + 1 - bar.n)
-        if videos and not writer.video_ids and not may_be_empty:
-            raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
+        clips = _Clips(backbone, clip_length, frames_per_clip, budget)
+        with (
+            writer,
+            encoder_threads(backbone.device) as encoders,
+            ThreadPoolExecutor(DECODERS) as decoders,
+            _Progress(len(videos), frames_per_clip, progress) as bar,
+        ):
+            encode = partial(map_ahead, encoders, ahead=ahead)
+            new = {qid: queries[qid] for qid in lacking(texts, writer.query_origins)}
+            encoded = encode(backbone.encode_text, _groups(list(new.values())))
+            for qid, text in zip(new, chain.from_iterable(encoded), strict=True):
+                tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
+                writer.add_query(qid, tokens, embedding, texts[qid])
+            rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
+            bar.begin(len(videos) - len(rest))
+            pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
+            for vid, of_video in groupby(pieces, key=itemgetter(0)):
+                for part, written in _write_video(writer, vid, files[vid], of_video, report):
+                    bar.advance(part, written)
+                bar.finish_video()
+            if videos and not writer.video_ids and not may_be_empty:
+                raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
     store = FeatureStore(out)
     report.add_faults(store, videos)
     return store
@@ -180,6 +156,78 @@ class Report:
         self.faults += [line for vid in videos for line in store.faults.get(vid, [])]
 
 
+class _Progress:
+    """A bar of videos, parts of one counted, and frames per second; a context manager."""
+
+    def __init__(self, videos: int, frames_per_clip: int, shown: bool) -> None:
+        self._bar = tqdm(total=videos, desc="encode", bar_format=BAR, disable=not shown)
+        self._frames_per_clip = frames_per_clip
+        self._done = self._clips = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def begin(self, done: int) -> None:
+        """So many videos are there from an earlier run."""
+        self._done = done
+        self._bar.update(done)
+
+    def advance(self, part: float, clips: int) -> None:
+        """This part of a video is done; of it `clips` just now."""
+        self._clips += clips
+        rate = self._clips * self._frames_per_clip / max(self._bar.format_dict["elapsed"], 1e-3)
+        self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
+        self._bar.update(self._done + part - self._bar.n)
+
+    def finish_video(self) -> None:
+        """A video is done, or left out."""
+        self._done += 1
+        self._bar.update(self._done - self._bar.n)
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """How videos become clips, and clips features.
+
+    Args:
+        budget: bounds the frames that are decoded at once.
+    """
+
+    backbone: Backbone
+    clip_length: float
+    frames_per_clip: int
+    budget: MemoryBudget | None
+
+    def open(self, path: Path) -> ClipReader:
+        """What reads the clips of a video."""
+        reader = ClipReader(path, self.clip_length, self.frames_per_clip)
+        if self.budget is not None:
+            most = self.budget.frames(reader.info, self.frames_per_clip)
+            reader.most_frames = min(reader.most_frames, most)
+        if self.backbone.device.type == "cpu":
+            tokens = self.backbone.tokens_per_frame
+            reader.batch_frames = min(CPU_BATCH, CPU_BATCH_TOKENS // tokens)
+        return reader
+
+    def encode(self, piece: Piece) -> Piece:
+        """The features of decoded frames: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16.
+
+        Those of a clip are the mean over its frames, or groups of frames.
+        """
+        vid, reader, frames = piece
+        if frames is None:
+            return piece
+        features = self.backbone.encode_frames(frames)
+        per_clip = self.frames_per_clip // self.backbone.frames_at_once
+        tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
+        embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
+        embedding = F.normalize(embedding, dim=-1)
+        return vid, reader, (tokens.half().cpu().numpy(), embedding.half().cpu().numpy())
+
+
 def _write_video(
     writer: FeatureWriter, vid: str, origin: int | None, pieces: Iterable[Piece], report: Report
 ) -> Iterator[tuple[float, int]]:
@@ -205,18 +253,6 @@ def _write_video(
 def _groups(texts: list[str]) -> Iterator[list[str]]:
     for first in range(0, len(texts), QUERIES_AT_ONCE):
         yield texts[first : first + QUERIES_AT_ONCE]
-
-
-def _clip_features(
-    backbone: Backbone, frames: np.ndarray, frames_per_clip: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of a clip's frames or groups: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
-    features = backbone.encode_frames(frames)
-    per_clip = frames_per_clip // backbone.frames_at_once
-    tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
-    embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
-    embedding = F.normalize(embedding, dim=-1)
-    return tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
 
 
 def _decode_ahead(
