@@ -28,6 +28,12 @@ class Entries(NamedTuple):
     weights: Tensor
 
 
+def check_strides(op: str, strides: Sequence[int]) -> None:
+    """Raise ValueError unless there are strides, all of at least 1."""
+    if not strides or min(strides) < 1:
+        raise ValueError(f"{op}: strides are {list(strides)}, expected one or more of at least 1")
+
+
 def steps(length: int, strides: Sequence[int]) -> list[int]:
     """Time steps of every level: ceil(L / stride)."""
     return [-(-length // stride) for stride in strides]

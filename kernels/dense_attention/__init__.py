@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.dense_attention import flash, native, sdpa, xformers
+from sdst.kernels.shapes import check_shapes
 
 OP = "dense_attention"
 
@@ -113,9 +114,13 @@ def dense_attention(
         [B, L, H, C], 0 beyond `lengths`.
 
     Raises:
-        ValueError: a window of less than 1, or a negative number of global clips.
+        ValueError: shapes that do not belong together, a window of less than 1, or a negative
+            number of global clips.
         ImplementationError: the implementation asked for does not fit the call.
     """
+    check_shapes(
+        "dense_attention", q=("BLHC", q), k=("BLHC", k), v=("BLHC", v), lengths=("B", lengths)
+    )
     if (window is not None and window < 1) or global_clips < 0:
         raise ValueError(
             "dense_attention: expected window >= 1 and global_clips >= 0, "
@@ -147,8 +152,12 @@ def cross_attention(
         [B, M, H, C], 0 where there is nothing to attend to.
 
     Raises:
+        ValueError: shapes that do not belong together.
         ImplementationError: the implementation asked for does not fit the call.
     """
+    check_shapes(
+        "cross_attention", q=("BMHC", q), k=("BLHC", k), v=("BLHC", v), lengths=("B", lengths)
+    )
     call = (q, k, v, lengths, None, 0.0, None, 0)
     return _SERVE[dispatch.choose(OP, implementation, *call)](*call)
 

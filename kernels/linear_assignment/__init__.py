@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.linear_assignment import cuda, native, reference
+from sdst.kernels.shapes import check_shapes
 
 dispatch.register(
     "linear_assignment",
@@ -46,9 +47,10 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
         order, and of equally near rows the lower is taken.
 
     Raises:
-        ValueError: M < G, or a valid cost is not finite (the CUDA kernel, which must not wait for
-            the host to say so, gives -1 for such a problem).
+        ValueError: shapes that do not belong together, M < G, or a valid cost is not finite (the
+            CUDA kernel, which must not wait for the host to say so, gives -1 for such a problem).
     """
+    check_shapes("linear_assignment", cost=("BMG", cost), sizes=("B", sizes))
     if cost.shape[1] < cost.shape[2]:
         raise ValueError(
             f"linear_assignment: {cost.shape[2]} columns need at least as many rows, "

@@ -8,6 +8,7 @@ from torch import Tensor
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.pool_tokens import native, reference
 from sdst.kernels.quantization import check_scales
+from sdst.kernels.shapes import check_shapes
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -94,11 +95,9 @@ def pool_tokens(
     Raises:
         ValueError: shapes that do not belong together, or kept < 1.
     """
-    if u.shape != (tokens.shape[0], tokens.shape[3]) or kept < 1:
-        raise ValueError(
-            f"pool_tokens: expected u [B, D] of tokens [B, L, P, D] and kept >= 1, found u "
-            f"{list(u.shape)}, tokens {list(tokens.shape)}, kept {kept}"
-        )
+    check_shapes("pool_tokens", tokens=("BLPD", tokens), u=("BD", u), lengths=("B", lengths))
+    if kept < 1:
+        raise ValueError(f"pool_tokens: kept is {kept}, expected at least 1")
     check_scales("pool_tokens", tokens, scales)
     chosen = dispatch.choose("pool_tokens", implementation, tokens, u)
     if chosen == "reference":

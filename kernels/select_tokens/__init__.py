@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch, gpu
+from sdst.kernels import dispatch, gpu, pyramid
 from sdst.kernels.quantization import check_scales
 from sdst.kernels.select_tokens import native, reference
+from sdst.kernels.shapes import check_shapes
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -103,7 +104,17 @@ def select_tokens(
         indices [B, k] int64, flat into the levels in the order of `strides`
         (offset_r + t * P + p); scores [B, k] fp32, best first, differentiable with respect to u;
         valid [B, k] bool. Where there are fewer than k tokens: index 0, score 0, valid False.
+
+    Raises:
+        ValueError: shapes that do not belong together, k < 0, segments < 1, or strides that are
+            none or not all at least 1.
     """
+    check_shapes("select_tokens", tokens=("BLPD", tokens), u=("BD", u), lengths=("B", lengths))
+    if k < 0 or segments < 1:
+        raise ValueError(
+            f"select_tokens: expected k >= 0 and segments >= 1, found {k} and {segments}"
+        )
+    pyramid.check_strides("select_tokens", strides)
     check_scales("select_tokens", tokens, scales)
     if dispatch.choose("select_tokens", implementation, tokens, u, k, lengths) == "reference":
         return reference.select_tokens(tokens, u, k, lengths, strides, segments, scales)

@@ -222,6 +222,38 @@ def test_the_libraries_say_what_they_lack_for_a_window(qkv) -> None:
     assert "several lengths" in unsupported_reasons("dense_attention", "xformers", *call)[-2]
 
 
+@pytest.mark.parametrize("attention", [dense_attention, cross_attention])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("q", (3, 6, 16)),
+        ("k", (3, 6, 1, 8)),
+        ("k", (1, 6, 2, 8)),
+        ("k", (3, 6, 2, 4)),
+        ("v", (3, 6, 1, 8)),
+        ("v", (3, 5, 2, 8)),
+        ("v", (3, 6, 2, 4)),
+        ("lengths", (2,)),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_named(
+    qkv, attention, name: str, shape: tuple[int, ...], implementation: str
+) -> None:
+    lengths = torch.tensor([6, 4, 1])
+    call = dict(zip(("q", "k", "v", "lengths"), (*qkv, lengths), strict=True))
+    call[name] = torch.zeros(shape, dtype=call[name].dtype)
+    told = rf"^{attention.__name__}: {name} is \[{', '.join(map(str, shape))}\], expected \["
+    with pytest.raises(ValueError, match=told):
+        attention(**call, implementation=implementation)
+
+
+def test_only_another_sequence_may_have_another_length(qkv) -> None:
+    q, k, v = qkv
+    with pytest.raises(ValueError, match=r"k is \[3, 5, 2, 8\], expected \[3, 6, 2, 8\]"):
+        dense_attention(q, k[:, 1:], v[:, 1:])
+    assert cross_attention(q, k[:, 1:], v[:, 1:]).shape == q.shape
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [None, 2])

@@ -94,6 +94,23 @@ def test_more_columns_than_rows_is_an_error(implementation: str) -> None:
         linear_assignment(torch.zeros(1, 2, 3), torch.tensor([3]), implementation=implementation)
 
 
+@pytest.mark.parametrize(
+    ("cost", "sizes", "told"),
+    [
+        ((3, 4), (3,), r"cost is \[3, 4\], expected \[B, M, G\]"),
+        ((3, 4, 2), (2,), r"sizes is \[2\], expected \[3\]"),
+        ((3, 4, 2), (), r"sizes is \[\], expected \[3\]"),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_named(
+    implementation: str, cost: tuple[int, ...], sizes: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^linear_assignment: {told}"):
+        linear_assignment(
+            torch.zeros(cost), torch.ones(sizes, dtype=int), implementation=implementation
+        )
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 2), (3, 4, 0), (3, 0, 0)])
 def test_an_empty_batch_gives_an_empty_answer(
     implementation: str, shape: tuple[int, int, int]

@@ -117,8 +117,13 @@ def test_the_op_is_well_registered() -> None:
 
 
 def test_shapes_that_do_not_belong_together_are_refused() -> None:
-    tokens, u, _ = make_inputs()
-    with pytest.raises(ValueError, match="expected u"):
-        pool_tokens(tokens, u[:, :-1], 3)
-    with pytest.raises(ValueError, match="kept 0"):
+    tokens, u, lengths = make_inputs()
+    with pytest.raises(ValueError, match=r"tokens is \[3, 7, 5\], expected \[B, L, P, D\]"):
+        pool_tokens(tokens[..., 0], u, 3)
+    for other in (u[:, :-1], u[:1]):
+        with pytest.raises(ValueError, match=r"u is .*, expected \[3, 19\]"):
+            pool_tokens(tokens, other, 3)
+    with pytest.raises(ValueError, match=r"lengths is \[2\], expected \[3\]"):
+        pool_tokens(tokens, u, 3, lengths[:2])
+    with pytest.raises(ValueError, match="kept is 0"):
         pool_tokens(tokens, u, 0)

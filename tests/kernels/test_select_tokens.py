@@ -147,6 +147,28 @@ def test_int8_without_scales_is_refused() -> None:
         select_tokens(tokens.to(torch.int8), u, 3, scales=torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tokens": torch.zeros(3, 11, 6)}, r"tokens is \[3, 11, 6\], expected \[B, L, P, D\]"),
+        (
+            {"u": torch.zeros(1, 6)},
+            r"expected \[3, 6\] beside tokens \[3, 11, 3, 6\]",
+        ),
+        ({"u": torch.zeros(3, 5)}, r"u is \[3, 5\], expected \[3, 6\]"),
+        ({"lengths": torch.tensor([11, 6])}, r"lengths is \[2\], expected \[3\]"),
+        ({"k": -1}, "found -1 and 4"),
+        ({"segments": 0}, "found 7 and 0"),
+        ({"strides": (1, 0)}, r"strides are \[1, 0\]"),
+        ({"strides": ()}, r"strides are \[\]"),
+    ],
+)
+def test_what_does_not_belong_together_is_named(change: dict, told: str) -> None:
+    tokens, u = make_inputs()
+    with pytest.raises(ValueError, match=f"^select_tokens: .*{told}"):
+        select_tokens(**{"tokens": tokens, "u": u, "k": 7} | change)
+
+
 @native_only
 def test_samples_may_lie_anywhere_or_be_one_that_all_share() -> None:
     tokens, _ = make_inputs()
