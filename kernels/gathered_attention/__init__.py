@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdst.kernels import dispatch, gpu
+from sdst.kernels import dispatch, gpu, pyramid
 from sdst.kernels.gathered_attention import native, reference
 from sdst.kernels.quantization import check_scales
+from sdst.kernels.shapes import check_shapes
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -117,9 +118,11 @@ def gathered_attention(
         Differentiable with respect to query and bias, deterministically.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes that do not belong together, number types that are not those above, or
+            strides that are none or not all at least 1.
     """
     _check(query, tokens, indices, bias, valid, lengths)
+    pyramid.check_strides("gathered_attention", strides)
     check_scales("gathered_attention", tokens, scales)
     chosen = dispatch.choose(
         "gathered_attention", implementation, query, tokens, indices, bias, valid
@@ -173,19 +176,17 @@ def _check(
     valid: Tensor,
     lengths: Tensor | None,
 ) -> None:
-    batch, kept = query.shape[0], indices.shape[-1]
-    expected = {
-        "query": (query, (batch, *query.shape[1:3], tokens.shape[-1])),
-        "tokens": (tokens, (batch, *tokens.shape[1:])),
-        **{
-            name: (tensor, (batch, kept))
-            for name, tensor in (("indices", indices), ("bias", bias), ("valid", valid))
-        },
-        "lengths": (lengths, (batch,)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(
-                f"gathered_attention: {name} is {list(tensor.shape)}, expected {list(shape)} "
-                f"beside query {list(query.shape)} and tokens {list(tokens.shape)}"
-            )
+    check_shapes(
+        "gathered_attention",
+        query=("BMHD", query),
+        tokens=("BLPD", tokens),
+        indices=("Bk", indices),
+        bias=("Bk", bias),
+        valid=("Bk", valid),
+        lengths=("B", lengths),
+    )
+    if indices.dtype != torch.int64 or valid.dtype != torch.bool:
+        raise ValueError(
+            f"gathered_attention: expected int64 indices and bool valid, found {indices.dtype} "
+            f"and {valid.dtype}"
+        )

@@ -236,5 +236,20 @@ def test_shapes_that_do_not_belong_together_are_named() -> None:
     x = make_inputs()
     with pytest.raises(ValueError, match=r"bias is \[2, 5\], expected \[2, 6\]"):
         gathered_attention(**{**x, "bias": x["bias"][:, :5]}, strides=STRIDES, scale=0.4)
+    with pytest.raises(ValueError, match=r"query is \[2, 3, 2\], expected \[B, M, H, D\]"):
+        gathered_attention(**{**x, "query": x["query"][..., 0]}, strides=STRIDES, scale=0.4)
     with pytest.raises(ValueError, match="int8 tokens, and only these, have scales"):
         gathered_attention(**{**x, "tokens": x["tokens"].to(torch.int8)}, strides=STRIDES, scale=1)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("indices", torch.int32), ("valid", torch.uint8)])
+def test_what_is_read_as_it_lies_must_be_of_its_type(name: str, dtype: torch.dtype) -> None:
+    x = make_inputs()
+    with pytest.raises(ValueError, match=f"int64 indices and bool valid, found .*{dtype}"):
+        gathered_attention(**{**x, name: x[name].to(dtype)}, strides=STRIDES, scale=0.4)
+
+
+@pytest.mark.parametrize("strides", [(), (1, 0)])
+def test_strides_that_make_no_sense_are_named(strides: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^gathered_attention: strides are .*, expected one"):
+        gathered_attention(**make_inputs(), strides=strides, scale=0.4)
