@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.deformable_attention import native, reference
+from sdst.kernels.shapes import check_shapes
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -118,8 +119,15 @@ def deformable_attention(
     Raises:
         ValueError: shapes that do not belong together.
     """
+    check_shapes(
+        "deformable_attention",
+        value=("BLHC", value),
+        offsets=("BMHS", offsets),
+        logits=("BMHS", logits),
+        references=("BM2", references),
+        lengths=("B", lengths),
+    )
     inputs = (value, references, offsets, logits, lengths)
-    _check(*inputs)
     chosen = dispatch.choose("deformable_attention", implementation, *inputs)
     if chosen == "reference":
         return reference.deformable_attention(*inputs)
@@ -152,28 +160,3 @@ def bytes(
     rows = touched + queries + backward * length
     scalars = 2 * queries * (samples * heads + 1) * (1 + backward)
     return batch * element * (rows * heads * channels + scalars)
-
-
-def _check(
-    value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor, lengths: Tensor | None
-) -> None:
-    batch, _, heads, _ = value.shape
-    if offsets.dim() != 4 or (offsets.shape[0], offsets.shape[2]) != (batch, heads):
-        raise ValueError(
-            f"deformable_attention: offsets must be [B, M, H, S] with B={batch} and H={heads} of "
-            f"value {list(value.shape)}, found {list(offsets.shape)}"
-        )
-    if logits.shape != offsets.shape:
-        raise ValueError(
-            f"deformable_attention: logits {list(logits.shape)} must have the shape of offsets "
-            f"{list(offsets.shape)}"
-        )
-    if references.shape != (*offsets.shape[:2], 2):
-        raise ValueError(
-            f"deformable_attention: references must be {[*offsets.shape[:2], 2]}, found "
-            f"{list(references.shape)}"
-        )
-    if lengths is not None and lengths.shape != (batch,):
-        raise ValueError(
-            f"deformable_attention: lengths must be [{batch}], found {list(lengths.shape)}"
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
+from sdst.kernels.shapes import check_shapes
 from sdst.kernels.temporal_nms import cuda, native, reference
 from sdst.kernels.temporal_nms.reference import METHODS
 
@@ -103,15 +104,7 @@ def _check(
     threshold: float,
     sigma: float,
 ) -> None:
-    if scores.dim() != 2 or spans.shape != (*scores.shape, 2):
-        raise ValueError(
-            f"temporal_nms: expected spans [B, N, 2] and scores [B, N], "
-            f"found {list(spans.shape)} and {list(scores.shape)}"
-        )
-    if counts is not None and counts.shape != scores.shape[:1]:
-        raise ValueError(
-            f"temporal_nms: counts must be [{scores.shape[0]}], found {list(counts.shape)}"
-        )
+    check_shapes("temporal_nms", scores=("BN", scores), spans=("BN2", spans), counts=("B", counts))
     if method not in METHODS:
         raise ValueError(f"temporal_nms: method is {method!r}, expected one of {METHODS}")
     if not (threshold >= 0 and sigma > 0):

@@ -208,8 +208,8 @@ def test_native_says_why_it_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spans": torch.zeros(2, 3)}, "expected spans"),
-        ({"counts": torch.zeros(3)}, "counts must be"),
+        ({"spans": torch.zeros(2, 3)}, r"spans is \[2, 3\], expected \[2, 3, 2\]"),
+        ({"counts": torch.zeros(3)}, r"counts is \[3\], expected \[2\]"),
         ({"method": "soft"}, "method is 'soft'"),
         ({"threshold": -0.1}, "threshold >= 0"),
         ({"sigma": 0.0}, "sigma > 0"),
