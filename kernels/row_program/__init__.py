@@ -14,7 +14,6 @@ For inference: no gradient passes through.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
@@ -75,7 +74,8 @@ class RowProgram:
 
         for rows in outputs.values():
             visit(rows)
-        self._expected = {k: v for rows in self.order for k, v in rows.tensors().items()}
+        expected = (item for rows in self.order for item in rows.tensors().items())
+        self._expected = list(dict.fromkeys(expected))  # of a tensor by all that read it
         self._attended = [(x.keys, x.values) for x in self.order if isinstance(x, Attend)]
         self._compiled: native.Compiled | None = None
 
@@ -106,7 +106,7 @@ class RowProgram:
             ValueError: a tensor is missing or has another shape than the program reads.
             ImplementationError: the implementation asked for does not fit the call.
         """
-        for name, expected in self._expected.items():
+        for name, expected in self._expected:
             if name not in tensors:
                 raise ValueError(f"row_program: no tensor {name!r} among {sorted(tensors)}")
             if not expected.fits(tensors[name], batch, rows):
@@ -120,8 +120,12 @@ class RowProgram:
                     f"row_program: {keys} {list(tensors[keys].shape)} and {values} "
                     f"{list(tensors[values].shape)}, expected as many of both"
                 )
-        floating = [x for x in tensors.values() if x.dtype != torch.int64]
-        if dispatch.choose(OP, implementation, *floating) == "reference":
+        if row_lengths is not None and row_lengths.shape != (batch,):
+            raise ValueError(
+                f"row_program: row_lengths is {list(row_lengths.shape)}, expected [{batch}]"
+            )
+        lengths = () if row_lengths is None else (row_lengths,)
+        if dispatch.choose(OP, implementation, *tensors.values(), *lengths) == "reference":
             return reference.run(self, batch, rows, row_lengths, tensors)
         if self._compiled is None:
             self._compiled = native.Compiled(self.order, self.outputs)

@@ -21,6 +21,7 @@ class Expected:
         shape = tensor.shape
         return (
             len(shape) == 3
+            and tensor.is_floating_point()
             and (shape[0], shape[2]) == (batch, self.width)
             and (shape[1] == rows or not self.per_row)
         )
@@ -156,23 +157,34 @@ def around(tensor: str, width: int) -> Rows:
 def code(tensor: str, numbers: int, frequencies: Tensor) -> Rows:
     """Sines, then cosines, of each number of a row of a tensor [B, rows, numbers] times each of
     the frequencies [n], [2 n numbers]."""
+    if frequencies.dim() != 1:
+        raise ValueError(f"row_program: frequencies {list(frequencies.shape)}, expected [n]")
     return Code(2 * len(frequencies) * numbers, tensor, frequencies)
 
 
 def linear(x: Rows, weight: Tensor, bias: Tensor, relu: bool = False) -> Rows:
     """x W^T + b, and max(0, .) of it if `relu`; weight [out, in], bias [out]."""
-    if weight.shape[1] != x.width:
-        raise ValueError(f"row_program: weight {list(weight.shape)} on rows of {x.width}")
+    if weight.shape[1:] != (x.width,) or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"row_program: weight {list(weight.shape)} and bias {list(bias.shape)}, "
+            f"expected [out, {x.width}] and [out]"
+        )
     return Linear(len(weight), x, weight.detach(), bias.detach(), relu)
 
 
 def norm(x: Rows, weight: Tensor, bias: Tensor) -> Rows:
     """Layer norm with an epsilon of 1e-5, then times weight plus bias, [width] both."""
+    if not weight.shape == bias.shape == (x.width,):
+        raise ValueError(
+            f"row_program: weight {list(weight.shape)} and bias {list(bias.shape)}, "
+            f"expected [{x.width}] and [{x.width}]"
+        )
     return Norm(x.width, x, weight.detach(), bias.detach())
 
 
 def attend(query: Rows, keys: str, values: str, lengths: str | None, heads: int) -> Rows:
     """Multi-head attention to tensors [B, N, width], of which `lengths` [B] are valid (or all)."""
+    _check_heads(query.width, heads)
     return Attend(query.width, query, keys, values, lengths, heads)
 
 
@@ -188,4 +200,18 @@ def sample(
     offsets: Rows, logits: Rows, references: str, values: str, lengths: str, heads: int, width: int
 ) -> Rows:
     """`deformable_attention` to values [B, N, width] around references [B, rows, 2]."""
+    if offsets.width != logits.width:
+        raise ValueError(
+            f"row_program: offsets of {offsets.width} and logits of {logits.width} numbers, "
+            "expected as many of both"
+        )
+    _check_heads(width, heads)
+    _check_heads(offsets.width, heads)
     return Sample(width, offsets, logits, references, values, lengths, heads)
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f"row_program: rows of {width} numbers in {heads} heads, expected as many in each"
+        )

@@ -25,7 +25,8 @@ PANEL = 16  # columns of a product that are computed together; what is narrower 
 def unsupported_reasons(*tensors: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve these tensors; empty if it can."""
     for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+        fits = tensor.dtype == torch.float32 or not tensor.is_floating_point()  # or lengths
+        if not fits or tensor.device.type != "cpu":
             return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
     missing = library.missing_reason("cpu")
     return [] if missing is None else [missing]
@@ -112,7 +113,7 @@ class Compiled:
 
     def _keep(self, weight: Tensor) -> int:
         """Where a copy of `weight` lies, as long as this program does."""
-        self._weights.append(weight.float().contiguous().clone())
+        self._weights.append(weight.to("cpu", torch.float32).contiguous().clone())
         return self._weights[-1].data_ptr()
 
     def _pad(self, bias: Tensor) -> int:

@@ -205,10 +205,30 @@ def test_flops_are_those_of_the_products() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"weight \[3, 5\] on rows of 4"):
-        linear(read("x", 4), torch.zeros(3, 5), torch.zeros(3))
+    x = read("x", 4)
+    for weight, bias in (((3, 5), (3,)), ((3, 4), (2,)), ((4,), ())):
+        with pytest.raises(ValueError, match=r"weight \[.*expected \[out, 4\] and \[out\]"):
+            linear(x, torch.zeros(weight), torch.zeros(bias))
+    for weight, bias in ((3, 4), (4, 3)):
+        with pytest.raises(ValueError, match=r"weight \[.*expected \[4\] and \[4\]"):
+            norm(x, torch.zeros(weight), torch.zeros(bias))
     with pytest.raises(ValueError, match="4 and 5 numbers"):
-        read("x", 4) + read("y", 5)
+        x + read("y", 5)
+    with pytest.raises(ValueError, match=r"frequencies \[2, 3\], expected \[n\]"):
+        code("x", 4, torch.zeros(2, 3))
+
+
+def test_heads_that_do_not_divide_the_rows_are_refused() -> None:
+    x, y = read("x", 12), read("y", 6)
+    for heads in (0, 5):
+        with pytest.raises(ValueError, match=f"rows of 12 numbers in {heads} heads"):
+            attend(x, "k", "v", None, heads)
+    with pytest.raises(ValueError, match="rows of 6 numbers in 4 heads"):
+        sample(y, y, "references", "source", "clips", 4, 16)
+    with pytest.raises(ValueError, match="rows of 16 numbers in 3 heads"):
+        sample(y, y, "references", "source", "clips", 3, 16)
+    with pytest.raises(ValueError, match="offsets of 6 and logits of 12 numbers"):
+        sample(y, x, "references", "source", "clips", 3, 15)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +237,27 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         ({}, "no tensor 'x'"),
         ({"x": torch.zeros(2, 3, 5)}, r"x is \[2, 3, 5\] of torch.float32, expected \[2, 3, 4\]"),
         ({"x": torch.zeros(2, 2, 4)}, r"x is \[2, 2, 4\] of torch.float32, expected \[2, 3, 4\]"),
+        ({"x": torch.zeros(2, 3, 4, dtype=int)}, r"x is \[2, 3, 4\] of torch.int64, expected"),
+        (
+            {"x": torch.zeros(2, 3, 4), "row_lengths": torch.tensor([3])},
+            r"row_lengths is \[1\], expected \[2\]",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(tensors: dict[str, Tensor], told: str) -> None:
     program = RowProgram(x=read("x", 4) + read("x", 4))
     with pytest.raises(ValueError, match=told):
         program.run(2, 3, **tensors)
+
+
+def test_a_tensor_must_fit_all_that_read_it() -> None:
+    attended = attend(read("q", 4), "x", "x", None, 2)
+    program = RowProgram(wide=read("x", 8), attended=attended)
+    with pytest.raises(ValueError, match=r"x is .*, expected \[2, 3, 8\]"):
+        program.run(2, 3, q=torch.zeros(2, 3, 4), x=torch.zeros(2, 3, 4))
+    program = RowProgram(x=read("x", 4), attended=attended)
+    with pytest.raises(ValueError, match=r"x is .*, expected \[2, 3, 4\]"):
+        program.run(2, 3, q=torch.zeros(2, 3, 4), x=torch.zeros(2, 5, 4))
 
 
 def test_keys_without_values_are_refused() -> None:
@@ -237,6 +272,17 @@ def test_what_native_cannot_serve_is_told() -> None:
     program = RowProgram(x=read("x", 4))
     with pytest.raises(ImplementationError, match=r"float16 on cpu, only fp32 on cpu"):
         program.run(1, 1, implementation="native", x=torch.zeros(1, 1, 4, dtype=torch.float16))
+    lengths = torch.empty(1, dtype=int, device="meta")
+    with pytest.raises(ImplementationError, match="int64 on meta, only fp32 on cpu"):
+        program.run(1, 1, lengths, implementation="native", x=torch.zeros(1, 1, 4))
+
+
+@needs_native
+def test_weights_without_numbers_are_an_error() -> None:
+    weight, bias = (x.to("meta") for x in weights(4, 4))
+    program = RowProgram(y=linear(read("x", 4), weight, bias))
+    with pytest.raises(NotImplementedError, match="no data"):
+        program.run(1, 1, implementation="native", x=torch.zeros(1, 1, 4))
 
 
 def test_an_unknown_expression_is_refused() -> None:
