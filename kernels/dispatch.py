@@ -15,7 +15,7 @@ from contextlib import contextmanager
 Reasons = Callable[..., list[str]]
 
 _implementations: dict[str, dict[str, Reasons]] = {}
-_wanted = os.environ.get("SDST_IMPLEMENTATION", "auto")
+_wanted = os.environ.get("SDST_IMPLEMENTATION") or "auto"
 
 
 class ImplementationError(RuntimeError):
@@ -60,10 +60,28 @@ def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str
     return _implementations[op][implementation](*args)
 
 
+def wish(op: str) -> str:
+    """What is wished for all ops, "auto" where `op` has no such implementation.
+
+    Raises:
+        ImplementationError: no op has one.
+    """
+    if _wanted in _implementations[op]:
+        return _wanted
+    _check_known(_wanted)
+    return "auto"
+
+
+def _check_known(name: str) -> None:
+    if name != "auto" and not any(name in offered for offered in _implementations.values()):
+        known = sorted({"auto"}.union(*_implementations.values()))
+        raise ImplementationError(f"no op has an implementation {name!r}: {known}")
+
+
 def would_take(op: str, implementation: str, *args: object) -> bool:
     """Whether `implementation` is not wished away and can serve a call of `op`."""
-    wanted = _wanted if _wanted in _implementations[op] else implementation
-    return wanted == implementation and not unsupported_reasons(op, implementation, *args)
+    wished = wish(op) in ("auto", implementation)
+    return wished and not unsupported_reasons(op, implementation, *args)
 
 
 def choose(op: str, implementation: str, *args: object) -> str:
@@ -73,11 +91,10 @@ def choose(op: str, implementation: str, *args: object) -> str:
     implementation, and binds every op that has.
 
     Raises:
-        ImplementationError: the one asked for does not fit; all reasons are listed.
+        ImplementationError: the one asked for does not fit, all reasons being listed, or no op has
+            the one wished for.
     """
-    wanted = implementation
-    if wanted == "auto" and _wanted in _implementations[op]:
-        wanted = _wanted
+    wanted = wish(op) if implementation == "auto" else implementation
     if wanted == "auto":
         for name, reasons in _implementations[op].items():
             if not reasons(*args):
@@ -93,9 +110,7 @@ def choose(op: str, implementation: str, *args: object) -> str:
 def use_implementation(name: str) -> Iterator[None]:
     """Ask every op that has it for implementation `name` ("auto" lifts the wish); process-wide."""
     global _wanted
-    known = {"auto"}.union(*_implementations.values())
-    if name not in known:
-        raise ImplementationError(f"no op has an implementation {name!r}: {sorted(known)}")
+    _check_known(name)
     before, _wanted = _wanted, name
     try:
         yield
