@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -12,7 +13,7 @@ import torch
 import sdst
 from sdst.config import load_config, packaged_configs
 from sdst.errors import InputError, run
-from sdst.kernels import dispatch, library
+from sdst.kernels import ImplementationError, dispatch, library
 from sdst.model import SDST, parameter_count
 
 _PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
@@ -30,11 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config is not None:
         show_parameters(config)
         return
+    try:
+        choices = {op: op_choice(op) for op in dispatch.ops()}
+    except ImplementationError as error:
+        raise InputError(f"SDST_IMPLEMENTATION: {error}") from error
     show("versions", {"sdst": sdst.__version__, "python": platform.python_version(), **packages()})
     show("devices", devices())
     show("native libraries", libraries())
-    for op in dispatch.ops():
-        show(op, op_choice(op))
+    for op, rows in choices.items():
+        show(op, rows)
 
 
 def show(title: str, rows: dict[str, str]) -> None:
@@ -77,13 +82,24 @@ def libraries() -> dict[str, str]:
 
 
 def op_choice(op: str) -> dict[str, str]:
-    """For a typical call on the best device here: what serves it, and why the others do not."""
-    call = typical_call(op)
-    chosen = dispatch.choose(op, "auto", *call)
+    """For a typical call on the best device here: what serves it, and why the others do not.
+
+    Raises:
+        ImplementationError: no op has the implementation that all are asked for.
+    """
+    call, wish = typical_call(op), dispatch.wish(op)
+    chosen = None
+    with suppress(ImplementationError):  # what is asked for does not fit, which its row explains
+        chosen = dispatch.choose(op, "auto", *call)
     rows = {}
     for name in dispatch.implementations(op):
-        reasons = dispatch.unsupported_reasons(op, name, *call)
-        rows[name] = "taken" if name == chosen else "; ".join(reasons) or "fits, not preferred"
+        reasons = "; ".join(dispatch.unsupported_reasons(op, name, *call))
+        if name == chosen:
+            rows[name] = "taken"
+        elif name == wish:
+            rows[name] = f"asked for, does not fit: {reasons}"
+        else:
+            rows[name] = reasons or f"fits, not {'preferred' if wish == 'auto' else 'asked for'}"
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 
 from sdst.errors import InputError
 from sdst.info import main
-from sdst.kernels import dispatch, library
+from sdst.kernels import dispatch, library, use_implementation
 
 
 def test_every_op_names_the_implementation_taken_and_why_the_others_are_not(capsys) -> None:
@@ -21,6 +22,21 @@ def test_every_op_names_the_implementation_taken_and_why_the_others_are_not(caps
         assert "taken" in section
     if not torch.cuda.is_available():
         assert "expected a CUDA device" in shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton serves here")
+def test_a_wish_that_does_not_fit_is_explained(capsys) -> None:
+    with use_implementation("triton"):
+        main([])
+    rows = capsys.readouterr().out.split("\nselect_tokens\n")[1].splitlines()
+    assert "asked for, does not fit: tokens is on cpu, expected a CUDA device" in rows[0]
+    assert rows[2].split(maxsplit=1) == ["reference", "fits, not asked for"]
+
+
+def test_a_wish_that_no_op_knows_is_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "_wanted", "refrence")
+    with pytest.raises(InputError, match=r"^SDST_IMPLEMENTATION: no op has an .*'refrence'"):
+        main([])
 
 
 def test_a_missing_library_is_explained(capsys, tmp_path, monkeypatch) -> None:
@@ -53,7 +69,10 @@ def test_an_unknown_config_is_one_line() -> None:
         main(["--config", "nothing"])
 
 
-def test_the_command_runs_from_anywhere(tmp_path) -> None:
+@pytest.mark.parametrize(("wish", "code"), [("", 0), ("triton", 0), ("refrence", 2)])
+def test_the_command_runs_from_anywhere(tmp_path, wish: str, code: int) -> None:
     command = [sys.executable, "-m", "sdst.info"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"SDST_IMPLEMENTATION": wish}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
