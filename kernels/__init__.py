@@ -2,9 +2,11 @@
 
     from sdst.kernels import deformable_attention, use_implementation
 
-One folder per op; `reference.py` in it is the truth, everything else is fast.
+One folder per op; `reference.py` in it is the truth, everything else is fast. Each op is a function
+but `row_program`, a module with all that a program is written in.
 """
 
+from sdst.kernels import row_program
 from sdst.kernels.deformable_attention import deformable_attention
 from sdst.kernels.dense_attention import cross_attention, dense_attention
 from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
@@ -27,6 +29,7 @@ __all__ = [
     "linear_assignment",
     "pool_tokens",
     "quantize",
+    "row_program",
     "select_tokens",
     "temporal_nms",
     "unsupported_reasons",

@@ -5,6 +5,8 @@ once. As operations of their own they cost more than the products when a batch i
 are written down as an expression over the rows of a batch, compiled once, and run tile by tile:
 what lies between two layers never leaves the caches.
 
+    from sdst.kernels.row_program import RowProgram, linear, norm, read
+
     x = read("x", 256)
     program = RowProgram(y=norm(x + linear(x, weight, bias), gain, shift))
     [y] = program.run(batch, rows, x=tensor)  # [batch, rows, 256]

@@ -1,0 +1,40 @@
+"""The README's table of kernels holds what `sdst.kernels` offers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from sdst import kernels
+from sdst.kernels import dispatch
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def ops_of_the_readme() -> set[str]:
+    """What the first column of the table under "Kernels" names."""
+    section = README.read_text().split("\n## Kernels\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_op_of_the_readme_can_be_imported() -> None:
+    named = ops_of_the_readme()
+    assert named
+    assert named <= set(kernels.__all__)
+    assert all(hasattr(kernels, name) for name in kernels.__all__)
+
+
+def test_every_op_is_in_the_readme() -> None:
+    assert set(dispatch.ops()) <= ops_of_the_readme()
+
+
+def test_a_row_program_is_written_with_what_is_exported() -> None:
+    rows = kernels.row_program
+    x = rows.read("x", 4)
+    program = rows.RowProgram(y=rows.linear(x, torch.eye(4), torch.ones(4)))
+    x = torch.randn(2, 3, 4)
+    [y] = program.run(2, 3, x=x)
+    torch.testing.assert_close(y, x + 1)
