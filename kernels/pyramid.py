@@ -40,10 +40,10 @@ def steps(length: int, strides: Sequence[int]) -> list[int]:
 
 
 def valid_lengths(tokens: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B] int64: `lengths`, or all of L where None."""
+    """[B] int64: `lengths`, at most L, or all of L where None."""
     if lengths is None:
         return torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
-    return lengths
+    return lengths.clamp(max=tokens.shape[1])
 
 
 def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[int]) -> Entries:

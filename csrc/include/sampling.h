@@ -1,6 +1,7 @@
 // Deformable attention over time, as csrc/cpu/deformable_attention.cpp computes it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace sdst {
@@ -16,7 +17,9 @@ struct Samplings {
     const float *value, *references, *offsets, *logits;
     const int64_t* lengths;
 
-    int64_t length(int64_t batch) const { return lengths ? lengths[batch] : n.length; }
+    int64_t length(int64_t batch) const {
+        return lengths ? std::min(lengths[batch], n.length) : n.length;
+    }
 };
 
 // The rows [begin, end) of out; a row is a batch and query, and holds all heads.

@@ -26,7 +26,7 @@ def _sample(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | No
     (batch, length, heads, channels), (queries, samples) = value.shape, points.shape[1::2]
     if lengths is None:
         lengths = torch.full((batch,), length, device=value.device)
-    lengths = lengths.view(batch, 1, 1, 1)
+    lengths = lengths.clamp(max=length).view(batch, 1, 1, 1)
 
     # x = p L - 0.5 is the position in clips; beyond [-1, L] both taps are outside and give 0.
     x = (points * lengths - 0.5).clamp(min=-1.0).minimum(lengths.to(points.dtype))

@@ -101,6 +101,15 @@ def test_native_serves_empty_batches(shape: tuple[int, ...]) -> None:
 
 @needs_native
 @pytest.mark.parametrize("implementation", ["native", "reference"])
+def test_lengths_end_with_the_values(implementation: str) -> None:
+    inputs = make_inputs((3, 9, 3, 2, 8, 4))
+    expected = run(implementation, inputs, torch.tensor([9, 4, 0]))
+    for a, b in zip(expected, run(implementation, inputs, torch.tensor([11, 4, -1])), strict=True):
+        assert torch.equal(a, b)
+
+
+@needs_native
+@pytest.mark.parametrize("implementation", ["native", "reference"])
 def test_nan_in_the_padding_reaches_neither_output_nor_gradient(implementation: str) -> None:
     inputs, lengths = make_inputs((2, 9, 3, 2, 8, 4)), torch.tensor([5, 9])
     clean = run(implementation, inputs, lengths)

@@ -130,6 +130,16 @@ def test_nan_in_the_padding_changes_nothing(implementation: str) -> None:
     assert torch.equal(clean, gathered_attention(**x, lengths=lengths, strides=STRIDES, scale=0.4))
 
 
+def test_lengths_end_with_the_tokens(implementation: str) -> None:
+    x = make_inputs(torch.float32)
+    x["indices"][:, :2] = torch.tensor([20, 24])  # whose windows reach beyond the video
+    found, expected = (
+        gathered_attention(**x, lengths=lengths, strides=STRIDES, scale=0.4)
+        for lengths in (torch.tensor([9, 8]), None)
+    )
+    assert torch.equal(found, expected)
+
+
 def test_an_int8_store_is_the_store_that_it_stands_for(implementation: str) -> None:
     x = in_int8(make_inputs(torch.float32))
     values, scales = x.pop("tokens"), x.pop("scales")

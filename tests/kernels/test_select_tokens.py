@@ -125,6 +125,12 @@ def test_native_keeps_what_the_reference_keeps(seed: int, dtype: torch.dtype) ->
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-5)
 
 
+def test_lengths_end_with_the_tokens() -> None:
+    tokens, u = make_inputs()
+    found = select_tokens(tokens, u, 20, torch.tensor([12, 15, 11]))
+    assert all(map(torch.equal, found, select_tokens(tokens, u, 20)))
+
+
 def test_an_int8_store_is_the_store_that_it_stands_for() -> None:
     tokens, u = make_inputs()
     u.requires_grad_()
