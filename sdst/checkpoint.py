@@ -19,6 +19,8 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
 from sdst.config import LEFT_OPEN, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
@@ -47,14 +49,16 @@ class RunFolder:
         self.metrics_log = path / "metrics.jsonl"
 
     def begin(self, config: Config) -> None:
-        """Make the folder for a new run; an earlier run found there is kept under another name."""
-        if self._config_file.is_file() and self.checkpoints.is_dir():
+        """Make the folder for a new run; an earlier run found there is kept under another name.
+
+        Raises:
+            InputError: the folder holds something else.
+        """
+        if self._has_run():
             kept = self._free_name()
             self.path.rename(kept)
             print(f"{self.path} held an earlier run; it is now {kept}")
-        elif self._config_file.is_file():
-            shutil.rmtree(self.path)  # a run that ended before it had anything to keep
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and not self._is_blank():
             raise InputError(
                 f"--output {self.path}: holds something that is not a training run; "
                 "choose an empty or new folder"
@@ -63,7 +67,11 @@ class RunFolder:
         save_config(config, self._config_file)
 
     def resume(self, config: Config) -> None:
-        """Check that the run in this folder can be gone on with under `config`."""
+        """Check that the run in this folder can be gone on with under `config`.
+
+        Raises:
+            InputError: there is none, or another one, or what it would go on from is gone.
+        """
         if not self._config_file.is_file():
             raise InputError(
                 f"--resume: {self.path} holds no training run; start one without --resume"
@@ -73,6 +81,11 @@ class RunFolder:
             raise InputError(
                 f"--resume: {self.path} was started with another configuration "
                 f"({'; '.join(different)}); give the same one, or another --output"
+            )
+        if self.last_state() is None and any(r["epoch"] > 1 for r in self.read_metrics()):
+            raise InputError(
+                f"--resume: {self.checkpoints} holds nothing to go on from, and a new start would "
+                f"replace {self.model}; without --resume this run is kept under another name"
             )
 
     def settle(self, config: Config, features: dict) -> None:
@@ -149,6 +162,18 @@ class RunFolder:
         temporary.write_text(text)
         temporary.replace(self.path / name)
 
+    def _has_run(self) -> bool:
+        """Whether a run was started here and has got as far as opening its data."""
+        left = (self._features_file, self.model, self.checkpoints)
+        return self._config_file.is_file() and any(path.exists() for path in left)
+
+    def _is_blank(self) -> bool:
+        """Whether the folder is empty, or holds but the config of a start that failed at once."""
+        if not self.path.is_dir():
+            return False
+        found = list(self.path.iterdir())
+        return not found or (found == [self._config_file] and _is_saved_config(self._config_file))
+
     @property
     def _config_file(self) -> Path:
         return self.path / "config.yaml"
@@ -194,6 +219,15 @@ def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
 def trained_on(folder: Path) -> dict:
     """What decides the features that the checkpoint in `folder` was trained on."""
     return json.loads((folder / FEATURES).read_text())
+
+
+def _is_saved_config(file: Path) -> bool:
+    """Whether `file` is as `save_config` writes it, with every key and no comment."""
+    try:
+        whole = as_dict(load_config(file))
+    except InputError:
+        return False
+    return file.read_text() == yaml.safe_dump(whole, sort_keys=False)
 
 
 def _differences(old: dict, new: dict) -> list[str]:

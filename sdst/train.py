@@ -325,11 +325,11 @@ def train(
     with accelerator.main_process_first():
         data = open_data(config)
     config = data.config
+    data_ready = time.monotonic()
+    trainer = Trainer(config, data, folder, accelerator, model_class)
     if accelerator.is_main_process:
         folder.settle(config, data.meta)
-    data_ready = time.monotonic()
     accelerator.init_trackers("tensorboard")
-    trainer = Trainer(config, data, folder, accelerator, model_class)
     if resume:
         trainer.resume()
     trainer.say(

@@ -1,0 +1,76 @@
+"""What becomes of a folder that a run is to be left in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdst.checkpoint import RunFolder
+from sdst.config import load_config
+from sdst.errors import InputError
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def begin(output: Path, *options: str) -> RunFolder:
+    folder = RunFolder(output)
+    folder.begin(load_config("demo", options))
+    return folder
+
+
+@pytest.mark.parametrize("left", ["model", "checkpoints", "features.json"])
+def test_whatever_a_run_has_left_is_kept_under_another_name(output: Path, left: str) -> None:
+    folder = begin(output)
+    if left == "features.json":
+        folder.settle(load_config("demo"), {"fingerprint": "0"})
+    else:
+        (output / left).mkdir()
+    (output / "metrics.json").write_text("{}")
+    begin(output)
+    names = {path.name for path in output.with_name("run.1").iterdir()}
+    assert names == {"config.yaml", "metrics.json", left}
+    assert [path.name for path in output.iterdir()] == ["config.yaml"]
+
+
+def test_a_start_that_failed_at_once_leaves_nothing_to_keep(output: Path) -> None:
+    begin(output, "--train.lr", "1")
+    begin(output, "--train.lr", "2")
+    assert load_config(output / "config.yaml").train.lr == 2
+    assert not output.with_name("run.1").exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.yaml": "name: my project\n"},
+        {"config.yaml": "train:\n  lr: 0.1  # tuned for a week\n"},
+        {"config.yaml": "not: [yaml", "main.py": "years of work"},
+        {"thesis.tex": "years of work"},
+    ],
+)
+def test_a_folder_that_is_no_run_is_left_as_it_is(output: Path, files: dict[str, str]) -> None:
+    output.mkdir()
+    for name, text in files.items():
+        (output / name).write_text(text)
+    with pytest.raises(InputError, match="not a training run"):
+        begin(output)
+    assert {path.name: path.read_text() for path in output.iterdir()} == files
+
+
+def test_a_file_is_no_folder_of_a_run(output: Path) -> None:
+    output.write_text("notes")
+    with pytest.raises(InputError, match="not a training run"):
+        begin(output)
+    assert output.read_text() == "notes"
+
+
+def test_a_run_without_its_checkpoints_is_not_started_over_by_resuming(output: Path) -> None:
+    folder = begin(output)
+    for epoch in (1, 2):
+        folder.log_metrics({"epoch": epoch})
+    with pytest.raises(InputError, match="nothing to go on from"):
+        folder.resume(load_config("demo"))
