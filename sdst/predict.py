@@ -135,10 +135,12 @@ def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:
         )
     records = []
     for annotation in dataset.annotations:
-        video = dataset.source.video(annotation.vid)
-        sentence = dataset.source.query(annotation.qid)
+        clips = dataset.source.video(annotation.vid).embedding
+        sentence = dataset.source.query(annotation.qid).embedding
+        if isinstance(clips, Tensor):  # of a store in the memory of a device
+            clips, sentence = clips.cpu().numpy(), sentence.cpu().numpy()
         windows, saliency = zero_shot_moments(
-            video.embedding, sentence.embedding, dataset.clip_length, annotation.duration
+            clips, sentence, dataset.clip_length, annotation.duration
         )
         records.append(as_record(annotation, Prediction(np.asarray(windows), saliency)))
     return records

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
+from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
 from sdst.train import main
@@ -112,6 +113,39 @@ def test_features_are_encoded_once(
     main(["--output", str(tmp_path), *tiny_options, "--train.epochs", "1"])
     after = {path: path.stat().st_mtime_ns for path in (tiny_dataset / "features").rglob("*")}
     assert before == after != {}
+
+
+class Elsewhere(torch.Tensor):
+    """Like a GPU's in that numpy cannot see it."""
+
+    def numpy(self, *_: object, **__: object) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    __array__ = numpy
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_features_in_a_devices_memory_give_the_same_run(
+    tiny_checkpoint: Path,
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on_device(store: FeatureStore) -> FeatureStore:
+        store = FeatureStore(store.path, torch.device("cpu"))
+        store._maps = {name: values.as_subclass(Elsewhere) for name, values in store._maps.items()}
+        return store
+
+    monkeypatch.setattr("sdst.data.sources._on_device", on_device)
+    main(["--output", str(tmp_path), *tiny_options, "--data.on_device", "true"])
+    assert_same_weights(tmp_path, tiny_checkpoint)
+    found, expected = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, tiny_checkpoint)
+    )
+    assert found["zero_shot"] == expected["zero_shot"]
+    assert found["report"] == expected["report"]
 
 
 @pytest.mark.slow
