@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,9 @@ from sdst.sources import Data, open_data
 
 _RECALL = ("R1@0.3", "mIoU")  # logged beside the brief part of a report
 _SHOWN = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1", "mAP")
-_LOG_EVERY = 10  # optimiser steps between looks at the loss, each of which waits for the device
+# Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
+# of these waits for the device.
+_LOOK_EVERY = 10
 
 
 class Trainer:
@@ -57,7 +59,7 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
         self.progress = Progress()
-        self.interrupted = False
+        self.stop_asked = self.interrupted = False
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
@@ -102,7 +104,7 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with bar, stop_on_interrupt(self.accelerator):
+        with bar, stop_on_interrupt(self.ask_to_stop):
             for epoch in range(self.progress.epoch + 1, config.epochs + 1):
                 losses = self.train_epoch(epoch, bar)
                 if self.interrupted:
@@ -126,14 +128,14 @@ class Trainer:
         for batch in self.loader:
             with self.accelerator.accumulate(self.model):
                 terms = self.train_step(batch)
+            history.append(terms)
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.step += 1
-            history.append(terms)
             bar.update()
-            if self.progress.step % _LOG_EVERY == 0:
+            if self.progress.step % _LOOK_EVERY == 0:
                 self.log_step(epoch, terms, bar)
-            if self.accelerator.check_trigger():
+            if self.should_stop():
                 self.interrupted = True
                 break
         return {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
@@ -150,7 +152,10 @@ class Trainer:
         if self.accelerator.sync_gradients:
             self.scheduler.step()
         self.optimizer.zero_grad()
-        return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
+        terms = {"loss": loss, **terms}
+        # A copy: under `reduce-overhead` they lie where the next step's will.
+        values = torch.stack([term.detach() for term in terms.values()])
+        return dict(zip(terms, values.unbind(), strict=True))
 
     def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
         """Show the loss and write it to TensorBoard; a loss that is not finite ends the run."""
@@ -213,6 +218,20 @@ class Trainer:
             self.say("zero-shot: skipped, these features share no space between video and text")
             return None
         return self.report(predict_zero_shot(dataset), dataset.annotations)
+
+    def ask_to_stop(self) -> None:
+        """End training after the step in hand, or soon after where other processes take part."""
+        self.stop_asked = True
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; of several, any, which they tell each other."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_asked
+        if self.progress.step % _LOOK_EVERY:
+            return False
+        if self.stop_asked:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, once for all processes."""
@@ -288,15 +307,15 @@ def selected_figure(report: dict, name: str) -> float:
 
 
 @contextmanager
-def stop_on_interrupt(accelerator: Accelerator) -> Iterator[None]:
-    """Let the first Ctrl-C end training after the step in hand; a second one ends it at once."""
+def stop_on_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C ask training to stop; a second one ends it at once."""
 
-    def ask_to_stop(number: int, frame: object) -> None:
-        accelerator.set_trigger()
+    def interrupt(number: int, frame: object) -> None:
+        ask_to_stop()
         tqdm.write("stopping after this step; press Ctrl-C again to quit at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = signal.signal(signal.SIGINT, ask_to_stop)
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from sdst import SDST
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
-from sdst.train import main
+from sdst.train import batch_loss, main
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -90,6 +90,35 @@ def test_metrics_hold_the_tuner_and_the_zero_shot_baseline(tiny_checkpoint: Path
 def test_training_lowers_the_loss(tiny_checkpoint: Path) -> None:
     log = [json.loads(line) for line in (tiny_checkpoint / "metrics.jsonl").open()]
     assert log[-1]["losses"]["loss"] < log[0]["losses"]["loss"]
+
+
+def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
+    tiny_checkpoint: Path,
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = {}
+
+    def replay(*arguments: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, terms = batch_loss(*arguments)
+        for name, term in terms.items():
+            memory.setdefault(name, torch.empty(())).copy_(term.detach())
+        return loss, dict(memory)
+
+    monkeypatch.setattr("sdst.train.batch_loss", replay)
+    main(["--output", str(tmp_path), *tiny_options])
+    found, expected = (
+        (folder / "metrics.jsonl").read_text() for folder in (tmp_path, tiny_checkpoint)
+    )
+    assert found == expected
+
+
+def test_a_lone_process_asks_no_device_whether_to_stop(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("accelerate.Accelerator.check_trigger")
+    assert main(["--output", str(tmp_path), *tiny_options, "--train.epochs", "1"]) == 0
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(
