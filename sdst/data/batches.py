@@ -70,6 +70,10 @@ class Batch:
         """The same batch on `device`."""
         return Batch(*(_move(getattr(self, f.name), device) for f in fields(self)))
 
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU copies it from while the host goes on; for a `DataLoader`."""
+        return Batch(*(_pin(getattr(self, f.name)) for f in fields(self)))
+
     def inputs(self) -> tuple[Tensor, ...]:
         """What `SDST.forward` takes; scales only where there are some."""
         inputs = self.video, self.text, self.video_lengths, self.text_lengths
@@ -248,5 +252,16 @@ def _move(values: Tensor | None, device: torch.device) -> Tensor | None:
     """`values` on `device`; what is repeated by a stride of 0 travels once."""
     if values is None:
         return None
-    once = tuple(slice(1 if stride == 0 else None) for stride in values.stride())
-    return values[once].to(device, non_blocking=True).expand_as(values)
+    return _once(values).to(device, non_blocking=True).expand_as(values)
+
+
+def _pin(values: Tensor | None) -> Tensor | None:
+    """`values` in pinned memory, unless they are on a device already."""
+    if values is None or values.device.type != "cpu":
+        return values
+    return _once(values).pin_memory().expand_as(values)
+
+
+def _once(values: Tensor) -> Tensor:
+    """`values` without what a stride of 0 repeats."""
+    return values[tuple(slice(1 if stride == 0 else None) for stride in values.stride())]
