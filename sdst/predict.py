@@ -108,7 +108,11 @@ def predict(
     progress: bool = True,
     options: PredictConfig | None = None,
 ) -> list[dict]:
-    """Predictions for every query of `dataset`, in its order, as official submission records."""
+    """Predictions for every query of `dataset`, in its order, as official submission records.
+
+    Raises:
+        InputError: an answer is not finite.
+    """
     model.eval()
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     records = []
@@ -117,9 +121,19 @@ def predict(
         annotations = [sample.annotation for sample in samples]
         durations = [annotation.duration for annotation in annotations]
         outputs = model(*batch.inputs())
+        check_finite(outputs)
         answers = decode(outputs, batch.video_lengths, durations, dataset.clip_length, options)
         records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
     return records
+
+
+def check_finite(outputs: Outputs) -> None:
+    """Refuse answers of a model whose training diverged."""
+    if not (outputs.spans[-1].isfinite().all() and outputs.scores[-1].isfinite().all()):
+        raise InputError(
+            "the model's answers are not finite: its training diverged; lower train.lr or check "
+            "the features for NaN"
+        )
 
 
 def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:

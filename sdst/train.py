@@ -138,13 +138,20 @@ class Trainer:
             if self.should_stop():
                 self.interrupted = True
                 break
-        return {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        self.check_finite(means["loss"])
+        return means
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss, backward, and an optimiser step when its gradients are complete."""
         batch = batch.to(self.accelerator.device)
         inputs, targets = batch.inputs(), targets_of(batch)
-        loss, terms = self.batch_loss(self.model, inputs, targets, self.config.loss)
+        try:
+            loss, terms = self.batch_loss(self.model, inputs, targets, self.config.loss)
+        except ValueError as error:
+            if "non-finite cost" in str(error):  # of a match, which only a CPU refuses
+                raise self.diverged(math.nan) from error
+            raise
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
@@ -158,17 +165,25 @@ class Trainer:
         return dict(zip(terms, values.unbind(), strict=True))
 
     def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
-        """Show the loss and write it to TensorBoard; a loss that is not finite ends the run."""
+        """Show the loss and write it to TensorBoard."""
         values = {name: term.item() for name, term in terms.items()}
-        if not math.isfinite(values["loss"]):
-            raise InputError(
-                f"training diverged at step {self.progress.step}: loss is {values['loss']}; "
-                f"lower train.lr (now {self.config.train.lr}) or check the features for NaN"
-            )
+        self.check_finite(values["loss"])
         rate = self.scheduler.get_last_lr()[0]
         bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
         logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
         self.accelerator.log(logged, step=self.progress.step)
+
+    def check_finite(self, loss: float) -> None:
+        """End a run whose loss is not finite."""
+        if not math.isfinite(loss):
+            raise self.diverged(loss)
+
+    def diverged(self, loss: float) -> InputError:
+        """What ends such a run."""
+        return InputError(
+            f"training diverged by step {self.progress.step}: the loss is {loss}; lower train.lr "
+            f"(now {self.config.train.lr}) or check the features for NaN"
+        )
 
     def validate(self, losses: dict[str, float]) -> None:
         """Evaluate on `val`, log it, and keep the model if it is the best so far."""

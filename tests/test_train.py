@@ -288,6 +288,22 @@ def test_a_wrong_option_is_one_line_that_names_it(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--train.lr", "1e6"],  # the next step finds weights that are not finite
+        ["--train.lr", "1e12", "--data.limit", "8"],  # there is none: the validation does
+        ["--loss.l1", "1e39"],
+    ],
+)
+def test_training_that_diverges_is_one_line(
+    options: list[str], tiny_options: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"training diverged.* lower train\.lr") as error:
+        main(["--output", str(tmp_path / "run"), *tiny_options, *options])
+    assert "\n" not in str(error.value)
+
+
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
     done = subprocess.run([*MODULE, "--config", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2
