@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
@@ -32,7 +33,7 @@ from sdst.evaluation.protocols import PROTOCOLS
 from sdst.model import SDST, LossConfig, Targets, grounding_loss, parameter_count
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.plots import plot_curves
-from sdst.predict import predict, predict_zero_shot
+from sdst.predict import Prediction, as_record, predict, predict_zero_shot
 from sdst.sources import Data, open_data
 
 _RECALL = ("R1@0.3", "mIoU")  # logged beside the brief part of a report
@@ -60,6 +61,7 @@ class Trainer:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
         self.progress = Progress()
         self.stop_asked = self.interrupted = False
+        self.check_scoring()
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
@@ -83,6 +85,17 @@ class Trainer:
     def bare_model(self) -> SDST:
         """The model without what `accelerate` wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def check_scoring(self) -> None:
+        """Score some answer to all that will be scored, so that faults are told before training."""
+        reports = {}
+        for split in filter(self.data.has_truth, ("val", "test")):
+            annotations = self.data.splits[split]
+            try:
+                reports[split] = self.report([whole_video(a) for a in annotations], annotations)
+            except InputError as error:
+                raise InputError(f"{split}: {error}") from None
+        selected_figure(reports["val"], self.config.train.select_by)
 
     def resume(self) -> None:
         """Go back to the end of the last complete epoch, if there is one."""
@@ -311,6 +324,12 @@ def targets_of(batch: Batch) -> Targets:
         lengths=batch.video_lengths,
         positive_clip=batch.positive_clip,
     )
+
+
+def whole_video(annotation: Annotation) -> dict:
+    """An answer to any query, as a submission record."""
+    answer = Prediction(np.array([[0.0, annotation.duration, 0.0]]), np.zeros(1))
+    return as_record(annotation, answer)
 
 
 def selected_figure(report: dict, name: str) -> float:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
+from sdst.data.annotations import read_annotations, write_annotations
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
@@ -286,6 +288,25 @@ def test_a_wrong_option_is_one_line_that_names_it(
     with pytest.raises(InputError, match=named) as error:
         main(["--output", str(tmp_path / "run"), *tiny_options, *options])
     assert "\n" not in str(error.value)
+    assert {path.name for path in tmp_path.glob("run/*")} <= {"config.yaml"}  # told at once
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_annotations_that_cannot_be_scored_are_told_before_training(
+    split: str, tiny_dataset: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    """Some queries of the split are rated, others are not."""
+    root = tmp_path / "dataset"
+    root.mkdir()
+    for path in tiny_dataset.iterdir():
+        (root / path.name).symlink_to(path)
+    first, *others = read_annotations(root / f"{split}.jsonl")
+    (root / f"{split}.jsonl").unlink()
+    unrated = replace(first, clip_ids=None, saliency=None)
+    write_annotations(root / f"{split}.jsonl", [unrated, *others])
+    with pytest.raises(InputError, match=f"^{split}: .*qid {first.qid} has no saliency_scores"):
+        main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(root)])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(
