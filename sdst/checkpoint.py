@@ -126,10 +126,8 @@ class RunFolder:
             shutil.rmtree(folder)
 
     def load_progress(self, state: Path) -> Progress:
-        """Where the run stood, with everything logged after it forgotten."""
-        progress = Progress(**json.loads((state / "progress.json").read_text()))
-        self.truncate_metrics(progress.epoch)
-        return progress
+        """Where the run stood when `state` was kept."""
+        return Progress(**json.loads((state / "progress.json").read_text()))
 
     def save_model(self, model: SDST) -> None:
         """Make `model` the one that `from_pretrained` finds here."""

@@ -98,14 +98,17 @@ class Trainer:
         selected_figure(reports["val"], self.config.train.select_by)
 
     def resume(self) -> None:
-        """Go back to the end of the last complete epoch, if there is one."""
+        """Go back to the end of the last complete epoch, or to the beginning without one."""
         state = self.folder.last_state()
         if state is None:
             self.say("nothing to resume yet; starting at the beginning")
-            return
-        self.accelerator.load_state(str(state))
-        self.progress = self.folder.load_progress(state)
-        self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+        else:
+            self.accelerator.load_state(str(state))
+            self.progress = self.folder.load_progress(state)
+            self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+        if self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.progress.epoch)
+        self.accelerator.wait_for_everyone()
 
     def fit(self) -> None:
         """Train to the end, or until Ctrl-C."""

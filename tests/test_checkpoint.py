@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import RunFolder
+from sdst.checkpoint import Progress, RunFolder
 from sdst.config import load_config
 from sdst.errors import InputError
 
@@ -74,3 +74,13 @@ def test_a_run_without_its_checkpoints_is_not_started_over_by_resuming(output: P
         folder.log_metrics({"epoch": epoch})
     with pytest.raises(InputError, match="nothing to go on from"):
         folder.resume(load_config("demo"))
+
+
+def test_reading_where_a_run_stood_changes_nothing(output: Path) -> None:
+    """Every process of a run reads it."""
+    folder = begin(output)
+    for epoch in (1, 2):
+        folder.log_metrics({"epoch": epoch})
+    folder.save_state(Progress(epoch=1), lambda state: None)
+    assert folder.load_progress(folder.last_state()) == Progress(epoch=1)
+    assert [record["epoch"] for record in folder.read_metrics()] == [1, 2]

@@ -227,11 +227,19 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(
     subprocess.run([*MODULE, "--output", str(one), *options], env=ONE_THREAD, check=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command = [*launcher, "-m", "sdst.train", "--output", str(two), *options]
-    subprocess.run(command, env={**ONE_THREAD, "ACCELERATE_USE_CPU": "true"}, check=True)
+    on_cpu = {**ONE_THREAD, "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(command, env=on_cpu, check=True)
     assert_same_weights(two, one, rtol=1e-3, atol=1e-5)
     assert len(read_predictions(two / "predictions.jsonl")) == len(
         read_predictions(one / "predictions.jsonl")
     )
+    log = (two / "metrics.jsonl").read_text()
+    with (two / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 4}) + "\n")
+    before = weights(two)
+    subprocess.run([*command, "--resume"], env=on_cpu, check=True)
+    assert (two / "metrics.jsonl").read_text() == log
+    assert all(torch.equal(value, before[name]) for name, value in weights(two).items())
 
 
 def test_accumulation_splits_a_step_into_smaller_passes(
