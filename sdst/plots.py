@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
+from sdst.evaluation.report import labelled
 
 if TYPE_CHECKING:
     from sdst.grounder import Grounding
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 INK, MUTED, HAIR = "#1f2933", "#7b8794", "#d9dee4"
 CURVE, MOMENT = "#8da2b8", "#d1495b"
 SERIES = ("#2f6f8f", "#d1495b", "#e0a030", "#5c8a4c", "#7a5c99", "#7b8794")
-
-# Of the whole report, what a curve is drawn of.
-HEADLINES = (
-    "MR-full-R1@0.5",
-    "MR-full-R1@0.7",
-    "MR-full-mAP",
-    "mIoU",
-    "HL-min-VeryGood-mAP",
-    "HL-min-VeryGood-Hit1",
-)
 
 WIDTH = 12.0  # inches, as all lengths below
 MARGIN = 0.45
@@ -74,18 +65,21 @@ def plot_groundings(video: str | Path, answers: Sequence[Grounding], out: str | 
     _save(figure, out)
 
 
-def plot_curves(history: Sequence[dict], out: str | Path) -> None:
-    """Draw a run's validations: the losses on the left, the figures of the report on the right.
+def plot_curves(history: Sequence[dict], headline: Sequence[str], out: str | Path) -> None:
+    """Draw a run's validations: the losses on the left, figures of the reports on the right.
 
     Args:
         history: records with `epoch`, `losses` and `val`, both name -> value.
+        headline: labels of the figures to draw, as far as there are some.
         out: a picture file.
     """
     check_picture_name(out)
     figure = Figure(figsize=(WIDTH, 4.2), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_series(left, history, "losses", list(history[-1]["losses"]), "training loss")
-    _draw_series(right, history, "val", HEADLINES, "validation (%)")
+    epochs = [record["epoch"] for record in history]
+    figures = [labelled(record["val"], headline) for record in history]
+    _draw_series(left, epochs, [record["losses"] for record in history], "training loss")
+    _draw_series(right, epochs, figures, "validation (%)")
     left.set_yscale("log")
     right.set_ylim(0, 100)
     _save(figure, out)
@@ -274,14 +268,13 @@ def _clock(seconds: float, tenths: bool = True) -> str:
 
 
 def _draw_series(
-    axes: Axes, history: Sequence[dict], part: str, names: Sequence[str], title: str
+    axes: Axes, epochs: Sequence[int], values: Sequence[Mapping[str, float]], title: str
 ) -> None:
-    epochs = [record["epoch"] for record in history]
-    for i, name in enumerate(names):
-        values = [record[part].get(name, np.nan) for record in history]
+    """A line for every name that occurs in the `values` of any of the `epochs`."""
+    for i, name in enumerate(dict.fromkeys(name for found in values for name in found)):
         axes.plot(
             epochs,
-            values,
+            [found.get(name, np.nan) for found in values],
             color=SERIES[i % len(SERIES)],
             linestyle=("-", "--", ":")[i // len(SERIES) % 3],
             linewidth=1.8,
@@ -297,7 +290,12 @@ def _draw_series(
     axes.tick_params(colors=MUTED, labelsize=9)
     axes.grid(axis="y", color=HAIR, linewidth=0.6)
     axes.legend(
-        frameon=False, fontsize=8, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        handlelength=3.5,  # that dashes show
     )
 
 

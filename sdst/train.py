@@ -27,17 +27,15 @@ from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.distributed import gather_batch
 from sdst.errors import InputError, run
-from sdst.evaluate import format_report
-from sdst.evaluation import write_predictions
-from sdst.evaluation.protocols import PROTOCOLS
+from sdst.evaluation import format_report, write_predictions
+from sdst.evaluation.protocols import PROTOCOLS, Protocol
+from sdst.evaluation.report import figures_of, labelled
 from sdst.model import SDST, LossConfig, Targets, grounding_loss, parameter_count
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.plots import plot_curves
 from sdst.predict import Prediction, as_record, predict, predict_zero_shot
 from sdst.sources import Data, open_data
 
-_RECALL = ("R1@0.3", "mIoU")  # logged beside the brief part of a report
-_SHOWN = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "HL-min-VeryGood-Hit1", "mAP")
 # Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
 # of these waits for the device.
 _LOOK_EVERY = 10
@@ -86,6 +84,11 @@ class Trainer:
         """The model without what `accelerate` wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
+    @property
+    def protocol(self) -> Protocol:
+        """How predictions are scored."""
+        return PROTOCOLS[self.config.data.protocol]
+
     def check_scoring(self) -> None:
         """Score some answer to all that will be scored, so that faults are told before training."""
         reports = {}
@@ -95,7 +98,7 @@ class Trainer:
                 reports[split] = self.report([whole_video(a) for a in annotations], annotations)
             except InputError as error:
                 raise InputError(f"{split}: {error}") from None
-        selected_figure(reports["val"], self.config.train.select_by)
+        selected_figure(figures_of(reports["val"]), self.config.train.select_by)
 
     def resume(self) -> None:
         """Go back to the end of the last complete epoch, or to the beginning without one."""
@@ -206,9 +209,8 @@ class Trainer:
         records = self.predict(self.validation)
         if not self.accelerator.is_main_process:
             return
-        report = self.report(records, self.validation.annotations)
-        figures = report["brief"] | {key: report[key] for key in _RECALL if key in report}
-        score = selected_figure(report, self.config.train.select_by)
+        figures = figures_of(self.report(records, self.validation.annotations))
+        score = selected_figure(figures, self.config.train.select_by)
         progress = self.progress
         is_best = progress.best is None or score > progress.best
         if is_best:
@@ -219,7 +221,8 @@ class Trainer:
         self.accelerator.log(
             {f"val/{name}": value for name, value in figures.items()}, step=progress.step
         )
-        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in _SHOWN if name in figures)
+        headline = labelled(figures, self.protocol.headline)
+        line = "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
         best = "  (best)" if is_best else ""
         self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
 
@@ -240,8 +243,7 @@ class Trainer:
 
     def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
         """The official figures, at this dataset's clip length."""
-        protocol = PROTOCOLS[self.config.data.protocol]
-        return protocol.score(records, annotations, self.config.data.clip_length)
+        return self.protocol.score(records, annotations, self.config.data.clip_length)
 
     def zero_shot_report(self, dataset: GroundingDataset) -> dict | None:
         """The baseline's figures; None for features that know no zero-shot answer."""
@@ -335,9 +337,8 @@ def whole_video(annotation: Annotation) -> dict:
     return as_record(annotation, answer)
 
 
-def selected_figure(report: dict, name: str) -> float:
-    """The figure that decides which checkpoint is best."""
-    figures = {**report["brief"], **{k: v for k, v in report.items() if not isinstance(v, dict)}}
+def selected_figure(figures: dict[str, float], name: str) -> float:
+    """The one that decides which checkpoint is best."""
     if name not in figures:
         raise InputError(f"train.select_by {name!r}: expected one of {', '.join(sorted(figures))}")
     return figures[name]
@@ -370,8 +371,8 @@ def train(
         model_class: what is built of `config.model`; a variant to be compared with.
 
     Returns:
-        What `metrics.json` holds: `split`, the tuner's report, the zero-shot baseline's (None where
-        the features know none), and the run's numbers.
+        What `metrics.json` holds: `split`, the number of its `queries`, the tuner's report, the
+        zero-shot baseline's (None where the features know none), and the run's numbers.
     """
     began = time.monotonic()
     folder = RunFolder(output)
@@ -421,9 +422,10 @@ def finish(trainer: Trainer) -> dict:
         return {}
     write_predictions(folder.path / "predictions.jsonl", records)
     if history := folder.read_metrics():
-        plot_curves(history, folder.path / "curves.png")
+        plot_curves(history, trainer.protocol.headline, folder.path / "curves.png")
     return {
         "split": split,
+        "queries": len(dataset),
         "report": trainer.report(records, dataset.annotations),
         "zero_shot": trainer.zero_shot_report(dataset),
         "best_epoch": trainer.progress.best_epoch,
@@ -441,7 +443,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not metrics:
         return 0
     reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
-    print(format_report({name: report for name, report in reports.items() if report}))
+    reports = {name: report for name, report in reports.items() if report}
+    protocol = PROTOCOLS[config.data.protocol]
+    title = f"{protocol.title}, {metrics['queries']:,} queries"
+    print(format_report(reports, title, protocol.headline))
     seconds = metrics["seconds"]
     print(
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "

@@ -8,6 +8,7 @@ from PIL import Image
 
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
+from sdst.evaluation.protocols import PROTOCOLS
 from sdst.grounder import Grounding
 from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
 
@@ -61,13 +62,34 @@ def test_the_ending_names_the_format(film, tmp_path):
 
 
 def test_curves_of_a_run_are_drawn(tmp_path):
-    plot_curves(HISTORY, tmp_path / "curves.png")
+    plot_curves(HISTORY, ["R1@0.5", "mAP"], tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").width > 1500
 
 
 def test_curves_of_a_single_validation_are_drawn(tmp_path):
-    plot_curves(HISTORY[:1], tmp_path / "curves.png")
+    plot_curves(HISTORY[:1], ["mAP"], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "figures", "legend"),
+    [
+        ("custom", {"R1@0.5": 1.0, "MR-full-mAP": 2.0, "MR-short-mAP": 3.0}, ["R1@0.5", "mAP"]),
+        ("ego4d-nlq", {"R5@0.5": 1.0, "mIoU": 2.0}, ["R5@0.5", "mIoU"]),
+        ("tvsum", {"mAP": 50.0, "BK": 40.0}, ["HD mAP"]),
+        ("qvhighlights", {"HL-min-VeryGood-Hit1": 60.0}, ["HIT@1 VeryGood"]),
+    ],
+)
+def test_curves_are_of_the_headline_as_far_as_there_are_figures(
+    tmp_path, monkeypatch, protocol, figures, legend
+):
+    drawn = []
+    monkeypatch.setattr("sdst.plots._save", lambda figure, out: drawn.append(figure))
+    history = [{"epoch": 1, "losses": {"loss": 1.0}, "val": figures}]
+    plot_curves(history, PROTOCOLS[protocol].headline, tmp_path / "curves.png")
+    right = drawn[0].axes[1]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == legend
+    assert len(right.lines) == len(legend)
 
 
 def query(qid: int, **more) -> Annotation:
@@ -96,7 +118,7 @@ def test_a_dataset_without_labels_and_videos_is_drawn(tmp_path):
 
 
 def test_no_temporary_file_stays(tmp_path):
-    plot_curves(HISTORY, tmp_path / "curves.png")
+    plot_curves(HISTORY, ["R1@0.5", "mAP"], tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 

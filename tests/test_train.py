@@ -261,6 +261,21 @@ def test_an_earlier_run_is_kept_under_another_name(
     assert "run.1" in capsys.readouterr().out
 
 
+def test_the_table_begins_with_the_figures_of_the_protocol(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = [*tiny_options, "--train.epochs", "1", "--data.protocol", "ego4d-nlq"]
+    main(["--output", str(tmp_path), *options])
+    lines = capsys.readouterr().out.splitlines()
+    queries = len(read_predictions(tmp_path / "predictions.jsonl"))
+    title = next(i for i, line in enumerate(lines) if line.startswith("Ego4D-NLQ"))
+    assert f"{queries} queries" in lines[title]
+    labels = [line.split()[0] for line in lines[title + 1 : title + 6]]
+    assert labels == ["R1@0.3", "R1@0.5", "R5@0.3", "R5@0.5", "mIoU"]
+    [epoch] = [line for line in lines if line.startswith("epoch")]
+    assert [word for word in epoch.split() if "@" in word or word == "mIoU"] == labels
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tiny_options: list[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="not a training run"):

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-# Where each figure stands in a report, by the label that it has in tables.
+# The key of each figure in `figures_of` a report, by the label that it has in tables and pictures.
 FIGURES = {
-    "R1@0.3": ("R1@0.3",),
-    "R1@0.5": ("R1@0.5",),
-    "R1@0.7": ("R1@0.7",),
-    "R5@0.3": ("R5@0.3",),
-    "R5@0.5": ("R5@0.5",),
-    "R5@0.7": ("R5@0.7",),
-    "mIoU": ("mIoU",),
-    "mAP": ("brief", "MR-full-mAP"),
-    "mAP@0.5": ("brief", "MR-full-mAP@0.5"),
-    "mAP@0.75": ("brief", "MR-full-mAP@0.75"),
-    "mAP short": ("brief", "MR-short-mAP"),
-    "mAP middle": ("brief", "MR-middle-mAP"),
-    "mAP long": ("brief", "MR-long-mAP"),
-    "HD mAP": ("brief", "mAP"),  # of all domains
-    "HD mAP Fair": ("HL-min-Fair", "HL-mAP"),
-    "HD mAP Good": ("HL-min-Good", "HL-mAP"),
-    "HD mAP VeryGood": ("HL-min-VeryGood", "HL-mAP"),
-    "HIT@1 Fair": ("HL-min-Fair", "HL-Hit1"),
-    "HIT@1 Good": ("HL-min-Good", "HL-Hit1"),
-    "HIT@1 VeryGood": ("HL-min-VeryGood", "HL-Hit1"),
+    "R1@0.3": "R1@0.3",
+    "R1@0.5": "R1@0.5",
+    "R1@0.7": "R1@0.7",
+    "R5@0.3": "R5@0.3",
+    "R5@0.5": "R5@0.5",
+    "R5@0.7": "R5@0.7",
+    "mIoU": "mIoU",
+    "mAP": "MR-full-mAP",
+    "mAP@0.5": "MR-full-mAP@0.5",
+    "mAP@0.75": "MR-full-mAP@0.75",
+    "mAP short": "MR-short-mAP",
+    "mAP middle": "MR-middle-mAP",
+    "mAP long": "MR-long-mAP",
+    "HD mAP": "mAP",  # of all domains
+    "HD mAP Fair": "HL-min-Fair-mAP",
+    "HD mAP Good": "HL-min-Good-mAP",
+    "HD mAP VeryGood": "HL-min-VeryGood-mAP",
+    "HIT@1 Fair": "HL-min-Fair-Hit1",
+    "HIT@1 Good": "HL-min-Good-Hit1",
+    "HIT@1 VeryGood": "HL-min-VeryGood-Hit1",
 }
+
+
+def figures_of(report: dict) -> dict[str, float]:
+    """What a report of `sdst.evaluation` says in one number each: its brief, recall, domains."""
+    recall = {key: value for key, value in report.items() if not isinstance(value, dict)}
+    return report["brief"] | recall | report.get("domains", {})
+
+
+def labelled(figures: Mapping[str, float], labels: Iterable[str]) -> dict[str, float]:
+    """Those of `figures_of` a report that `labels` ask for, by label, as far as there are some."""
+    return {label: figures[FIGURES[label]] for label in labels if FIGURES[label] in figures}
 
 
 def format_report(
@@ -40,8 +51,10 @@ def format_report(
         title: of the section on top.
         headline: labels of the figures in it; the others follow by kind.
     """
-    paths = FIGURES | _domains(reports.values())
-    found = {label: [_find(r, path) for r in reports.values()] for label, path in paths.items()}
+    columns = [figures_of(report) for report in reports.values()]
+    domains = {name: name for report in reports.values() for name in report.get("domains", {})}
+    keys = FIGURES | domains
+    found = {label: [column.get(key) for column in columns] for label, key in keys.items()}
     found = {label: row for label, row in found.items() if any(f is not None for f in row)}
     sections: dict[str, list[str]] = {title: [label for label in headline if label in found]}
     for label in found:
@@ -54,28 +67,15 @@ def format_report(
     for heading, labels in sections.items():
         rows = [(f"  {label}", map(_cell, found[label])) for label in labels]
         for label, cells in [(heading, list(reports)), *rows] if rows else []:
-            columns = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            lines.append("  ".join([f"{label:<{label_width}}", *columns]))
+            padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            lines.append("  ".join([f"{label:<{label_width}}", *padded]))
     return "\n".join(lines)
-
-
-def _domains(reports: Iterable[dict]) -> dict[str, tuple[str, ...]]:
-    """`FIGURES` of single domains."""
-    return {name: ("domains", name) for report in reports for name in report.get("domains", {})}
 
 
 def _kind(label: str) -> str:
     if label not in FIGURES:
         return "By domain"
     return "Highlight detection" if label.startswith(("HD", "HIT")) else "Moment retrieval"
-
-
-def _find(report: dict, path: tuple[str, ...]) -> float | None:
-    for key in path:
-        if key not in report:
-            return None
-        report = report[key]
-    return report
 
 
 def _cell(figure: float | None) -> str:
