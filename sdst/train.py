@@ -70,7 +70,7 @@ class Trainer:
         compiled = config.train.compile
         compile = partial(torch.compile, mode=compiled)
         self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
-        self.steps_per_epoch = math.ceil(len(self.loader) / config.train.accumulation)
+        self.steps_per_epoch = len(self.loader) // config.train.accumulation
         self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
         accelerator.register_for_checkpointing(self.scheduler)
 
@@ -144,7 +144,9 @@ class Trainer:
         self.loader.set_epoch(epoch)
         self.model.train()
         history = []
-        for batch in self.loader:
+        for number, batch in enumerate(self.loader):
+            if number >= self.steps_per_epoch * self.config.train.accumulation:
+                continue  # too few are left for a step
             with self.accelerator.accumulate(self.model):
                 terms = self.train_step(batch)
             history.append(terms)
@@ -303,15 +305,14 @@ def batch_loss(
 
 def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
     """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step."""
-    batch_size = config.train.batch_size // config.train.accumulation
-    if len(dataset) < batch_size:
+    if len(dataset) < config.train.batch_size:
         raise InputError(
-            f"train.batch_size {config.train.batch_size} asks for batches of {batch_size}, more "
-            f"than the {len(dataset)} training queries; lower it"
+            f"train.batch_size {config.train.batch_size} is more than the {len(dataset)} training "
+            "queries; lower it"
         )
     return DataLoader(
         dataset,
-        batch_size,
+        config.train.batch_size // config.train.accumulation,
         shuffle=True,
         drop_last=True,
         collate_fn=partial(collate, multiple=config.data.pad_to),

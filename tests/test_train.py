@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
-from sdst.data.annotations import read_annotations, write_annotations
+from sdst.data.annotations import Annotation, read_annotations, write_annotations
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
@@ -24,6 +24,13 @@ from sdst.train import batch_loss, main
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+# Without it, whose draws depend on process and pass, only the order of sums differs.
+NO_DROPOUT = [
+    part
+    for key in ("dropout", "drop_path", "projection_dropout")
+    for part in (f"--model.{key}", "0")
+]
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -51,6 +58,20 @@ def assert_same_weights(a: Path, b: Path, **tolerance: float) -> None:
             torch.testing.assert_close(found[name], expected[name], **tolerance)
         else:
             assert torch.equal(found[name], expected[name]), name
+
+
+def linked(dataset: Path, root: Path) -> Path:
+    """`dataset` by links, to give it other annotations."""
+    root.mkdir()
+    for path in dataset.iterdir():
+        (root / path.name).symlink_to(path)
+    return root
+
+
+def rewrite(link: Path, annotations: list[Annotation]) -> None:
+    """Put a file of `annotations` in the place of a link."""
+    link.unlink()
+    write_annotations(link, annotations)
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -216,13 +237,7 @@ def test_ctrl_c_stops_early_with_a_usable_checkpoint(
 def test_two_processes_learn_what_one_learns_from_the_same_batches(
     tiny_options: list[str], tmp_path: Path
 ) -> None:
-    # Without dropout, whose draws depend on the process, only the order of sums differs.
-    no_dropout = [
-        part
-        for key in ("dropout", "drop_path", "projection_dropout")
-        for part in (f"--model.{key}", "0")
-    ]
-    options = [*tiny_options, *no_dropout]
+    options = [*tiny_options, *NO_DROPOUT]
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run([*MODULE, "--output", str(one), *options], env=ONE_THREAD, check=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
@@ -242,12 +257,23 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(
     assert all(torch.equal(value, before[name]) for name, value in weights(two).items())
 
 
-def test_accumulation_splits_a_step_into_smaller_passes(
-    tiny_options: list[str], tmp_path: Path
+def test_accumulation_changes_neither_steps_nor_what_they_learn(
+    tiny_dataset: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
-    main(["--output", str(tmp_path), *tiny_options, "--train.accumulation", "2"])
-    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    assert log[-1]["step"] == 3 * log[0]["step"]
+    """28 queries are 3 steps of 8, and 7 passes of 4, of which the last is too few for a step."""
+    root = linked(tiny_dataset, tmp_path / "dataset")
+    # A moment each, as the losses are means over the moments of a pass.
+    single = [a for a in read_annotations(root / "train.jsonl") if len(a.windows) == 1]
+    rewrite(root / "train.jsonl", single[:28])
+    options = [*tiny_options, *NO_DROPOUT, "--data.root", str(root)]
+    for name in ("contrast", "alignment"):  # which compare the samples of a pass
+        options += [f"--loss.{name}", "0"]
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    main(["--output", str(whole), *options])
+    main(["--output", str(split), *options, "--train.accumulation", "2"])
+    steps = [json.loads(line)["step"] for line in (split / "metrics.jsonl").open()]
+    assert steps == [3, 6, 9]
+    assert_same_weights(split, whole, rtol=1e-3, atol=1e-5)
 
 
 def test_an_earlier_run_is_kept_under_another_name(
@@ -319,14 +345,9 @@ def test_annotations_that_cannot_be_scored_are_told_before_training(
     split: str, tiny_dataset: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
     """Some queries of the split are rated, others are not."""
-    root = tmp_path / "dataset"
-    root.mkdir()
-    for path in tiny_dataset.iterdir():
-        (root / path.name).symlink_to(path)
+    root = linked(tiny_dataset, tmp_path / "dataset")
     first, *others = read_annotations(root / f"{split}.jsonl")
-    (root / f"{split}.jsonl").unlink()
-    unrated = replace(first, clip_ids=None, saliency=None)
-    write_annotations(root / f"{split}.jsonl", [unrated, *others])
+    rewrite(root / f"{split}.jsonl", [replace(first, clip_ids=None, saliency=None), *others])
     with pytest.raises(InputError, match=f"^{split}: .*qid {first.qid} has no saliency_scores"):
         main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(root)])
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
