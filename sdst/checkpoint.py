@@ -12,7 +12,9 @@ Every file and folder appears complete or not at all, so a run may be killed at 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -40,10 +42,11 @@ class Progress:
 
 
 class RunFolder:
-    """The `--output` folder of a training run."""
+    """The `--output` folder of a training run, which keeps other runs out until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: int | None = None
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
         self.metrics_log = path / "metrics.jsonl"
@@ -52,8 +55,10 @@ class RunFolder:
         """Make the folder for a new run; an earlier run found there is kept under another name.
 
         Raises:
-            InputError: the folder holds something else.
+            InputError: the folder holds something else, or another run is under way in it.
         """
+        if self.path.is_dir():
+            self._hold()
         if self._has_run():
             kept = self._free_name()
             self.path.rename(kept)
@@ -64,18 +69,27 @@ class RunFolder:
                 "choose an empty or new folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        self._hold()
         save_config(config, self._config_file)
+
+    def close(self) -> None:
+        """Let other runs have the folder."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def resume(self, config: Config) -> None:
         """Check that the run in this folder can be gone on with under `config`.
 
         Raises:
-            InputError: there is none, or another one, or what it would go on from is gone.
+            InputError: there is none, or another one, or one under way, or what it would go on from
+                is gone.
         """
         if not self._config_file.is_file():
             raise InputError(
                 f"--resume: {self.path} holds no training run; start one without --resume"
             )
+        self._hold()
         started = load_config(self._config_file)
         if different := _differences(as_dict(started), as_dict(config)):
             raise InputError(
@@ -159,6 +173,20 @@ class RunFolder:
         temporary = self.path / f".{name}"
         temporary.write_text(text)
         temporary.replace(self.path / name)
+
+    def _hold(self) -> None:
+        """Lock the folder; the lock goes with the process at the latest, and leaves no file."""
+        self.close()
+        self._held = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--output {self.path}: another run is under way there; choose another folder, or "
+                "wait for its end"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
 
     def _has_run(self) -> bool:
         """Whether a run was started here and has got as far as opening its data."""

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -375,9 +375,13 @@ def train(
         What `metrics.json` holds: `split`, the number of its `queries`, the tuner's report, the
         zero-shot baseline's (None where the features know none), and the run's numbers.
     """
+    with closing(RunFolder(output)) as folder:
+        return _train(config, folder, resume, model_class)
+
+
+def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     began = time.monotonic()
-    folder = RunFolder(output)
-    accelerator = make_accelerator(config, output)
+    accelerator = make_accelerator(config, folder.path)
     if accelerator.is_main_process:
         folder.resume(config) if resume else folder.begin(config)
     with accelerator.main_process_first():
@@ -393,7 +397,7 @@ def train(
     trainer.say(
         f"{sum(parameter_count(trainer.bare_model).values()):,} trainable parameters; "
         f"{len(trainer.dataset):,} training queries, {trainer.total_steps:,} steps of "
-        f"{config.train.batch_size}; output in {output}"
+        f"{config.train.batch_size}; output in {folder.path}"
     )
     trainer.fit()
     trained = time.monotonic()

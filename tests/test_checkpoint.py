@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ def output(tmp_path: Path) -> Path:
 
 
 def begin(output: Path, *options: str) -> RunFolder:
-    folder = RunFolder(output)
-    folder.begin(load_config("demo", options))
+    with closing(RunFolder(output)) as folder:
+        folder.begin(load_config("demo", options))
     return folder
 
 
@@ -84,3 +86,14 @@ def test_reading_where_a_run_stood_changes_nothing(output: Path) -> None:
     folder.save_state(Progress(epoch=1), lambda state: None)
     assert folder.load_progress(folder.last_state()) == Progress(epoch=1)
     assert [record["epoch"] for record in folder.read_metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("start", [RunFolder.begin, RunFolder.resume])
+def test_a_folder_with_a_run_under_way_is_refused(output: Path, start: Callable) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as first, closing(RunFolder(output)) as second:
+        first.begin(config)
+        with pytest.raises(InputError, match="another run is under way"):
+            start(second, config)
+        first.close()
+        start(second, config)
