@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdst import train
 from sdst.config import load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.batches import collate
 from sdst.data.video import num_clips
 from sdst.model import SDST
 from sdst.sources import open_data
-from sdst.train import batch_loss, main, targets_of
+from sdst.train import main
+from sdst.trainer import batch_loss, targets_of
 
 
 def tiny_batch(options: list[str], multiple: int):
@@ -76,7 +76,7 @@ def test_a_compiled_run_learns_what_a_plain_one_learns(tiny_options, tmp_path, m
         return graph.forward
 
     compile = torch.compile
-    monkeypatch.setattr(train.torch, "compile", lambda f, mode: compile(f, backend=backend))
+    monkeypatch.setattr(torch, "compile", lambda f, mode: compile(f, backend=backend))
     torch.compiler.reset()
     options = [*tiny_options, "--data.pad_to", "64", "--model.dropout", "0"]
     reports = {}

@@ -20,7 +20,8 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
-from sdst.train import batch_loss, main
+from sdst.train import main
+from sdst.trainer import batch_loss
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -129,7 +130,7 @@ def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
             memory.setdefault(name, torch.empty(())).copy_(term.detach())
         return loss, dict(memory)
 
-    monkeypatch.setattr("sdst.train.batch_loss", replay)
+    monkeypatch.setattr("sdst.trainer.batch_loss", replay)
     main(["--output", str(tmp_path), *tiny_options])
     found, expected = (
         (folder / "metrics.jsonl").read_text() for folder in (tmp_path, tiny_checkpoint)

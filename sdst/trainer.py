@@ -1,0 +1,355 @@
+"""Training a side-tuner on a frozen backbone's features: steps, validations, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sdst.checkpoint import Progress, RunFolder
+from sdst.config import Config
+from sdst.data.annotations import Annotation
+from sdst.data.batches import Batch, GroundingDataset, collate
+from sdst.distributed import gather_batch
+from sdst.errors import InputError
+from sdst.evaluation.protocols import PROTOCOLS, Protocol
+from sdst.evaluation.report import figures_of, labelled
+from sdst.model import SDST, LossConfig, Targets, grounding_loss
+from sdst.optim import make_optimizer, make_scheduler
+from sdst.predict import Prediction, as_record, predict, predict_zero_shot
+from sdst.sources import Data
+
+# Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
+# of these waits for the device.
+_LOOK_EVERY = 10
+
+
+class Trainer:
+    """One run: the model, what optimises it, and where it stands.
+
+    The run is a function of the config: data order, positive clips and dropout depend on (seed,
+    epoch) alone, so going on after the last complete epoch repeats what would have been.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        model_class: type[SDST] = SDST,
+    ) -> None:
+        self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
+        self.progress = Progress()
+        self.stop_asked = self.interrupted = False
+        self.check_scoring()
+        set_seed(config.train.seed)
+        self.dataset = data.dataset("train")
+        self.validation = data.dataset("val")
+        loader = make_loader(self.dataset, config)
+        model = model_class(config.model)
+        optimizer = make_optimizer(model, config.train)
+        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        compiled = config.train.compile
+        compile = partial(torch.compile, mode=compiled)
+        self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
+        self.steps_per_epoch = len(self.loader) // config.train.accumulation
+        self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
+        accelerator.register_for_checkpointing(self.scheduler)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    @property
+    def bare_model(self) -> SDST:
+        """The model without what `accelerate` wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How predictions are scored."""
+        return PROTOCOLS[self.config.data.protocol]
+
+    def check_scoring(self) -> None:
+        """Score some answer to all that will be scored, so that faults are told before training."""
+        reports = {}
+        for split in filter(self.data.has_truth, ("val", "test")):
+            annotations = self.data.splits[split]
+            try:
+                reports[split] = self.report([whole_video(a) for a in annotations], annotations)
+            except InputError as error:
+                raise InputError(f"{split}: {error}") from None
+        selected_figure(figures_of(reports["val"]), self.config.train.select_by)
+
+    def resume(self) -> None:
+        """Go back to the end of the last complete epoch, or to the beginning without one."""
+        state = self.folder.last_state()
+        if state is None:
+            self.say("nothing to resume yet; starting at the beginning")
+        else:
+            self.accelerator.load_state(str(state))
+            self.progress = self.folder.load_progress(state)
+            self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+        if self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.progress.epoch)
+        self.accelerator.wait_for_everyone()
+
+    def fit(self) -> None:
+        """Train to the end, or until Ctrl-C."""
+        config = self.config.train
+        bar = tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="train",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar, stop_on_interrupt(self.ask_to_stop):
+            for epoch in range(self.progress.epoch + 1, config.epochs + 1):
+                losses = self.train_epoch(epoch, bar)
+                if self.interrupted:
+                    break
+                self.progress.epoch = epoch
+                if epoch % config.validate_every == 0 or epoch == config.epochs:
+                    self.validate(losses)
+                if self.accelerator.is_main_process:
+                    self.folder.save_state(self.progress, self._save_state)
+                self.accelerator.wait_for_everyone()
+        if self.progress.best is None and self.accelerator.is_main_process:
+            self.folder.save_model(self.bare_model)
+
+    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+        """One pass over the training queries; the mean of every loss term."""
+        set_seed(self.config.train.seed * 1_000_003 + epoch, device_specific=True)
+        self.dataset.epoch = epoch
+        self.loader.set_epoch(epoch)
+        self.model.train()
+        history = []
+        for number, batch in enumerate(self.loader):
+            if number >= self.steps_per_epoch * self.config.train.accumulation:
+                continue  # too few are left for a step
+            with self.accelerator.accumulate(self.model):
+                terms = self.train_step(batch)
+            history.append(terms)
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.step += 1
+            bar.update()
+            if self.progress.step % _LOOK_EVERY == 0:
+                self.log_step(epoch, terms, bar)
+            if self.should_stop():
+                self.interrupted = True
+                break
+        means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        self.check_finite(means["loss"])
+        return means
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, loss, backward, and an optimiser step when its gradients are complete."""
+        batch = batch.to(self.accelerator.device)
+        inputs, targets = batch.inputs(), targets_of(batch)
+        try:
+            loss, terms = self.batch_loss(self.model, inputs, targets, self.config.loss)
+        except ValueError as error:
+            if "non-finite cost" in str(error):  # of a match, which only a CPU refuses
+                raise self.diverged(math.nan) from error
+            raise
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+        self.optimizer.step()
+        if self.accelerator.sync_gradients:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        terms = {"loss": loss, **terms}
+        # A copy: under `reduce-overhead` they lie where the next step's will.
+        values = torch.stack([term.detach() for term in terms.values()])
+        return dict(zip(terms, values.unbind(), strict=True))
+
+    def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
+        """Show the loss and write it to TensorBoard."""
+        values = {name: term.item() for name, term in terms.items()}
+        self.check_finite(values["loss"])
+        rate = self.scheduler.get_last_lr()[0]
+        bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
+        logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
+        self.accelerator.log(logged, step=self.progress.step)
+
+    def check_finite(self, loss: float) -> None:
+        """End a run whose loss is not finite."""
+        if not math.isfinite(loss):
+            raise self.diverged(loss)
+
+    def diverged(self, loss: float) -> InputError:
+        """What ends such a run."""
+        return InputError(
+            f"training diverged by step {self.progress.step}: the loss is {loss}; lower train.lr "
+            f"(now {self.config.train.lr}) or check the features for NaN"
+        )
+
+    def validate(self, losses: dict[str, float]) -> None:
+        """Evaluate on `val`, log it, and keep the model if it is the best so far."""
+        records = self.predict(self.validation)
+        if not self.accelerator.is_main_process:
+            return
+        figures = figures_of(self.report(records, self.validation.annotations))
+        score = selected_figure(figures, self.config.train.select_by)
+        progress = self.progress
+        is_best = progress.best is None or score > progress.best
+        if is_best:
+            progress.best, progress.best_epoch = score, progress.epoch
+            self.folder.save_model(self.bare_model)
+        record = {"epoch": progress.epoch, "step": progress.step, "losses": losses, "val": figures}
+        self.folder.log_metrics(record)
+        self.accelerator.log(
+            {f"val/{name}": value for name, value in figures.items()}, step=progress.step
+        )
+        headline = labelled(figures, self.protocol.headline)
+        line = "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
+        best = "  (best)" if is_best else ""
+        self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
+
+    def predict(self, dataset: GroundingDataset) -> list[dict]:
+        """Predictions for `dataset`, shared out over the processes and put together again."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        records = predict(
+            self.bare_model,
+            dataset.share(rank, processes),
+            device=self.accelerator.device,
+            progress=rank == 0,
+            options=self.config.predict,
+        )
+        if processes == 1:
+            return records
+        of_all: list[list[dict]] = gather_object([records])
+        return [of_all[i % processes][i // processes] for i in range(len(dataset))]
+
+    def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
+        """The official figures, at this dataset's clip length."""
+        return self.protocol.score(records, annotations, self.config.data.clip_length)
+
+    def zero_shot_report(self, dataset: GroundingDataset) -> dict | None:
+        """The baseline's figures; None for features that know no zero-shot answer."""
+        if not dataset.source.shapes["embed_width"]:
+            self.say("zero-shot: skipped, these features share no space between video and text")
+            return None
+        return self.report(predict_zero_shot(dataset), dataset.annotations)
+
+    def ask_to_stop(self) -> None:
+        """End training after the step in hand, or soon after where other processes take part."""
+        self.stop_asked = True
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; of several, any, which they tell each other."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_asked
+        if self.progress.step % _LOOK_EVERY:
+            return False
+        if self.stop_asked:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar, once for all processes."""
+        if self.accelerator.is_main_process:
+            tqdm.write(line)
+
+    def _save_state(self, folder: Path) -> None:
+        self.accelerator.save_state(str(folder))
+
+
+def make_accelerator(config: Config, output: Path) -> Accelerator:
+    """Device, precision, processes and trackers, by `accelerate`."""
+    precision = config.train.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "no"
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.train.accumulation,
+        # A batch is split over processes, so that their number does not change what is learned.
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, use_seedable_sampler=True, data_seed=config.train.seed
+        ),
+        step_scheduler_with_optimizer=False,
+        log_with="tensorboard",
+        project_dir=output,
+    )
+
+
+def batch_loss(
+    model: nn.Module, inputs: tuple[Tensor, ...], targets: Targets, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a batch costs, in all and by its terms; what `train.compile` makes a graph of."""
+    return grounding_loss(model(*inputs), targets, config, gather_batch)
+
+
+def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
+    """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step."""
+    if len(dataset) < config.train.batch_size:
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} is more than the {len(dataset)} training "
+            "queries; lower it"
+        )
+    return DataLoader(
+        dataset,
+        config.train.batch_size // config.train.accumulation,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=partial(collate, multiple=config.data.pad_to),
+        num_workers=config.train.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The part of a batch that the loss compares with."""
+    return Targets(
+        spans=batch.spans,
+        counts=batch.span_counts,
+        saliency=batch.saliency,
+        lengths=batch.video_lengths,
+        positive_clip=batch.positive_clip,
+    )
+
+
+def whole_video(annotation: Annotation) -> dict:
+    """An answer to any query, as a submission record."""
+    answer = Prediction(np.array([[0.0, annotation.duration, 0.0]]), np.zeros(1))
+    return as_record(annotation, answer)
+
+
+def selected_figure(figures: dict[str, float], name: str) -> float:
+    """The one that decides which checkpoint is best."""
+    if name not in figures:
+        raise InputError(f"train.select_by {name!r}: expected one of {', '.join(sorted(figures))}")
+    return figures[name]
+
+
+@contextmanager
+def stop_on_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C ask training to stop; a second one ends it at once."""
+
+    def interrupt(number: int, frame: object) -> None:
+        ask_to_stop()
+        tqdm.write("stopping after this step; press Ctrl-C again to quit at once")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
