@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from sdst.checkpoint import RunFolder
@@ -36,8 +35,7 @@ def trained(output: Path, recipe: str, options: Sequence[str], model: type[SDST]
     """
     config, file = load_config(recipe, options), output / "metrics.json"
     if file.is_file():
-        with closing(RunFolder(output)) as folder:
-            folder.resume(config)  # refuses other settings
+        RunFolder(output).check_config(config)
         metrics = json.loads(file.read_text())
     else:
         metrics = train(config, output, model_class=model)

@@ -18,8 +18,9 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from weakref import WeakSet
 
 import yaml
 
@@ -29,6 +30,7 @@ from sdst.model import SDST
 
 FEATURES = "features.json"
 _MODEL_FILES = ("config.json", "model.safetensors")
+_KEPT = ("stretch", "overlap")
 
 
 @dataclass
@@ -41,12 +43,25 @@ class Progress:
     best_epoch: int = 0
 
 
+_folders: WeakSet[RunFolder] = WeakSet()
+
+
+def _let_go() -> None:
+    """Processes that load batches are no reason to keep other runs out of a folder."""
+    for folder in list(_folders):
+        folder.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunFolder:
     """The `--output` folder of a training run, which keeps other runs out until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: int | None = None
+        _folders.add(self)
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
         self.metrics_log = path / "metrics.jsonl"
@@ -90,20 +105,26 @@ class RunFolder:
                 f"--resume: {self.path} holds no training run; start one without --resume"
             )
         self._hold()
-        started = load_config(self._config_file)
-        if different := _differences(as_dict(started), as_dict(config)):
-            raise InputError(
-                f"--resume: {self.path} was started with another configuration "
-                f"({'; '.join(different)}); give the same one, or another --output"
-            )
+        self.check_config(config)
         if self.last_state() is None and any(r["epoch"] > 1 for r in self.read_metrics()):
             raise InputError(
                 f"--resume: {self.checkpoints} holds nothing to go on from, and a new start would "
                 f"replace {self.model}; without --resume this run is kept under another name"
             )
 
+    def check_config(self, config: Config) -> None:
+        """Refuse a run of other settings."""
+        started = load_config(self._config_file)
+        if different := _differences(as_dict(started), as_dict(config)):
+            raise InputError(
+                f"--resume: {self.path} was started with another configuration "
+                f"({'; '.join(different)}); give the same one, or another --output"
+            )
+
     def settle(self, config: Config, features: dict) -> None:
         """Keep what opening the data has decided of `config`, and what its features are.
+
+        How long videos are cut stays as a run that is gone on with was started.
 
         Raises:
             InputError: the run in this folder was started on other features.
@@ -115,7 +136,9 @@ class RunFolder:
                     f"--resume: {self.path} was started on other features "
                     f"({'; '.join(different)}); give the same ones, or another --output"
                 )
-        save_config(config, self._config_file)
+        decided = load_config(self._config_file).predict
+        kept = {name: getattr(decided, name) or getattr(config.predict, name) for name in _KEPT}
+        save_config(replace(config, predict=replace(config.predict, **kept)), self._config_file)
         self.write(FEATURES, json.dumps(features, indent=2) + "\n")
 
     def last_state(self) -> Path | None:

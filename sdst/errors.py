@@ -18,12 +18,14 @@ class InputError(ValueError):
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process the way a shell expects.
 
-    Exit code 0 on success (or what `main` returned), 2 after an `InputError` (its line on stderr,
-    no traceback), 130 after Ctrl-C, as shells report it.
+    Exit code 0 on success (or what `main` returned), 2 after an `InputError` or where the kernels
+    asked for do not fit (a line on stderr, no traceback), 130 after Ctrl-C, as shells report it.
     """
+    from sdst.kernels import ImplementationError  # what reads files and keys needs no kernels
+
     try:
         code = main()
-    except InputError as error:
+    except (InputError, ImplementationError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:

@@ -57,6 +57,13 @@ class Trainer:
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
+        at_once = config.train.batch_size // config.train.accumulation
+        if at_once % accelerator.num_processes:
+            raise InputError(
+                f"train.batch_size {config.train.batch_size} in {config.train.accumulation} passes "
+                f"are {at_once} queries at once, which {accelerator.num_processes} processes do "
+                "not share evenly; change one of the three"
+            )
         loader = make_loader(self.dataset, config)
         model = model_class(config.model)
         optimizer = make_optimizer(model, config.train)

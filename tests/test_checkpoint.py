@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -97,3 +98,17 @@ def test_a_folder_with_a_run_under_way_is_refused(output: Path, start: Callable)
             start(second, config)
         first.close()
         start(second, config)
+
+
+def test_a_forked_process_does_not_keep_other_runs_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(load_config("demo"))
+    context = multiprocessing.get_context("fork")
+    ready, stop = context.Event(), context.Event()
+    loader = context.Process(target=lambda: (ready.set(), stop.wait(60)))
+    loader.start()
+    assert ready.wait(60)
+    folder.close()  # as a killed process does
+    RunFolder(tmp_path / "run").begin(load_config("demo"))
+    stop.set()
+    loader.join()

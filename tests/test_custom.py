@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdst import extract, ground, train
-from sdst.config import load_config
+from sdst.config import load_config, save_config
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.sources import open_data
+from tests.videos import cut_in_pictures
 
 SETTINGS = {
     "data.backbone": "demo",
@@ -84,6 +86,19 @@ def test_the_checkpoint_carries_stretches_as_long_as_most_of_its_videos(checkpoi
     assert 1 < predict.overlap <= predict.stretch / 2
 
 
+def test_an_overlap_as_long_as_the_videos_is_refused_before_training(checkpoint, root):
+    with pytest.raises(InputError, match=r"predict\.overlap is 500, expected less than the \d+"):
+        open_data(load_config("custom", [*options(root)[2:], "--predict.overlap", "500"]))
+
+
+def test_a_run_that_is_gone_on_with_keeps_how_long_videos_are_cut(checkpoint, root, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    config = load_config(run / "config.yaml")
+    save_config(replace(config, predict=replace(config.predict, stretch=99)), run / "config.yaml")
+    assert train.main(["--output", str(run), "--resume", *options(root)]) == 0
+    assert load_config(run / "config.yaml").predict.stretch == 99
+
+
 def test_what_lies_beside_a_video_is_not_taken_for_it(checkpoint, root, tmp_path):
     copy = copied(root, tmp_path)
     video = sorted((copy / "videos").iterdir())[0]
@@ -96,6 +111,16 @@ def test_what_lies_beside_a_video_is_not_taken_for_it(checkpoint, root, tmp_path
     shutil.copy(video, video.with_suffix(".mkv"))
     with pytest.raises(InputError, match="have the same id holiday"):
         extract.main(options(copy))
+
+
+def test_a_video_of_which_half_is_missing_is_used_as_far_as_it_goes(checkpoint, root, tmp_path):
+    copy = copied(root, tmp_path)
+    record = json.loads((copy / "train.jsonl").read_text().splitlines()[0])
+    video = copy / "videos" / f"{record['vid']}.mp4"
+    cut_in_pictures(shutil.copy(video, tmp_path / "whole.mp4"), video, kept=0.5)
+    data = open_data(load_config("custom", options(copy, **{"data.allow_missing": "true"})[2:]))
+    assert data.source.faults[record["vid"]]
+    assert data.source.video(record["vid"]).duration < record["duration"]
 
 
 def test_moments_behind_the_end_of_a_damaged_video_are_not_learnt(

@@ -19,6 +19,7 @@ from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
 from sdst.extraction import Report, extract_features
+from tests.videos import cut_in_pictures
 
 K, P, WIDTH = 2, 3, 4
 
@@ -188,22 +189,6 @@ def test_a_broken_video_is_left_out_and_a_cut_one_used_where_that_is_reported(vi
     assert "broken.mp4" in skipped
     assert "cut.mp4: truncated" in report.faults[-1]
     store.verify(progress=False)
-
-
-def cut_in_pictures(whole: Path, path: Path) -> None:
-    """The same file with its header in front, less a third of its pictures."""
-    with (
-        av.open(str(whole)) as source,
-        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
-    ):
-        [stream] = source.streams
-        copy = target.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
 
 
 def test_not_one_readable_video_is_an_error(tmp_path):

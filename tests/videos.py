@@ -68,3 +68,19 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def cut_in_pictures(whole: Path, path: Path, kept: float = 2 / 3) -> None:
+    """The same file with its header in front, and of its bytes the share that is kept."""
+    with (
+        av.open(str(whole)) as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
+    ):
+        [stream] = source.streams
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])

@@ -47,6 +47,7 @@ def dense_attention(
     options = {"dropout_p": dropout_p, "window_size": (reach, reach)}
     if lengths is None:
         return flash_attn_func(q, k, v, **options)
+    lengths = lengths.clamp(max=q.shape[1])
     packed, rows = pack(q, k, v, lengths)
     starts = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     longest = q.shape[1]

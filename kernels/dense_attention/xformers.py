@@ -48,6 +48,7 @@ def dense_attention(
     if lengths is None:
         mask = window and LocalAttentionFromBottomRightMask(window_left=window, window_right=window)
         return memory_efficient_attention(q, k, v, attn_bias=mask, p=dropout_p)
+    lengths = lengths.clamp(max=q.shape[1])
     packed, rows = pack(q, k, v, lengths)
     mask = BlockDiagonalMask.from_seqlens([n for n in lengths.tolist() if n])
     out = memory_efficient_attention(*(x[None] for x in packed), attn_bias=mask, p=dropout_p)

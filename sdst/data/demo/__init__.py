@@ -69,15 +69,17 @@ def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    old = building.with_name(f"{building.name}-old")
     try:
         _render(building, size, processes)
         (building / _RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         building.chmod(0o755)
         if root.exists():
-            shutil.rmtree(root)
+            root.rename(old)
         building.rename(root)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        for folder in (building, old):
+            shutil.rmtree(folder, ignore_errors=True)
     return root
 
 
