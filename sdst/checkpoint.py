@@ -30,7 +30,6 @@ from sdst.model import SDST
 
 FEATURES = "features.json"
 _MODEL_FILES = ("config.json", "model.safetensors")
-_KEPT = ("stretch", "overlap")
 
 
 @dataclass
@@ -137,7 +136,8 @@ class RunFolder:
                     f"({'; '.join(different)}); give the same ones, or another --output"
                 )
         decided = load_config(self._config_file).predict
-        kept = {name: getattr(decided, name) or getattr(config.predict, name) for name in _KEPT}
+        started = {"stretch": decided.stretch, "overlap": decided.overlap}
+        kept = {name: value for name, value in started.items() if value is not None}
         save_config(replace(config, predict=replace(config.predict, **kept)), self._config_file)
         self.write(FEATURES, json.dumps(features, indent=2) + "\n")
 

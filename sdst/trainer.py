@@ -57,14 +57,7 @@ class Trainer:
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
-        at_once = config.train.batch_size // config.train.accumulation
-        if at_once % accelerator.num_processes:
-            raise InputError(
-                f"train.batch_size {config.train.batch_size} in {config.train.accumulation} passes "
-                f"are {at_once} queries at once, which {accelerator.num_processes} processes do "
-                "not share evenly; change one of the three"
-            )
-        loader = make_loader(self.dataset, config)
+        loader = make_loader(self.dataset, config, accelerator.num_processes)
         model = model_class(config.model)
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
@@ -304,16 +297,27 @@ def batch_loss(
     return grounding_loss(model(*inputs), targets, config, gather_batch)
 
 
-def make_loader(dataset: GroundingDataset, config: Config) -> DataLoader:
-    """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step."""
+def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -> DataLoader:
+    """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step.
+
+    Args:
+        processes: that will share each of them.
+    """
     if len(dataset) < config.train.batch_size:
         raise InputError(
             f"train.batch_size {config.train.batch_size} is more than the {len(dataset)} training "
             "queries; lower it"
         )
+    at_once = config.train.batch_size // config.train.accumulation
+    if at_once % processes:
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} in {config.train.accumulation} passes are "
+            f"{at_once} queries at once, which {processes} processes do not share evenly; change "
+            "one of the three"
+        )
     return DataLoader(
         dataset,
-        config.train.batch_size // config.train.accumulation,
+        at_once,
         shuffle=True,
         drop_last=True,
         collate_fn=partial(collate, multiple=config.data.pad_to),

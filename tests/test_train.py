@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
+from sdst.config import load_config
 from sdst.data.annotations import Annotation, read_annotations, write_annotations
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
+from sdst.sources import open_data
 from sdst.train import main
-from sdst.trainer import batch_loss
+from sdst.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -383,3 +385,9 @@ def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], t
     (tmp_path / "videos").mkdir()
     with pytest.raises(InputError, match=r"videos: not found: 10 of 10 annotated videos"):
         main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(tmp_path)])
+
+
+def test_processes_that_cannot_share_a_batch_are_told(tiny_options: list[str]) -> None:
+    config = load_config("demo", [*tiny_options, "--train.accumulation", "4"])
+    with pytest.raises(InputError, match="are 2 queries at once, which 4 processes do not share"):
+        make_loader(open_data(config).dataset("train"), config, processes=4)
