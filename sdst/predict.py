@@ -64,7 +64,7 @@ def decode(
     ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
     windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
     kept = (order >= 0).sum(1).tolist()
-    saliency = outputs.saliency[-1].cpu().numpy()
+    saliency = outputs.saliency[-1].float().cpu().numpy()
     return [
         Prediction(sample[:count], curve[:length])
         for sample, count, curve, length in zip(

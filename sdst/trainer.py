@@ -61,6 +61,8 @@ class Trainer:
         model = model_class(config.model)
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        # Autocast is for training alone (`batch_loss`): rounded scores of validation would tie.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         compiled = config.train.compile
         compile = partial(torch.compile, mode=compiled)
         self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
@@ -77,6 +79,11 @@ class Trainer:
     def bare_model(self) -> SDST:
         """The model without what `accelerate` wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """What training computes in by autocast; None is fp32."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
     @property
     def protocol(self) -> Protocol:
@@ -162,7 +169,9 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         inputs, targets = batch.inputs(), targets_of(batch)
         try:
-            loss, terms = self.batch_loss(self.model, inputs, targets, self.config.loss)
+            loss, terms = self.batch_loss(
+                self.model, inputs, targets, self.config.loss, self.precision
+            )
         except ValueError as error:
             if "non-finite cost" in str(error):  # of a match, which only a CPU refuses
                 raise self.diverged(math.nan) from error
@@ -291,10 +300,21 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
 
 
 def batch_loss(
-    model: nn.Module, inputs: tuple[Tensor, ...], targets: Targets, config: LossConfig
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    targets: Targets,
+    config: LossConfig,
+    precision: torch.dtype | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a batch costs, in all and by its terms; what `train.compile` makes a graph of."""
-    return grounding_loss(model(*inputs), targets, config, gather_batch)
+    """What a batch costs, in all and by its terms; what `train.compile` makes a graph of.
+
+    Args:
+        precision: of the model, by autocast; None is fp32, which the losses are in any case.
+    """
+    device = inputs[0].device.type
+    with torch.autocast(device, precision, enabled=precision is not None):
+        outputs = model(*inputs)
+    return grounding_loss(outputs, targets, config, gather_batch)
 
 
 def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -> DataLoader:

@@ -21,6 +21,7 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
+from sdst.predict import predict_split
 from sdst.sources import open_data
 from sdst.train import main
 from sdst.trainer import batch_loss, make_loader
@@ -277,6 +278,18 @@ def test_accumulation_changes_neither_steps_nor_what_they_learn(
     steps = [json.loads(line)["step"] for line in (split / "metrics.jsonl").open()]
     assert steps == [3, 6, 9]
     assert_same_weights(split, whole, rtol=1e-3, atol=1e-5)
+
+
+def test_in_bf16_it_learns_and_answers_in_full_precision(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    options = ["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "bf16"]
+    subprocess.run([*MODULE, *options], check=True)  # a process has one precision
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["losses"]["loss"] for line in lines]
+    assert losses[-1] < losses[0]
+    records, _, _ = predict_split(tmp_path / "run", "test")
+    assert read_predictions(tmp_path / "run" / "predictions.jsonl") == records
 
 
 def test_an_earlier_run_is_kept_under_another_name(

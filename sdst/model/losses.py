@@ -91,7 +91,7 @@ def grounding_loss(
         _pick(outputs.dense, at),
         _pick(outputs.visual, at),
     )
-    predictions = (gather(prediction, 1) for prediction in predictions)
+    predictions = (gather(_widen(prediction), 1) for prediction in predictions)
     spans, logits, actionness, saliency, sentence, clip, visual = predictions
     targets = Targets(*(gather(getattr(targets, f.name), 0) for f in fields(targets)))
     anchored, scale = targets.positive_clip >= 0, outputs.scale
@@ -166,7 +166,8 @@ def match(spans: Tensor, logits: Tensor, overlap: Tensor, targets: Targets) -> T
 
 def focal_loss(logits: Tensor, labels: Tensor | float) -> Tensor:
     """alpha_t (1 - p_t)^gamma (-log p_t), elementwise; Lin et al., 2017."""
-    labels = torch.as_tensor(labels, dtype=logits.dtype, device=logits.device).expand_as(logits)
+    if not isinstance(labels, Tensor):
+        labels = torch.full_like(logits, labels)  # made there: a number would be copied there
     p = logits.sigmoid()
     miss = (p - labels).abs()  # 1 - p_t, as labels are 0 or 1
     alpha = _FOCAL_ALPHA * labels + (1 - _FOCAL_ALPHA) * (1 - labels)
@@ -208,6 +209,11 @@ def symmetric_info_nce(logits: Tensor) -> Tensor:
 def _similarities(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of all pairs: a, b [..., n, F] -> [..., n, n]."""
     return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).mT
+
+
+def _widen(x: Tensor) -> Tensor:
+    """In fp32 at least: a temperature of 100 is too much for what autocast leaves in 16 bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _pick(stream: Tensor, clip: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ class SDST(
             else:
                 before = inputs[step - 1]
                 dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
-                dense = torch.lerp(source, dense, beta[step])
+                dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
             dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
             hidden = blocks.sparse_block(
                 hidden, references, dense, lengths, sparse_text[step], text_lengths, contexts[step]
