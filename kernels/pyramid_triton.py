@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_IN_FLIGHT = tl.constexpr(4)  # raw tokens of an entry that are loaded at once
+
 
 @triton.jit
 def valid_length(p_lengths, batch, L):
@@ -37,14 +39,16 @@ def load_entries(p_tokens, row, clips, mask, o_d, P, D, p_scales=None):
     A stored token counts times its scale where there are scales.
     """
     b_sum = tl.zeros([row.shape[0], o_d.shape[0]], tl.float32)
-    for w in range(tl.max(clips)):
-        p_rows = p_tokens + (row + w * P)[:, None] * D + o_d[None, :]
-        m_rows = (mask & (w < clips))[:, None] & (o_d < D)[None, :]
-        b_tokens = tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
-        if p_scales is not None:
-            m_scales = mask & (w < clips)
-            b_tokens *= tl.load(p_scales + row + w * P, mask=m_scales, other=0)[:, None]
-        b_sum += b_tokens
+    for first in range(0, tl.max(clips), _IN_FLIGHT):
+        for w in tl.static_range(_IN_FLIGHT):
+            m_w = mask & (first + w < clips)
+            o_row = row + (first + w) * P
+            p_rows = p_tokens + o_row[:, None] * D + o_d[None, :]
+            m_rows = m_w[:, None] & (o_d < D)[None, :]
+            b_tokens = tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
+            if p_scales is not None:
+                b_tokens *= tl.load(p_scales + o_row, mask=m_w, other=0)[:, None]
+            b_sum += b_tokens
     return b_sum / clips[:, None].to(tl.float32)
 
 

@@ -79,9 +79,9 @@ _SERVE = {
 dispatch.register(
     OP,
     flash=flash.unsupported_reasons,
-    xformers=xformers.unsupported_reasons,
     native=native.unsupported_reasons,
     sdpa=dispatch.always,
+    xformers=xformers.unsupported_reasons,  # only when asked for: it waits for the device
 )
 
 

@@ -1,4 +1,4 @@
-"""Dense attention by flash-attn's varlen kernel: padding is neither computed nor stored."""
+"""Dense attention by flash-attn's varlen kernel, which computes nothing for padding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sdst.kernels.dense_attention.packing import cuda_reasons, missing_module, pack, unpack
+from sdst.kernels.dense_attention.packing import Packing, cuda_reasons, missing_module
 
 
 def unsupported_reasons(
@@ -47,9 +47,9 @@ def dense_attention(
     options = {"dropout_p": dropout_p, "window_size": (reach, reach)}
     if lengths is None:
         return flash_attn_func(q, k, v, **options)
-    lengths = lengths.clamp(max=q.shape[1])
-    packed, rows = pack(q, k, v, lengths)
-    starts = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     longest = q.shape[1]
-    out = flash_attn_varlen_func(*packed, starts, starts, longest, longest, **options)
-    return unpack(out, rows, q)
+    packing = Packing(lengths, longest)
+    starts = functional.pad(packing.lengths.cumsum(0), (1, 0)).to(torch.int32)
+    rows = (packing.pack(x) for x in (q, k, v))
+    out = flash_attn_varlen_func(*rows, starts, starts, longest, longest, **options)
+    return packing.unpack(out)

@@ -37,14 +37,27 @@ def cuda_reasons(q: Tensor, dtypes: tuple[torch.dtype, ...]) -> list[str]:
     return reasons
 
 
-def pack(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Valid rows of [B, L, H, C] in one sequence, [sum of lengths, H, C], and where they lay."""
-    valid = torch.arange(q.shape[1], device=q.device) < lengths[:, None]
-    rows = valid.flatten().nonzero().squeeze(1)
-    return [x.flatten(0, 1)[rows] for x in (q, k, v)], rows
+class Packing:
+    """Where the valid rows of a padded batch [B, L, ...] lie in one sequence, without asking how
+    many there are: they come first, the padding follows.
 
+    Args:
+        lengths: [B] int64, valid part of L = `size`.
+    """
 
-def unpack(packed: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    """Rows back to where they lay in [B, L, H, C], zeros elsewhere."""
-    out = packed.new_zeros(like.shape[0] * like.shape[1], *like.shape[2:])
-    return out.index_copy(0, rows, packed).view(like.shape)
+    def __init__(self, lengths: Tensor, size: int) -> None:
+        self.lengths = lengths.clamp(max=size)
+        self.valid = torch.arange(size, device=lengths.device) < self.lengths[:, None]
+        self.order = (~self.valid).flatten().argsort(stable=True)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Rows of [B, L, H, C] as [B L, H, C], zeros for the padding, which gets no gradient."""
+        kept = torch.where(self.valid[..., None, None], x, 0)
+        return kept.flatten(0, 1)[self.order]
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """[B, L, H, C] of the first rows, zeros in the padding whatever the others hold."""
+        batch, size = self.valid.shape
+        padded = rows.new_zeros(batch * size, *rows.shape[1:])
+        padded = padded.index_copy(0, self.order[: len(rows)], rows)
+        return torch.where(self.valid[..., None, None], padded.unflatten(0, (batch, size)), 0)

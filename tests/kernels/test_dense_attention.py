@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import pairwise
+from unittest.mock import Mock
+
 import pytest
 import torch
 from threads import assert_same_bits_in_threads
 
 from sdst.kernels import cross_attention, dense_attention, library, unsupported_reasons
-from sdst.kernels.dense_attention import windowed
+from sdst.kernels.dense_attention import flash, windowed
 from sdst.kernels.dispatch import implementations
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
@@ -254,6 +258,35 @@ def test_only_another_sequence_may_have_another_length(qkv) -> None:
     assert cross_attention(q, k[:, 1:], v[:, 1:]).shape == q.shape
 
 
+def varlen(q, k, v, starts, *rest, **options) -> torch.Tensor:
+    """What flash-attn's function of this name computes; what no sequence holds stays unwritten."""
+    out = torch.full_like(q, torch.nan)
+    for first, end in pairwise(starts.tolist()):
+        rows = slice(first, end)
+        out[rows] = cross_attention(q[None, rows], k[None, rows], v[None, rows])[0]
+    return out
+
+
+@pytest.mark.parametrize("lengths", [[6, 4, 1], [0, 6, 2], [9, 9, 9]])
+def test_what_flash_attn_is_given_is_one_sequence_without_padding(
+    lengths: list[int], qkv, monkeypatch
+) -> None:
+    """The library itself runs on a GPU only."""
+    monkeypatch.setitem(sys.modules, "flash_attn", Mock(flash_attn_varlen_func=varlen))
+    lengths = torch.tensor(lengths)
+    q, k, v = inputs = [x.clone().requires_grad_() for x in qkv]
+    with torch.no_grad():
+        for x in inputs:
+            x[torch.arange(6) >= lengths[:, None]] = torch.nan
+    found = flash.dense_attention(q, k, v, lengths, lengths, 0.0, None, 0)
+    expected = dense_attention(q, k, v, lengths.clamp(max=6), implementation="sdpa")
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
+    gradients = (torch.autograd.grad(out, inputs, upstream) for out in (found, expected))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [None, 2])
@@ -262,11 +295,24 @@ def test_only_another_sequence_may_have_another_length(qkv) -> None:
 def test_every_library_gives_the_answer_of_sdpa(
     name: str, padded: bool, window: int | None, qkv
 ) -> None:
-    q, k, v = (x.cuda().bfloat16() for x in qkv)
+    inputs = [x.cuda().bfloat16().requires_grad_() for x in qkv]
     lengths = torch.tensor([6, 4, 1]).cuda() if padded else None
-    call = (q, k, v, lengths, lengths, 0.0, window, 0)
+    call = (*inputs, lengths, lengths, 0.0, window, 0)
     if reasons := unsupported_reasons("dense_attention", name, *call):
         pytest.skip("; ".join(reasons))
-    found = dense_attention(q, k, v, lengths, window=window, implementation=name)
-    expected = dense_attention(q, k, v, lengths, window=window, implementation="sdpa")
-    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    upstream = torch.randn(SIZE, generator=torch.Generator().manual_seed(1)).cuda().bfloat16()
+
+    def run(implementation: str) -> list[torch.Tensor]:
+        options = {"window": window, "implementation": implementation}
+        out = dense_attention(*inputs, lengths, **options)
+        return [out, *torch.autograd.grad(out, inputs, upstream)]
+
+    expected = run("sdpa")
+    run(name)  # loads what is loaded once
+    torch.cuda.set_sync_debug_mode("error" if name == "flash" else "default")
+    try:
+        found = run(name)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
