@@ -64,7 +64,7 @@ FORMULATIONS = {
 }
 
 
-def make_inputs(case: Case) -> list[Tensor]:
+def make_inputs(case: Case, device: str = "cpu") -> list[Tensor]:
     """Every point is midway between two clips: no rounding moves it to another pair of clips."""
     generator = torch.Generator().manual_seed(0)
     samples = (case.batch, QUERIES, HEADS, SAMPLES)
@@ -74,7 +74,8 @@ def make_inputs(case: Case) -> list[Tensor]:
     offsets = torch.randint(-2, 3, samples, generator=generator).float()
     logits = torch.randn(samples, generator=generator)
     references = torch.stack((center, 2 * half), dim=-1)
-    return [x.requires_grad_() for x in (value, references, offsets, logits)]
+    inputs = value, references, offsets, logits
+    return [x.to(device).requires_grad_() for x in inputs]
 
 
 def forward(name: str, inputs: list[Tensor]) -> tuple[Tensor]:

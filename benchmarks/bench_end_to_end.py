@@ -89,14 +89,16 @@ def bench_queries_at_once(benchmark, schedule: str, queries: int = 64) -> None:
     benchmark.pedantic(together, rounds=ROUNDS, warmup_rounds=1)
 
 
-def answers(config: Config, queries: int, by_modules: bool = False) -> Callable[[], object]:
+def answers(
+    config: Config, queries: int, by_modules: bool = False, device: str = "cpu"
+) -> Callable[[], object]:
     """A call that answers so many queries on one video that is encoded already."""
     torch.manual_seed(0)
-    model = SDST(config.model).eval()
+    model = SDST(config.model).eval().to(device)
     if by_modules:  # which serve where a hook wants to see them, in place of row programs
         model.dense_block.register_forward_hook(lambda *_: None)
-    video, _, lengths, _ = random_inputs(config.model, 1)
-    _, text, _, words = random_inputs(config.model, queries)
+    video, _, lengths, _ = (x.to(device) for x in random_inputs(config.model, 1))
+    _, text, _, words = (x.to(device) for x in random_inputs(config.model, queries))
     with torch.no_grad():
         encoded = model.encode_video(video, lengths)
     return torch.no_grad()(lambda: model.answer(encoded, text, words, every_step=False))

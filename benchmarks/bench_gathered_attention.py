@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.tokens import SHAPES
+from benchmarks.tokens import SHAPES, shape_of
 from sdst.kernels import gathered_attention, library, pyramid, quantize
 from sdst.kernels.gathered_attention import bytes, flops
 from sdst.memory import peak_memory
@@ -34,21 +34,21 @@ pytestmark = pytest.mark.skipif(
 class Problem:
     """Moment queries, a store, what was picked out of it, and the two projections."""
 
-    def __init__(self, shape: str, stored: str) -> None:
-        self.shape = batch, length, per_clip, width = SHAPES[shape]
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, shape: str, stored: str, device: str = "cpu") -> None:
+        self.shape = batch, length, per_clip, width = shape_of(shape)
+        options = {"generator": torch.Generator(device).manual_seed(0), "device": device}
 
         def normal(*shape: int, std: float = 1) -> Tensor:
-            return (std * torch.randn(*shape, generator=generator)).requires_grad_()
+            return (std * torch.randn(*shape, **options)).requires_grad_()
 
         entries = sum(pyramid.steps(length, STRIDES)) * per_clip
         self.query = normal(batch, QUERIES, HEADS, HEAD_WIDTH)
         self.bias = normal(batch, KEPT)
         self.key = normal(HEADS, HEAD_WIDTH, width, std=width**-0.5)
         self.value = normal(HEADS, width, HEAD_WIDTH, std=width**-0.5)
-        self.indices = torch.randint(entries, (batch, KEPT), generator=generator)
-        self.valid = torch.ones(batch, KEPT, dtype=torch.bool)
-        tokens = torch.randn(self.shape, generator=generator)
+        self.indices = torch.randint(entries, (batch, KEPT), **options)
+        self.valid = torch.ones(batch, KEPT, dtype=torch.bool, device=device)
+        tokens = torch.randn(self.shape, **options)
         self.scales = None
         if stored == "int8":
             self.tokens, self.scales = quantize(tokens)

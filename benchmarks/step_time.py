@@ -16,7 +16,7 @@ Assumptions:
   one after the other.
 
 The same model with this CPU's peaks, measured here and now, is held against a real step, timed
-operation by operation.
+operation by operation. With a GPU, the whole step is timed there too, eager and as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.gpu import captured, seconds
 from benchmarks.roofline import measure
 from benchmarks.steps import TrainingStep
 from sdst.config import Config, load_config
@@ -285,6 +286,13 @@ def this_cpu() -> Machine:
     return Machine(name, roofline.flops, roofline.bandwidth, threads, 0.0, CPU_GAP)
 
 
+def measured_on_gpu(config: Config, batch: int) -> str:
+    """Times of a real step in bf16 on this machine's GPU, in words."""
+    step = TrainingStep(config, batch, precision=torch.bfloat16, device="cuda")
+    eager = seconds(step)
+    return f"eager {_ms(eager)}, CUDA graph {_ms(seconds(captured(step)))}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m benchmarks.step_time --help`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
@@ -299,6 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         graph = device_seconds(operations, H100)
         print(f"\n{name}, batch {options.batch}, {H100.name}")
         print(f"eager {_ms(eager)}, CUDA graph {_ms(graph)}\n")
+        if torch.cuda.is_available():
+            measured = measured_on_gpu(config, options.batch)
+            print(f"measured on {torch.cuda.get_device_name()}: {measured}\n")
         print(predict_table(operations, H100))
     config, machine = load_config(RECIPE), this_cpu()
     operations = record_step(config, options.cpu_batch, torch.float32, real=True)

@@ -53,6 +53,10 @@ class TrainingStep:
         watch: told before each phase its name and the tensors that the one before gave.
         model: what is trained.
         int8: the videos are of int8.
+        device: where all of it happens.
+
+    Attributes:
+        loss: [] of the last step.
     """
 
     def __init__(
@@ -64,23 +68,31 @@ class TrainingStep:
         watch: Callable[[str, list[Tensor]], None] = lambda phase, given: None,
         model: type[SDST] = SDST,
         int8: bool = False,
+        device: str = "cpu",
     ) -> None:
         torch.manual_seed(0)
         self.model = model(config.model).train()
+        if device != "cpu":  # nor can a model be moved where shapes are only followed
+            self.model.to(device)
         self.config, self.precision, self.watch = config, precision, watch
         self.optimizer = make_optimizer(self.model, config.train)
+        for group in self.optimizer.param_groups:
+            group["capturable"] = device == "cuda"  # in a CUDA graph
         self.inputs = random_inputs(config.model, batch, per_clip)
         if int8:
             video, scales = (x.transpose(0, 1) for x in quantize(self.inputs[0].transpose(0, 1)))
             self.inputs = (video, *self.inputs[1:], scales)
-        self.targets = random_targets(batch)
+        self.inputs = tuple(x.to(device) for x in self.inputs)
+        self.targets = Targets(*(x.to(device) for x in vars(random_targets(batch)).values()))
+        self.device = device
 
     def __call__(self) -> None:
         self.watch("recurrence", [])
-        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+        with torch.autocast(self.device, self.precision, enabled=self.precision != torch.float32):
             outputs = self.model(*self.inputs)
-            self.watch("losses", [outputs.spans, outputs.saliency])
-            loss, _ = grounding_loss(outputs, self.targets, self.config.loss)
+        self.watch("losses", [outputs.spans, outputs.saliency])
+        loss, _ = grounding_loss(outputs, self.targets, self.config.loss)
+        self.loss = loss.detach()
         self.watch("backward", [loss])
         loss.backward()
         self.watch("optimizer", [])
@@ -92,11 +104,16 @@ class TrainingStep:
 
 
 def forward_pass(
-    config: Config, batch: int, per_clip: int = 1, model: type[SDST] = SDST
+    config: Config,
+    batch: int,
+    per_clip: int = 1,
+    model: type[SDST] = SDST,
+    device: str = "cpu",
 ) -> Callable[[], Outputs]:
     """A call that answers a batch of random queries, each on a video of its own."""
     torch.manual_seed(0)
-    tuner, inputs = model(config.model).eval(), random_inputs(config.model, batch, per_clip)
+    tuner = model(config.model).eval().to(device)
+    inputs = [x.to(device) for x in random_inputs(config.model, batch, per_clip)]
     return torch.no_grad()(lambda: tuner(*inputs))
 
 

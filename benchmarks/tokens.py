@@ -17,17 +17,29 @@ SHAPES = {
     "48000 clips": (1, 48_000, 1, 768),
     "patch tokens": (8, 75, 50, 768),
 }
+# For a GPU, whose cache would hold some of those.
+LARGE = {
+    "128 videos": (128, 75, 1, 768),
+    "48000 clips": SHAPES["48000 clips"],
+    "patch tokens of 64 videos": (64, 75, 50, 768),
+}
+_ALL = SHAPES | LARGE
 COMPILED = ("patch tokens", torch.float32)  # compiling takes longer than all the rest
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
 ROUNDS = 5
 
 
-def make_store(shape: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def shape_of(name: str) -> tuple[int, int, int, int]:
+    """B, L, P, D of a name in SHAPES or LARGE."""
+    return _ALL[name]
+
+
+def make_store(shape: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """tokens [B, L, P, D] and u [B, D] of small integers: their products are exact in fp16."""
-    generator = torch.Generator().manual_seed(0)
-    batch, *_, width = SHAPES[shape]
-    tokens = torch.randint(-2, 3, SHAPES[shape], generator=generator, dtype=torch.int8).to(dtype)
-    u = torch.randint(-1, 2, (batch, width), generator=generator).float()
+    options = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    batch, *_, width = shape_of(shape)
+    tokens = torch.randint(-2, 3, shape_of(shape), dtype=torch.int8, **options).to(dtype)
+    u = torch.randint(-1, 2, (batch, width), **options).float()
     return tokens, u.requires_grad_()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -99,7 +100,8 @@ def dataset_root(config: Config) -> Path:
     if config.data.dataset == "demo":
         from sdst.data.demo import prepare_demo
 
-        return prepare_demo(Path(config.data.root or cache_dir() / "demo"))
+        root = Path(config.data.root or cache_dir() / "demo")
+        return prepare_demo(root, processes=len(os.sched_getaffinity(0)))
     if not config.data.root:
         raise InputError("data.dataset is custom; name its folder with --data.root DIR")
     root = Path(config.data.root)

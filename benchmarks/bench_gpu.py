@@ -1,0 +1,289 @@
+"""The kernels, the training step and answers on a GPU, where there is one.
+
+A round of a kernel is CALLS calls in one CUDA graph, so that nothing of the host is in it; FLOPs
+and bytes count all of them. "Against reference" is what a caller meets, eager calls and their
+launches; "against reference in a graph" the same without them, where the reference asks the host
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import bench_deformable_attention as deformable
+from benchmarks.bench_dense_attention import CHANNELS, HEADS
+from benchmarks.bench_end_to_end import SCHEDULES, answers, patches, recipe
+from benchmarks.bench_gathered_attention import Problem, by_name
+from benchmarks.every_token import EveryToken
+from benchmarks.gpu import captured, finished, peak_memory
+from benchmarks.interleave import interleave, ratio
+from benchmarks.step_time import RECIPE, VARIANTS
+from benchmarks.steps import TrainingStep, count_flops
+from benchmarks.tokens import LARGE, make_store, shape_of
+from sdst.config import load_config
+from sdst.kernels import (
+    deformable_attention,
+    dense_attention,
+    linear_assignment,
+    pool_tokens,
+    select_tokens,
+    temporal_nms,
+    unsupported_reasons,
+)
+from sdst.kernels.deformable_attention.reference import deformable_attention as deformable_reference
+from sdst.kernels.dense_attention import bytes as attention_bytes
+from sdst.kernels.dense_attention import flops as attention_flops
+from sdst.kernels.linear_assignment import bytes as assignment_bytes
+from sdst.kernels.linear_assignment import flops as assignment_flops
+from sdst.kernels.pool_tokens import bytes as pool_bytes
+from sdst.kernels.pool_tokens import flops as pool_flops
+from sdst.kernels.select_tokens import bytes as select_bytes
+from sdst.kernels.select_tokens import flops as select_flops
+from sdst.kernels.temporal_nms import bytes as nms_bytes
+from sdst.kernels.temporal_nms import flops as nms_flops
+
+CALLS, ROUNDS = 20, 20
+BATCH, PATCHES, PATCH_BATCH = 128, 50, 32
+DIRECTIONS = ("forward", "forward+backward")
+STORES = {"fp32": torch.float32, "fp16": torch.float16}
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def compare(
+    benchmark, op: str, calls: dict[str, Callable[[], object]], tolerance: float, **told: object
+) -> None:
+    """Time "sdst" of `calls` as a graph, against the others; FLOPs and bytes are of one call."""
+    for other in list(calls)[1:]:
+        for mine, theirs in zip(calls["sdst"](), calls[other](), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+    eager = interleave({name: finished(call) for name, call in calls.items()}, ROUNDS)
+    graphs = {"sdst": finished(captured(calls["sdst"], CALLS))}
+    capturable = not told.pop("asks_the_host", False)
+    for other in list(calls)[1:]:
+        benchmark.extra_info[f"against {other}"] = ratio(eager[other], eager["sdst"])
+        if capturable:
+            graphs[other] = finished(captured(calls[other], CALLS))
+    in_graphs = interleave(graphs, ROUNDS)
+    for other in list(graphs)[1:]:
+        benchmark.extra_info[f"against {other} in a graph"] = ratio(
+            in_graphs[other], in_graphs["sdst"]
+        )
+    benchmark.group = f"{op} on a GPU"
+    benchmark.extra_info |= {
+        "calls a round": CALLS,
+        "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
+        "device": "cuda",
+        "dtype": "float32",  # of the arithmetic
+        **{name: CALLS * x if name in ("flops", "bytes") else x for name, x in told.items()},
+    }
+    benchmark.pedantic(graphs["sdst"], rounds=ROUNDS, warmup_rounds=2)
+
+
+def grads_of(out: Tensor, leaves: tuple[Tensor, ...], upstream: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, leaves, upstream)
+
+
+@pytest.mark.parametrize("case", deformable.CASES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_deformable_attention_on_gpu(benchmark, direction: str, case: str) -> None:
+    inputs = deformable.make_inputs(deformable.CASES[case], "cuda")
+    upstream = torch.ones_like(deformable_reference(*inputs))
+
+    def run(attention: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        if direction == "forward":
+            with torch.no_grad():
+                return (attention(*inputs),)
+        return grads_of(attention(*inputs), inputs, upstream)
+
+    triton = partial(deformable_attention, implementation="triton")
+    calls = {"sdst": partial(run, triton), "reference": partial(run, deformable_reference)}
+    told = deformable.describe(deformable.CASES[case], direction)
+    numbers = {name: told[name] for name in ("flops", "bytes")}
+    compare(benchmark, "deformable_attention", calls, 2e-2, **numbers)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_select_tokens_on_gpu(benchmark, direction: str, shape: str, store: str) -> None:
+    tokens, u = make_store(shape, STORES[store], "cuda")
+    upstream = torch.randn(len(tokens), 64, device="cuda")
+
+    def run(implementation: str) -> tuple[Tensor, ...]:
+        with torch.set_grad_enabled(direction != "forward"):
+            indices, scores, valid = select_tokens(tokens, u, 64, implementation=implementation)
+        if direction == "forward":
+            return indices, scores, valid
+        return indices, *grads_of(scores, (u,), upstream)
+
+    told = {"asks_the_host": True}
+    if direction == "forward":
+        told["flops"] = select_flops(*shape_of(shape))
+        told["bytes"] = select_bytes(*shape_of(shape), 64, tokens.element_size())
+    calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
+    compare(benchmark, "select_tokens", calls, 1e-3, store=store, **told)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
+    shape = "patch tokens of 64 videos"
+    tokens, u = make_store(shape, STORES[store], "cuda")
+    u = (u / 32).detach().requires_grad_()
+    batch, length, _, width = tokens.shape
+    upstream = torch.randn(batch, length, width, device="cuda")
+
+    def run(implementation: str) -> tuple[Tensor, ...]:
+        if direction == "forward":
+            with torch.no_grad():
+                return (pool_tokens(tokens, u, 8, implementation=implementation),)
+        return grads_of(pool_tokens(tokens, u, 8, implementation=implementation), (u,), upstream)
+
+    told = {}
+    if direction == "forward":
+        told["flops"] = pool_flops(*tokens.shape)
+        told["bytes"] = pool_bytes(*tokens.shape, tokens.element_size())
+    calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
+    compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **told)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stored"),
+    [("patch tokens of 64 videos", "int8"), *((shape, "float16") for shape in LARGE)],
+)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_gathered_attention_on_gpu(benchmark, direction: str, shape: str, stored: str) -> None:
+    """With its projections, against itself in PyTorch, and gathering, projecting, attending."""
+    problem = Problem(shape, stored, "cuda")
+    upstream = torch.randn(problem.query.shape, device="cuda")
+
+    def run(formulation: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        if direction == "forward":
+            with torch.no_grad():
+                return (formulation(),)
+        return grads_of(formulation(), problem.leaves, upstream)
+
+    calls = {
+        "sdst": partial(run, lambda: problem.with_the_op(by_name("triton"))),
+        "reference": partial(run, lambda: problem.with_the_op(by_name("reference"))),
+        "projected": partial(run, problem.projected),
+    }
+    told = problem.work(projections=True) if direction == "forward" else {}
+    compare(benchmark, "gathered_attention", calls, 1e-2, store=stored, asks_the_host=True, **told)
+
+
+def bench_linear_assignment_on_gpu(benchmark) -> None:
+    """A training step's 640 problems, against the native one and its way to the host and back."""
+    cost = torch.randn(640, 10, 5, generator=torch.Generator().manual_seed(0)).cuda()
+    sizes = torch.full((640,), 5, device="cuda")
+    calls = {
+        "sdst": lambda: (linear_assignment(cost, sizes, implementation="cuda"),),
+        "native on the host": lambda: (linear_assignment(cost.cpu(), sizes.cpu()).cuda(),),
+    }
+    told = {"flops": assignment_flops(640, 10, 5), "bytes": assignment_bytes(640, 10, 5)}
+    compare(benchmark, "linear_assignment", calls, 0, asks_the_host=True, **told)
+
+
+@pytest.mark.parametrize("method", ["hard", "gaussian"])
+def bench_temporal_nms_on_gpu(benchmark, method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spans = torch.rand(128, 100, 2, generator=generator).sort(-1).values.cuda()
+    scores = torch.rand(128, 100, generator=generator).cuda()
+
+    def run(implementation: str) -> tuple[Tensor, Tensor]:
+        return temporal_nms(spans, scores, method=method, implementation=implementation)
+
+    taken = round((run("cuda")[0] >= 0).sum().item() / 128)
+    calls = {"sdst": partial(run, "cuda"), "reference": partial(run, "reference")}
+    told = {"flops": nms_flops(128, 100, taken), "bytes": nms_bytes(128, 100)}
+    compare(benchmark, f"temporal_nms {method}", calls, 1e-4, asks_the_host=True, **told)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both ways"])
+@pytest.mark.parametrize("padded", [False, True], ids=["equal lengths", "lengths"])
+def bench_dense_attention_on_gpu(benchmark, padded: bool, backward: bool) -> None:
+    """A batch of QVHighlights in bf16 by every library that there is, eager."""
+    sizes = (BATCH, 75, HEADS, CHANNELS)
+    q, k, v = (torch.randn(sizes, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    inputs = tuple(x.requires_grad_(backward) for x in (q, k, v))
+    lengths = torch.randint(38, 76, (BATCH,)).cuda() if padded else None
+    upstream = torch.randn_like(q)
+
+    def run(implementation: str) -> None:
+        out = dense_attention(*inputs, lengths, implementation=implementation)
+        if backward:
+            grads_of(out, inputs, upstream)
+
+    calls = {
+        name: finished(partial(run, name))
+        for name in ("sdpa", "flash", "xformers")
+        if not unsupported_reasons("dense_attention", name, *inputs, lengths, lengths, 0.0, None, 0)
+    }
+    seconds = interleave(calls, ROUNDS)
+    benchmark.group = f"attention of 75 clips of {BATCH} videos on a GPU"
+    passes = 1 + 2 * backward
+    benchmark.extra_info |= {
+        **{f"against {name}": ratio(x, seconds["sdpa"]) for name, x in seconds.items()},
+        "flops": passes * attention_flops(BATCH, 75, HEADS, CHANNELS),
+        "bytes": passes * attention_bytes(BATCH, 75, HEADS, CHANNELS, size=2),
+        "device": "cuda",
+        "dtype": "bfloat16",
+    }
+    benchmark.pedantic(calls["sdpa"], rounds=ROUNDS, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("how", ["eager", "CUDA graph"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def bench_training_step_on_gpu(benchmark, variant: str, how: str) -> None:
+    """The paper's recipe at batch 128 in bf16, all of it: dropout, matching, clipping, AdamW."""
+    config = load_config(RECIPE, VARIANTS[variant])
+    step = TrainingStep(config, BATCH, precision=torch.bfloat16, device="cuda")
+    step()  # the optimiser makes its state
+    benchmark.group = f"a training step on a GPU, batch {BATCH}"
+    benchmark.extra_info |= {
+        "peak bytes": {"sdst": peak_memory(step)},
+        "flops": count_flops(step),
+        "bytes": 0,
+        "device": "cuda",
+        "dtype": "bfloat16",
+    }
+    call = finished(captured(step) if how == "CUDA graph" else step)
+    benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=3)
+
+
+def bench_patch_training_step_on_gpu(benchmark) -> None:
+    """All 50 tokens of a clip, with sparse selection against projecting every one of them."""
+    options = {"precision": torch.bfloat16, "device": "cuda"}
+    step = TrainingStep(patches(), PATCH_BATCH, PATCHES, **options)
+    every = TrainingStep(patches(), PATCH_BATCH, PATCHES, model=EveryToken, **options)
+    benchmark.group = f"a training step on patch tokens on a GPU, batch {PATCH_BATCH}"
+    seconds = interleave({"sdst": finished(step), "every token": finished(every)}, ROUNDS)
+    benchmark.extra_info |= {
+        "against every token": ratio(seconds["every token"], seconds["sdst"]),
+        "peak bytes": {"sdst": peak_memory(step), "every token": peak_memory(every)},
+        "device": "cuda",
+        "dtype": "bfloat16",
+    }
+    graph = finished(captured(step))
+    in_graph = interleave({"eager": finished(step), "sdst": graph}, ROUNDS)
+    benchmark.extra_info["against eager"] = ratio(in_graph["eager"], in_graph["sdst"])
+    benchmark.pedantic(graph, rounds=ROUNDS, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("how", ["eager", "CUDA graph"])
+@pytest.mark.parametrize("queries", [1, 64])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def bench_query_on_gpu(benchmark, schedule: str, queries: int, how: str) -> None:
+    """Queries on one video that is encoded already."""
+    config = recipe("--model.schedule", SCHEDULES[schedule])
+    answer = answers(config, queries, device="cuda")
+    answer = finished(captured(answer) if how == "CUDA graph" else answer)
+    benchmark.group = f"{queries} queries on an encoded video on a GPU"
+    benchmark.extra_info |= {"device": "cuda", "dtype": "float32"}
+    benchmark.pedantic(answer, rounds=ROUNDS, warmup_rounds=5)
