@@ -243,7 +243,9 @@ def predict_table(operations: list[Operation], machine: Machine) -> str:
         arithmetic = sum(o.arithmetic(machine) for o in members)
         memory = sum(o.memory(machine) for o in members)
         device, host = device_seconds(members, machine), machine.launch * len(members)
-        bound = "launching" if host > device else "memory" if memory > arithmetic else "arithmetic"
+        launching = max(machine.gap * len(members), host if host > device else 0.0)
+        needs = {"launching": launching, "memory": memory, "arithmetic": arithmetic}
+        bound = max(needs, key=needs.__getitem__)
         lines.append(
             f"| {part} | {len(members)} | {sum(o.work.flops for o in members) / 1e9:.1f} "
             f"| {sum(o.work.bytes for o in members) / 1e9:.2f} "
