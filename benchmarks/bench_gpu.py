@@ -85,10 +85,6 @@ def compare(
     benchmark.pedantic(graphs["sdst"], rounds=ROUNDS, warmup_rounds=2)
 
 
-def grads_of(out: Tensor, leaves: tuple[Tensor, ...], upstream: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(out, leaves, upstream)
-
-
 @pytest.mark.parametrize("case", deformable.CASES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def bench_deformable_attention_on_gpu(benchmark, direction: str, case: str) -> None:
@@ -99,7 +95,7 @@ def bench_deformable_attention_on_gpu(benchmark, direction: str, case: str) -> N
         if direction == "forward":
             with torch.no_grad():
                 return (attention(*inputs),)
-        return grads_of(attention(*inputs), inputs, upstream)
+        return torch.autograd.grad(attention(*inputs), inputs, upstream)
 
     triton = partial(deformable_attention, implementation="triton")
     calls = {"sdst": partial(run, triton), "reference": partial(run, deformable_reference)}
@@ -120,7 +116,7 @@ def bench_select_tokens_on_gpu(benchmark, direction: str, shape: str, store: str
             indices, scores, valid = select_tokens(tokens, u, 64, implementation=implementation)
         if direction == "forward":
             return indices, scores, valid
-        return indices, *grads_of(scores, (u,), upstream)
+        return indices, *torch.autograd.grad(scores, (u,), upstream)
 
     told = {"asks_the_host": True}
     if direction == "forward":
@@ -143,7 +139,9 @@ def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
         if direction == "forward":
             with torch.no_grad():
                 return (pool_tokens(tokens, u, 8, implementation=implementation),)
-        return grads_of(pool_tokens(tokens, u, 8, implementation=implementation), (u,), upstream)
+        return torch.autograd.grad(
+            pool_tokens(tokens, u, 8, implementation=implementation), (u,), upstream
+        )
 
     told = {}
     if direction == "forward":
@@ -167,7 +165,7 @@ def bench_gathered_attention_on_gpu(benchmark, direction: str, shape: str, store
         if direction == "forward":
             with torch.no_grad():
                 return (formulation(),)
-        return grads_of(formulation(), problem.leaves, upstream)
+        return torch.autograd.grad(formulation(), problem.leaves, upstream)
 
     calls = {
         "sdst": partial(run, lambda: problem.with_the_op(by_name("triton"))),
@@ -218,7 +216,7 @@ def bench_dense_attention_on_gpu(benchmark, padded: bool, backward: bool) -> Non
     def run(implementation: str) -> None:
         out = dense_attention(*inputs, lengths, implementation=implementation)
         if backward:
-            grads_of(out, inputs, upstream)
+            torch.autograd.grad(out, inputs, upstream)
 
     calls = {
         name: finished(partial(run, name))
