@@ -400,6 +400,12 @@ def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], t
         main(["--output", str(tmp_path / "run"), *tiny_options, "--data.root", str(tmp_path)])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_fp16_without_a_gpu_is_refused(tiny_options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16: a GPU is needed"):
+        main(["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "fp16"])
+
+
 def test_processes_that_cannot_share_a_batch_are_told(tiny_options: list[str]) -> None:
     config = load_config("demo", [*tiny_options, "--train.accumulation", "4"])
     with pytest.raises(InputError, match="are 2 queries at once, which 4 processes do not share"):
