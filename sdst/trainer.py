@@ -288,8 +288,8 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
         precision = "bf16" if has_bf16 else "no"
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError(
-            "train.precision fp16: a GPU is needed for the scaling of its losses, and there is none; "
-            "take bf16, or no for fp32"
+            "train.precision fp16: a GPU is needed, which scales the loss, and there is none; take "
+            "bf16, or no for fp32"
         )
     return Accelerator(
         mixed_precision=precision,
