@@ -11,8 +11,11 @@ _IN_FLIGHT = tl.constexpr(4)  # raw tokens of an entry that are loaded at once
 
 @triton.jit
 def valid_length(p_lengths, batch, L):
-    """Valid clips of one sample, int64."""
-    return tl.zeros_like(batch) + L if p_lengths is None else tl.load(p_lengths + batch)
+    """Valid clips of one sample, int32."""
+    length = tl.zeros_like(batch).to(tl.int32) + L
+    if p_lengths is not None:
+        length = tl.minimum(length, tl.load(p_lengths + batch).to(tl.int32))
+    return length
 
 
 @triton.jit

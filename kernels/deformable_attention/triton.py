@@ -54,11 +54,11 @@ def _taps(point, length):
 @triton.jit
 def _valid_length(p_lengths, batch, mask, L):
     """Valid clips of the video of each row, fp32."""
-    if p_lengths is None:
-        length = tl.zeros_like(batch) + L
-    else:
-        length = tl.load(p_lengths + batch, mask=mask, other=0)
-    return length.to(tl.float32)
+    length = tl.zeros_like(batch).to(tl.float32) + L
+    if p_lengths is not None:
+        stated = tl.load(p_lengths + batch, mask=mask, other=0)
+        length = tl.minimum(length, stated.to(tl.float32))
+    return length
 
 
 @triton.jit

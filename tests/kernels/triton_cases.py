@@ -151,9 +151,9 @@ class TestDeformableAttention:
         inputs = on_device(*(x.to(dtype) for x in deformable.make_inputs((2, 9, 5, 2, 8, 4))))
         deformable.assert_as_exact_as_the_reference(inputs, deformable.run("triton", inputs))
 
-    def test_lengths(self) -> None:
+    def test_lengths_end_with_the_values(self) -> None:
         inputs = on_device(*deformable.make_inputs((4, 9, 3, 2, 8, 4)))
-        (lengths,) = on_device(torch.tensor([9, 4, 1, 0]))
+        (lengths,) = on_device(torch.tensor([12, 4, 1, 0]))
         found = deformable.run("triton", inputs, lengths)
         deformable.assert_as_exact_as_the_reference(inputs, found, lengths)
 
@@ -199,7 +199,7 @@ class TestDeformableAttention:
 
 class TestGatheredAttention:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-    @pytest.mark.parametrize("lengths", [None, [4, 7], [7, 0]])
+    @pytest.mark.parametrize("lengths", [None, [4, 7], [9, 0]])
     def test_forward_and_backward(self, dtype: torch.dtype, lengths: list[int] | None) -> None:
         self.check(gathered.make_inputs(dtype), lengths)
 
@@ -272,7 +272,7 @@ def run_gathered(x: dict[str, Tensor], lengths: list[int] | None = None) -> list
 
 class TestSelectTokens:
     @pytest.mark.parametrize("k", [1, 12, 60])
-    @pytest.mark.parametrize("lengths", [None, [11, 6, 1], [11, 0, 3]])
+    @pytest.mark.parametrize("lengths", [None, [11, 6, 1], [14, 0, 3]])
     def test_it_keeps_what_the_reference_keeps(self, k: int, lengths: list[int] | None) -> None:
         self.check(*selection.make_inputs(), k, lengths)
 
@@ -352,6 +352,7 @@ class TestPoolTokens:
     def test_forward_and_backward(self, kept: int, dtype: torch.dtype) -> None:
         tokens, u, lengths = pooling.make_inputs(dtype=dtype)
         self.check(tokens, u, kept, lengths)
+        self.check(tokens, u, kept, lengths + tokens.shape[1])
 
     @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 50, 150), (1, 21, 50, 9)])
     def test_odd_sizes_and_more_than_one_block(self, shape: tuple[int, ...]) -> None:
