@@ -12,7 +12,7 @@ from sdst.kernels.dense_attention import cross_attention, dense_attention
 from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_implementation
 from sdst.kernels.dropout import dropout
 from sdst.kernels.gathered_attention import gathered_attention
-from sdst.kernels.linear_assignment import linear_assignment
+from sdst.kernels.linear_assignment import NonFiniteCostError, linear_assignment
 from sdst.kernels.pool_tokens import pool_tokens
 from sdst.kernels.quantization import dequantize, quantize
 from sdst.kernels.select_tokens import select_tokens
@@ -20,6 +20,7 @@ from sdst.kernels.temporal_nms import temporal_nms
 
 __all__ = [
     "ImplementationError",
+    "NonFiniteCostError",
     "cross_attention",
     "deformable_attention",
     "dense_attention",

@@ -25,6 +25,7 @@ from sdst.distributed import gather_batch
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
+from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.predict import Prediction, as_record, predict, predict_zero_shot
@@ -172,10 +173,8 @@ class Trainer:
             loss, terms = self.batch_loss(
                 self.model, inputs, targets, self.config.loss, self.precision
             )
-        except ValueError as error:
-            if "non-finite cost" in str(error):  # of a match, which only a CPU refuses
-                raise self.diverged(math.nan) from error
-            raise
+        except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
+            raise self.diverged(math.nan) from error
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.linear_assignment import cuda, native, reference
+from sdst.kernels.linear_assignment.reference import NonFiniteCostError
 from sdst.kernels.shapes import check_shapes
+
+__all__ = ["NonFiniteCostError", "linear_assignment"]
 
 dispatch.register(
     "linear_assignment",
@@ -47,8 +50,9 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
         order, and of equally near rows the lower is taken.
 
     Raises:
-        ValueError: shapes that do not belong together, M < G, or a valid cost is not finite (the
-            CUDA kernel, which must not wait for the host to say so, gives -1 for such a problem).
+        ValueError: shapes that do not belong together, or M < G.
+        NonFiniteCostError: a valid cost is not finite (the CUDA kernel, which must not wait for the
+            host to say so, gives -1 for such a problem).
     """
     check_shapes("linear_assignment", cost=("BMG", cost), sizes=("B", sizes))
     if cost.shape[1] < cost.shape[2]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import library
-from sdst.kernels.linear_assignment.reference import not_finite
+from sdst.kernels.linear_assignment.reference import NonFiniteCostError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -32,5 +32,5 @@ def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     )
     failed = (out[:, :1] < 0).any(1) & (sizes > 0)
     if failed.any():
-        raise not_finite(int(failed.nonzero()[0]))
+        raise NonFiniteCostError(int(failed.nonzero()[0]))
     return out

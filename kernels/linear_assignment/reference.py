@@ -17,12 +17,14 @@ def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     for problem, count in enumerate(counts):
         valid = costs[problem, :, :count]
         if not np.isfinite(valid).all():
-            raise not_finite(problem)
+            raise NonFiniteCostError(problem)
         row, column = linear_sum_assignment(valid)
         rows[problem, column] = row
     return torch.from_numpy(rows).to(cost.device)
 
 
-def not_finite(problem: int) -> ValueError:
-    """What is raised for a problem that has no answer."""
-    return ValueError(f"linear_assignment: problem {problem} has a non-finite cost")
+class NonFiniteCostError(ValueError):
+    """A problem has no answer, as one of its costs is infinite or not a number."""
+
+    def __init__(self, problem: int) -> None:
+        super().__init__(f"linear_assignment: problem {problem} has a non-finite cost")

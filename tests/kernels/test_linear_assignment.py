@@ -11,7 +11,13 @@ from scipy.optimize import linear_sum_assignment
 from threads import assert_same_bits_in_threads
 from torch import Tensor
 
-from sdst.kernels import ImplementationError, library, linear_assignment, unsupported_reasons
+from sdst.kernels import (
+    ImplementationError,
+    NonFiniteCostError,
+    library,
+    linear_assignment,
+    unsupported_reasons,
+)
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
@@ -85,7 +91,7 @@ def test_a_cost_that_is_not_finite_is_an_error_that_names_the_problem(
 ) -> None:
     cost = torch.zeros(2, 3, 2)
     cost[1, 0, 0] = value
-    with pytest.raises(ValueError, match="problem 1 has a non-finite cost"):
+    with pytest.raises(NonFiniteCostError, match="problem 1 has a non-finite cost"):
         linear_assignment(cost, torch.tensor([2, 2]), implementation=implementation)
 
 
