@@ -20,7 +20,7 @@ from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_writer import NotWritable
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
-from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths
+from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
 from sdst.data.planted import PlantedFeatures
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
@@ -83,7 +83,7 @@ def open_data(config: Config) -> Data:
         meta = files_identity(config)
     if config.data.on_device and isinstance(source, FeatureStore):
         source = _on_device(source)
-    if isinstance(source, FeatureStore):
+    if not isinstance(source, PlantedFeatures):
         splits["train"] = _in_sight(splits["train"], source, config.data.clip_length)
     config = _with_stretches(_with_widths(config, source), splits["train"])
     require(
@@ -361,22 +361,28 @@ def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) ->
 
 
 def _in_sight(
-    queries: list[Annotation], store: FeatureStore, clip_length: float
+    queries: list[Annotation], source: FeatureSource, clip_length: float
 ) -> list[Annotation]:
-    """The queries to learn from: without those that ask for what damaged videos do not show."""
-    clips = {vid: store.video(vid).tokens.shape[1] for vid in {a.vid for a in queries}}
-    kept = [a for a in queries if is_in_sight(a, clips[a.vid], clip_length)]
-    if not kept:
-        raise InputError(f"{store.path}: no moment of train lies within its video's features")
-    if lost := len(queries) - len(kept):
+    """The queries to learn from: without those that ask for what their video's features lack."""
+    doubtful = queries
+    if isinstance(source, FeatureFiles):  # these take long to open, and refuse other lengths
+        sure = [fewest_clips(a.duration / clip_length) for a in queries]
+        doubtful = [
+            a for a, n in zip(queries, sure, strict=True) if not is_in_sight(a, n, clip_length)
+        ]
+    clips = {vid: source.video(vid).tokens.shape[1] for vid in {a.vid for a in doubtful}}
+    lost = {a.qid for a in doubtful if not is_in_sight(a, clips[a.vid], clip_length)}
+    if len(lost) == len(queries):
+        raise InputError(f"{source.path}: no moment of train lies within its video's features")
+    if lost:
         logger.warning(
             "%s: %d of %d queries of train ask for moments behind the end of their video's "
             "features; they are left out",
-            store.path,
-            lost,
+            source.path,
+            len(lost),
             len(queries),
         )
-    return kept
+    return [a for a in queries if a.qid not in lost]
 
 
 def _on_device(store: FeatureStore) -> FeatureStore:

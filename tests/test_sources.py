@@ -10,6 +10,7 @@ import pytest
 
 from sdst import train
 from sdst.config import load_config
+from sdst.convert import main as convert
 from sdst.data.batches import collate
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
@@ -229,6 +230,21 @@ def test_the_rest_is_taken_where_allowed(tmp_path, caplog):
     data = opened(options, "univtg", "--data.allow_missing", "true")
     assert {split: len(data.dataset(split)) for split in data.splits} == {"train": 13, "val": 8}
     assert "v3" in caplog.text
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_queries_for_what_the_features_lack_are_not_learnt(tmp_path, caplog, packed):
+    options = dataset(tmp_path, "univtg")
+    file = tmp_path / "train.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[5]["relevant_windows"] = [[12, 14]]  # of v2, which is annotated as 14 s
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    np.save(tmp_path / "video" / "v2.npy", np.ones((4, 32), np.float32))
+    if packed:
+        assert convert([*options, *training_options("univtg"), "--config", "demo"]) == 0
+    queries = opened(options, "univtg").dataset("train").annotations
+    assert [a.qid for a in queries] == [qid for qid in range(16) if qid != 5]
+    assert "1 of 16 queries of train ask for moments behind the end" in caplog.text
 
 
 def test_no_features_at_all_tells_what_files_are_called(tmp_path):

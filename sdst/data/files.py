@@ -6,6 +6,7 @@ per clip, N text tokens; features of a last layer alone have K = 1.
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -313,3 +314,8 @@ def endpoint_features(shape: tuple[int, ...], clips: int) -> np.ndarray:
 def close_lengths(a: float, b: float) -> bool:
     """Whether two lengths of one video, in clips, can be of the same clip length."""
     return abs(a - b) <= max(SLACK_CLIPS, SLACK_SHARE * max(a, b))
+
+
+def fewest_clips(expected: float) -> int:
+    """The least number of clips that is `close_lengths` to the expected one, and at least 1."""
+    return max(1, math.ceil(min(expected - SLACK_CLIPS, (1 - SLACK_SHARE) * expected)))
