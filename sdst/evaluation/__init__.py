@@ -10,7 +10,7 @@ from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips, evaluate_highlights
 from sdst.evaluation.predictions import (
-    Prediction,
+    Submitted,
     pair_predictions,
     read_predictions,
     write_predictions,
@@ -54,7 +54,7 @@ def evaluate(
     }
 
 
-def _windows(prediction: Prediction, annotation: Annotation, source: str) -> np.ndarray:
+def _windows(prediction: Submitted, annotation: Annotation, source: str) -> np.ndarray:
     if prediction.windows is None:
         raise InputError(
             f"{source}: qid {annotation.qid!r} has no pred_relevant_windows; expected at least one"
@@ -72,7 +72,7 @@ def _moments(annotation: Annotation) -> np.ndarray:
 
 
 def _evaluate_highlights(
-    pairs: list[tuple[Prediction, Annotation]], clip_length: float, source: str
+    pairs: list[tuple[Submitted, Annotation]], clip_length: float, source: str
 ) -> dict[str, dict[str, float]]:
     rated = _all_or_none({a.qid: a.saliency for _, a in pairs}, "annotations", "saliency_scores")
     scored = _all_or_none({a.qid: p.saliency for p, a in pairs}, source, "pred_saliency_scores")

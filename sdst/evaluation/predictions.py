@@ -22,8 +22,8 @@ from sdst.errors import InputError
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What was predicted for one query.
+class Submitted:
+    """What a submission says of one query.
 
     Args:
         windows: [N, 3] of (start s, end s, score), N >= 1, in the order given: rank 1 is row 0;
@@ -59,9 +59,9 @@ def write_predictions(path: str | Path, predictions: Iterable[dict]) -> None:
     write_json_lines(path, predictions)
 
 
-def parse_predictions(records: Iterable[tuple[str, dict]]) -> dict[int | str, Prediction]:
+def parse_predictions(records: Iterable[tuple[str, dict]]) -> dict[int | str, Submitted]:
     """Check (where, record) pairs and return the predictions by qid, in the order given."""
-    predictions: dict[int | str, Prediction] = {}
+    predictions: dict[int | str, Submitted] = {}
     for where, record in records:
         if "qid" not in record:
             raise InputError(f"{where}: key 'qid' is missing")
@@ -72,13 +72,13 @@ def parse_predictions(records: Iterable[tuple[str, dict]]) -> dict[int | str, Pr
         windows, saliency = _parse_windows(record, where), _parse_saliency(record, where)
         if windows is None and saliency is None:
             raise InputError(f"{where} has no pred_relevant_windows and no pred_saliency_scores")
-        predictions[qid] = Prediction(windows, saliency)
+        predictions[qid] = Submitted(windows, saliency)
     return predictions
 
 
 def pair_predictions(
     predictions: Iterable[dict], truth: Sequence[Truth], source: str
-) -> list[tuple[Prediction, Truth]]:
+) -> list[tuple[Submitted, Truth]]:
     """Every query of `truth` with its prediction, checked; both must hold the same queries.
 
     Args:

@@ -13,7 +13,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips
-from sdst.evaluation.predictions import Prediction, pair_predictions, write_predictions
+from sdst.evaluation.predictions import Submitted, pair_predictions, write_predictions
 
 FILES = {"val": "hl_val_submission.jsonl", "test": "hl_test_submission.jsonl"}
 ARCHIVE = "submission.zip"
@@ -59,7 +59,7 @@ def write_submission(
     return path
 
 
-def _check(prediction: Prediction, annotation: Annotation, clip_length: float, where: str) -> None:
+def _check(prediction: Submitted, annotation: Annotation, clip_length: float, where: str) -> None:
     if prediction.windows is None or prediction.saliency is None:
         raise InputError(f"{where}: expected both pred_relevant_windows and pred_saliency_scores")
     clips = count_clips(annotation.duration, clip_length)
