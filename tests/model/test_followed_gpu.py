@@ -1,4 +1,4 @@
-"""A training step on a GPU, followed without one: shapes, number types and devices.
+"""A training step and answers on a GPU, followed without one: shapes, number types and devices.
 
 Nothing is computed. Autocast has other rules on a GPU than on a CPU, and what crosses between host
 and device makes the host wait and cannot be in a CUDA graph.
@@ -6,6 +6,7 @@ and device makes the host wait and cannot be in a CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from unittest.mock import Mock
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdst.kernels import gpu
-from sdst.model import SDST, LossConfig, ModelConfig, Targets
+from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets
 from sdst.trainer import batch_loss
 
 
@@ -42,26 +43,54 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
 
 
-def follow(config: ModelConfig) -> Tensor:
+def there(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Of the same shapes and types on the GPU; under `FakeTensorMode`."""
+    return [torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in tensors]
+
+
+def model_there(config: ModelConfig) -> SDST:
+    with torch.device("cuda"):
+        return SDST(config)
+
+
+def follow_training(config: ModelConfig) -> Tensor:
     """The loss of a batch."""
     inputs, targets = random_inputs(config), vars(random_targets()).values()
     with FakeTensorMode():
-        with torch.device("cuda"):
-            model = SDST(config).train()
-        inputs, targets = (
-            [torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in tensors]
-            for tensors in (inputs, targets)
-        )
+        model, inputs, targets = model_there(config), tuple(there(inputs)), there(targets)
         with NothingCrosses():
             targets = Targets(*targets)
-            return batch_loss(model, tuple(inputs), targets, LossConfig(), torch.bfloat16)[0]
+            return batch_loss(model.train(), inputs, targets, LossConfig(), torch.bfloat16)[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
-def test_number_types_fit_and_nothing_crosses(variant: dict) -> None:
-    loss = follow(make_model(variant).config)
+def follow_answers(config: ModelConfig) -> Outputs:
+    """The answers to a batch on one video."""
+    inputs = random_inputs(config)
+    with FakeTensorMode(), torch.no_grad():
+        model = model_there(config).eval()
+        video, text, lengths, words = there(inputs)
+        with NothingCrosses():
+            encoded = model.encode_video(video[:1], lengths[:1])
+            return model.answer(encoded, text, words, every_step=False)
+
+
+every_variant = pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values())
+)
+
+
+@every_variant
+def test_number_types_of_training_fit_and_nothing_crosses(variant: dict) -> None:
+    loss = follow_training(make_model(variant).config)
     assert loss.dtype == torch.float32
     assert loss.device.type == "cuda"
+
+
+@every_variant
+def test_nothing_crosses_on_the_way_to_an_answer(variant: dict) -> None:
+    scores = follow_answers(make_model(variant).config).scores
+    assert scores.dtype == torch.float32
+    assert scores.device.type == "cuda"
 
 
 def test_a_crossing_is_seen() -> None:
