@@ -1,6 +1,7 @@
 """`python -m benchmarks.ablation`: what each part of the side-tuner buys on the demo.
 
-Every variant is trained with the same data, budget and seeds; the table holds mean and spread.
+Every variant is trained with the same data, budget and seeds; the table holds mean and spread on
+`--videos` test videos.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.runs import head, row, trained
+from benchmarks.runs import TEST_VIDEOS, head, row, trained_on_demo
 from sdst.errors import run
 
 VARIANTS = {
@@ -26,15 +27,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
     options = parser.parse_args()
-    print(head(f"demo, test split, {options.epochs} epochs", "training s"))
+    title = f"demo, {options.epochs} epochs, {options.videos} test videos"
+    print(head(title, "training s"))
     for index, (name, changes) in enumerate(VARIANTS.items()):
         runs = []
         for seed in range(options.seeds):
             budget = ["--train.epochs", str(options.epochs), "--train.seed", str(seed)]
-            runs.append(
-                trained(options.output / f"{index}-seed{seed}", "demo", [*changes, *budget])
-            )
+            folder = options.output / f"{index}-seed{seed}"
+            runs.append(trained_on_demo(folder, [*changes, *budget], options.videos))
         print(row(name, runs), flush=True)
 
 

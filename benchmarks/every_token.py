@@ -1,8 +1,8 @@
 """`python -m benchmarks.every_token`: what sparse token selection costs in accuracy on the demo.
 
 The demo's recipe is trained as it is and with every frozen token projected and attended to, with
-the same data, budget and seeds; the table holds mean and spread. What selection saves is measured
-by `benchmarks/bench_end_to_end.py`.
+the same data, budget and seeds; the table holds mean and spread on `--videos` test videos. What
+selection saves is measured by `benchmarks/bench_end_to_end.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.runs import head, row, trained
+from benchmarks.runs import TEST_VIDEOS, head, row, trained_on_demo
 from sdst.errors import run
 from sdst.model import SDST, EncodedVideo, ModelConfig
 from sdst.model.layers import CrossAttention
@@ -65,14 +65,16 @@ def main() -> None:
     """Train both models with all seeds and print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.every_token", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/every_token"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
     options = parser.parse_args()
-    print(head("demo, test split", "training s"))
+    print(head(f"demo, {options.videos} test videos", "training s"))
     for name, model in MODELS.items():
         runs = []
         for seed in range(options.seeds):
             folder = options.output / f"{name.replace(' ', '-')}-seed{seed}"
-            runs.append(trained(folder, "demo", ["--train.seed", str(seed)], model))
+            changes = ["--train.seed", str(seed)]
+            runs.append(trained_on_demo(folder, changes, options.videos, model))
         print(row(name, runs), flush=True)
 
 

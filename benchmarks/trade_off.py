@@ -1,10 +1,10 @@
 """`python -m benchmarks.trade_off`: what sparse context and a coarse-to-fine schedule cost and buy.
 
 The paper's block and three schedules under a sparse context are trained on the demo (its own
-recipe) and, with
-`--annotations DIR`, on planted QVHighlights (see `benchmarks.planted`), with the same data, budget
-and seeds. Time and memory are of a training step and a forward pass at the paper's size, 32 videos
-of QVHighlights, turn by turn. The table goes to the screen, the figure to `--plot`.
+recipe, judged by `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights
+(see `benchmarks.planted`), with the same data, budget and seeds. Time and memory are of a training
+step and a forward pass at the paper's size, 32 videos of QVHighlights, turn by turn. The table goes
+to the screen, the figure to `--plot`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import planted
 from benchmarks.interleave import interleave
-from benchmarks.runs import FIGURES, cell, trained
+from benchmarks.runs import FIGURES, TEST_VIDEOS, cell, trained, trained_on_demo
 from benchmarks.steps import TrainingStep, forward_pass
 from sdst.config import load_config
 from sdst.errors import run
@@ -59,20 +58,20 @@ VARIANTS = [Variant("none", 1), *(Variant("sparse", first) for first in (1, 4, 8
 
 
 def train_all(
-    folder: Path, seeds: int, recipe: str, options: Callable[[int], list[str]]
+    folder: Path, seeds: int, recipe: str, train: Callable[[Path, int, list[str]], dict]
 ) -> dict[Variant, list[dict]]:
     """The reports of every variant with every seed; finished runs are read from `folder`.
 
     Args:
-        options: what a run with the given seed changes in the recipe.
+        train: gives the metrics of a run in a folder, of a seed and with changes in the recipe.
     """
     layers = load_config(recipe).model.layers
     reports: dict[Variant, list[dict]] = {variant: [] for variant in VARIANTS}
     for seed in range(seeds):
         for variant in VARIANTS:
-            name = f"{variant.context}-{variant.first}-seed{seed}"
-            changes = [*options(seed), *variant.options(layers)]
-            reports[variant].append(trained(folder / name, recipe, changes)["report"]["brief"])
+            output = folder / f"{variant.context}-{variant.first}-seed{seed}"
+            metrics = train(output, seed, variant.options(layers))
+            reports[variant].append(metrics["report"]["brief"])
     return reports
 
 
@@ -171,23 +170,26 @@ def main() -> None:
     add("--annotations", type=Path, metavar="DIR", help="of QVHighlights; without it the demo only")
     add("--output", type=Path, default=Path("runs/trade_off"), help="finished runs are kept there")
     add("--seeds", type=int, default=3)
+    add("--videos", type=int, default=TEST_VIDEOS, help="of the demo (default: %(default)s)")
     add("--epochs", type=int, default=10, help="on planted QVHighlights (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of the timing (default: %(default)s)")
     add("--plot", type=Path, default=Path("trade_off.png"))
     options = parser.parse_args()
     check_picture_name(options.plot)
 
+    def on_demo(output: Path, seed: int, changes: list[str]) -> dict:
+        return trained_on_demo(output, ["--train.seed", str(seed), *changes], options.videos)
+
+    def on_planted(output: Path, seed: int, changes: list[str]) -> dict:
+        return trained(output, planted.RECIPE, [*planted.options_of(budget, seed), *changes])
+
     folder, seeds = options.output, options.seeds
-    reports = {
-        "demo": train_all(folder / "demo", seeds, "demo", lambda s: ["--train.seed", str(s)])
-    }
+    reports = {"demo": train_all(folder / "demo", seeds, "demo", on_demo)}
     if options.annotations:
         budget = planted.Budget(options.annotations, folder / "planted", epochs=options.epochs)
         planted.pack(budget)
-        options_of = partial(planted.options_of, budget)
-        reports["planted QVHighlights"] = train_all(
-            budget.output, seeds, planted.RECIPE, options_of
-        )
+        found = train_all(budget.output, seeds, planted.RECIPE, on_planted)
+        reports["planted QVHighlights"] = found
     costs = measure_costs(options.rounds)
     print(table(costs, reports, f"{options.seeds} seeds"))
     draw(costs, reports, options.plot)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runs import FIGURES, head, row, trained
+from benchmarks.runs import FIGURES, head, judged, row, trained
+from sdst.config import cache_dir
 from sdst.errors import InputError
 
 EPOCH = ["--train.epochs", "1"]
@@ -38,6 +39,15 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(run, tiny_options) -
     with pytest.raises(InputError, match="was interrupted"):
         trained(folder, "demo", [*tiny_options, *EPOCH])
     file.write_text(whole)
+
+
+def test_a_run_is_judged_by_as_many_videos_as_asked_for(run, own_cache, monkeypatch) -> None:
+    folder, metrics = run
+    report = judged(folder, 3)
+    assert report["brief"].keys() == metrics["report"]["brief"].keys()
+    assert len(list((cache_dir() / "demo-3" / "videos").glob("test_*.mp4"))) == 3
+    monkeypatch.setattr("benchmarks.runs.predict", lambda *_, **__: pytest.fail("again"))
+    assert judged(folder, 3) == report
 
 
 def test_a_row_has_a_cell_for_every_figure(run) -> None:
