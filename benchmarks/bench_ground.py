@@ -163,7 +163,7 @@ def bench_one_query_over_many_videos(
         return grounder.search(some, query, top=MOMENTS)
 
     def alone(store: FeatureStore = few) -> list[list[Found]]:
-        with patch("sdst.grounder.CLIPS_AT_ONCE", 1):
+        with patch.object(grounder, "clips_at_once", 1):
             return grounder.search(store, query, top=MOMENTS)
 
     [found], [expected] = together(), alone(some)

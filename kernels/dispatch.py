@@ -1,9 +1,10 @@
 """Which implementation of an op serves a call, and why the others do not.
 
 Every op registers its implementations, the preferred one first, each with a function that takes the
-arguments of the call and returns the reasons why it does not fit. What is wanted is said, in this
-order, by `implementation=` of the call, by `use_implementation(...)`, or by SDST_IMPLEMENTATION in
-the environment at import; otherwise ("auto") the first that fits is taken.
+arguments of the call and returns the reasons why it does not fit; and an order, where the call
+decides which is preferred. What is wanted is said, in this order, by `implementation=` of the call,
+by `use_implementation(...)`, or by SDST_IMPLEMENTATION in the environment at import; otherwise
+("auto") the first that fits is taken.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Reasons = Callable[..., list[str]]
+Order = Callable[..., tuple[str, ...]]
 
 _implementations: dict[str, dict[str, Reasons]] = {}
+_orders: dict[str, Order] = {}
 _wanted = os.environ.get("SDST_IMPLEMENTATION") or "auto"
 
 
@@ -37,9 +40,15 @@ def always(*args: object) -> list[str]:
     return []
 
 
-def register(op: str, **implementations: Reasons) -> None:
-    """Declare the implementations of `op`, the preferred one first."""
+def register(op: str, order: Order | None = None, **implementations: Reasons) -> None:
+    """Declare the implementations of `op`, the preferred one first.
+
+    Args:
+        order: of a call's arguments, the names that "auto" tries, where these decide; those it
+            leaves out serve only when asked for.
+    """
     _implementations[op] = implementations
+    _orders[op] = order or (lambda *args: tuple(implementations))
 
 
 def ops() -> tuple[str, ...]:
@@ -48,7 +57,7 @@ def ops() -> tuple[str, ...]:
 
 
 def implementations(op: str) -> tuple[str, ...]:
-    """Names of the implementations of `op`, the preferred one first."""
+    """Names of the implementations of `op`, as registered."""
     return tuple(_implementations[op])
 
 
@@ -96,8 +105,8 @@ def choose(op: str, implementation: str, *args: object) -> str:
     """
     wanted = wish(op) if implementation == "auto" else implementation
     if wanted == "auto":
-        for name, reasons in _implementations[op].items():
-            if not reasons(*args):
+        for name in _orders[op](*args):
+            if not _implementations[op][name](*args):
                 return name
     reasons = unsupported_reasons(op, wanted, *args)
     if reasons:

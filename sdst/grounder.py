@@ -27,7 +27,9 @@ from sdst.predict import Prediction, decode
 from sdst.search import Found, Ranking, groups, videos_of
 from sdst.zero_shot import zero_shot_moments
 
-CLIPS_AT_ONCE = 64 * 75  # of all queries that are answered together
+# Of all queries that are answered together: so many that a CPU's caches still hold what is between
+# two products, or that a GPU computes longer than it takes to be told what.
+CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Grounder(_Grounder):
         self.config, model = load_checkpoint(Path(checkpoint))
         self.model: SDST = model.to(device).eval()
         self._scale = self.model.scale.item()
+        self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
         self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
         super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
 
@@ -134,7 +137,7 @@ class Grounder(_Grounder):
             )
         encoded = self._encode(video)
         predictions: list[Prediction] = []
-        for some in _batches(tokens, max(CLIPS_AT_ONCE // encoded.clips, 1)):
+        for some in _batches(tokens, max(self.clips_at_once // encoded.clips, 1)):
             outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
             lengths = encoded.lengths.expand(len(some))
             durations = [video.duration] * len(some)
@@ -170,7 +173,7 @@ class Grounder(_Grounder):
         stretch = self.config.predict.stretch
         ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
         corpus = videos_of(videos, self.encoder, skipped, progress)
-        for group in groups(corpus, len(queries), CLIPS_AT_ONCE, stretch):
+        for group in groups(corpus, len(queries), self.clips_at_once, stretch):
             answers = self._answers_of_all([video for _, video in group], texts, top)
             for (vid, _), of_video in zip(group, answers, strict=True):
                 ranking.add(vid, of_video)

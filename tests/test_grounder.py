@@ -67,7 +67,7 @@ def test_a_top_below_one_is_refused(grounder, film):
 def test_many_queries_on_one_video_are_answered_in_batches(grounder, film, monkeypatch):
     queries = [f"{QUERIES[i % 2]}{' quickly' * (i % 3)}" for i in range(7)]
     together = grounder.ground(film, queries)
-    monkeypatch.setattr("sdst.grounder.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(grounder, "clips_at_once", 1)
     for one, other in zip(grounder.ground(film, queries), together, strict=True):
         np.testing.assert_allclose(one.windows, other.windows, atol=1e-4)
         np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)

@@ -47,7 +47,7 @@ def test_videos_in_one_pass_are_answered_as_one_by_one(grounder, films, monkeypa
 
     monkeypatch.setattr(Grounder, "_answers_of_all", counted)
     together = grounder.search(readable, QUERIES)
-    monkeypatch.setattr("sdst.grounder.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(grounder, "clips_at_once", 1)
     alone = grounder.search(readable, QUERIES)
     assert passes == [3, 1, 1, 1]
     for found, expected in zip(together, alone, strict=True):
@@ -80,7 +80,7 @@ def test_a_store_of_int8_is_searched_together_as_one_by_one(grounder, films, tmp
     seconds = grounder.encoder.clip_length
     store = extract_films(grounder, films, tmp_path / "store", seconds, dtype="int8")
     [together] = grounder.search(store, QUERIES[:1])
-    monkeypatch.setattr("sdst.grounder.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(grounder, "clips_at_once", 1)
     [alone] = grounder.search(store, QUERIES[:1])
     scores = [[moment.score for moment in found] for found in (together, alone)]
     np.testing.assert_allclose(*scores, rtol=1e-3)

@@ -76,12 +76,33 @@ _SERVE = {
     "native": _by_native,
     "sdpa": sdpa.dense_attention,
 }
+
+
+def _order(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    query_lengths: Tensor | None,
+    dropout_p: float,
+    window: int | None = None,
+    global_clips: int = 0,
+) -> tuple[str, ...]:
+    """flash-attn where there is a window, in which it is far ahead; PyTorch's own for all else.
+
+    Without a window it is as fast, and faster for several lengths, which flash-attn needs packed.
+    xformers waits for the device. Measured by benchmarks/bench_gpu.py.
+    """
+    return ("native", "sdpa") if window is None else ("flash", "native", "sdpa")
+
+
 dispatch.register(
     OP,
+    _order,
     flash=flash.unsupported_reasons,
     native=native.unsupported_reasons,
     sdpa=dispatch.always,
-    xformers=xformers.unsupported_reasons,  # only when asked for: it waits for the device
+    xformers=xformers.unsupported_reasons,
 )
 
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 from threads import assert_same_bits_in_threads
 
-from sdst.kernels import cross_attention, dense_attention, library, unsupported_reasons
+from sdst.kernels import (
+    cross_attention,
+    dense_attention,
+    dispatch,
+    library,
+    unsupported_reasons,
+)
 from sdst.kernels.dense_attention import flash, windowed
 from sdst.kernels.dispatch import implementations
 
@@ -224,6 +230,18 @@ def test_the_libraries_say_what_they_lack_for_a_window(qkv) -> None:
     call = (*qkv, *2 * [torch.tensor([6, 4, 1])], 0.0, 2, 1)
     assert "global" in unsupported_reasons("dense_attention", "flash", *call)[-1]
     assert "several lengths" in unsupported_reasons("dense_attention", "xformers", *call)[-2]
+
+
+def test_flash_attn_is_preferred_in_a_window_and_taken_elsewhere_when_asked_for(
+    qkv, monkeypatch
+) -> None:
+    everywhere = {"flash": dispatch.always, "sdpa": dispatch.always}
+    monkeypatch.setitem(dispatch._implementations, "dense_attention", everywhere)
+    monkeypatch.setitem(everywhere, "native", lambda *_: ["no CPU here"])
+    whole, in_window = ((*qkv, None, None, 0.0, window, 0) for window in (None, 2))
+    assert dispatch.choose("dense_attention", "auto", *in_window) == "flash"
+    assert dispatch.choose("dense_attention", "auto", *whole) == "sdpa"
+    assert dispatch.choose("dense_attention", "flash", *whole) == "flash"
 
 
 @pytest.mark.parametrize("attention", [dense_attention, cross_attention])
