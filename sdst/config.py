@@ -214,7 +214,9 @@ def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Con
         namespace = parser.parse_args(list(overrides), namespace=from_file)
     config = _from_namespace(namespace)
     if problems := _problems(config):
-        raise InputError(f"config {path}: {'; '.join(problems)}")
+        file_alone = _from_namespace(parser.parse_object(_read(path)))
+        place = f"config {path}" if _problems(file_alone) else "command line"
+        raise InputError(f"{place}: {'; '.join(problems)}")
     return config
 
 

@@ -52,6 +52,7 @@ def test_a_saved_config_loads_as_it_was(tmp_path: Path) -> None:
 def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named: str) -> None:
     with pytest.raises(InputError, match=named) as error:
         load_config("demo", overrides)
+    assert str(error.value).startswith("command line: ")
     assert "\n" not in str(error.value)
 
 
@@ -62,6 +63,7 @@ def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named:
         ("modle:\n  layers: 4\n", "modle"),
         ("model: [1, 2\n", "config"),
         ("42\n", "config"),
+        ("train:\n  lr: -1\n", "train.lr"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_file_and_key(
