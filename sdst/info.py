@@ -111,7 +111,7 @@ def typical_call(op: str) -> tuple:
     lengths = torch.tensor([4], device=x.device)
     return {
         "deformable_attention": (x, x[..., 0], x, x, lengths),
-        "dense_attention": (x, x, x, lengths, lengths, 0.0),
+        "dense_attention": (x, x, x, lengths, lengths, 0.0, None, 0),
         "dropout": (x,),
         "select_tokens": (x, x[:, 0, 0]),
         "pool_tokens": (x, x[:, 0, 0]),
