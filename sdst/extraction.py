@@ -77,7 +77,8 @@ def extract_features(
         InputError: a video cannot be read and must not be left out, not one can be read, `out`
             exists already or with `resume` was made with other settings, the backbone takes
             another number of frames at once, or `memory` is too little; what is at `out` stays.
-        NotWritable: another process is writing to `out`, or this one may not.
+        NotWritable: this process may not write to `out`.
+        StoreInUse: another process is writing to `out`.
     """
     if frames_per_clip % backbone.frames_at_once:
         raise InputError(

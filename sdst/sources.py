@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from sdst.backbones import Backbone, load_backbone
 from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset, is_in_sight
-from sdst.data.feature_writer import NotWritable
+from sdst.data.feature_writer import NotWritable, StoreInUse
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
 from sdst.data.planted import PlantedFeatures
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 NAMED = 10  # of what is missing; the rest is counted
 MOST = 0.95  # of the training videos, and of their moments
 DEVICE_SHARE = 0.5  # of a GPU's free memory that features may take
+LOOK_AGAIN = 1.0  # seconds until a store that another process writes is tried again
 
 Splits = dict[str, list[Annotation]]
 
@@ -320,26 +323,42 @@ def _extracted(
     """The store at `path`, made or grown by what it lacks; what is wrong is logged."""
     data = config.data
     report = Report(strict=not data.allow_missing)
+    extract = partial(
+        extract_features,
+        videos,
+        queries,
+        backbone,
+        path,
+        clip_length=data.clip_length,
+        frames_per_clip=data.frames_per_clip,
+        dtype=data.store,
+        resume=True,
+        report=report,
+    )
+    # What cannot be read is lacking for ever, which must not keep others from what is there.
+    enough = data.allow_missing and path.exists()
     try:
-        store = extract_features(
-            videos,
-            queries,
-            backbone,
-            path,
-            clip_length=data.clip_length,
-            frames_per_clip=data.frames_per_clip,
-            dtype=data.store,
-            resume=True,
-            report=report,
-        )
+        store = extract() if enough else _when_free(extract)
     except NotWritable:
-        # What cannot be read is lacking for ever, which must not keep others from what is there.
-        if not (data.allow_missing and path.exists()):
+        if not enough:
             raise
         return FeatureStore(path)
     for line in report.faults + report.skipped:
         logger.warning(line)
     return store
+
+
+def _when_free(extract: Callable[[], FeatureStore]) -> FeatureStore:
+    """What `extract` gives, as soon as no other process, a run of another seed say, is at it."""
+    waiting = False
+    while True:
+        try:
+            return extract()
+        except StoreInUse as error:
+            if not waiting:
+                logger.warning("%s; waiting for it", error)
+            waiting = True
+            time.sleep(LOOK_AGAIN)
 
 
 def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
-from sdst import extract, ground, train
+from sdst import extract, ground, sources, train
 from sdst.config import load_config, save_config
 from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
+from sdst.extraction import extract_features
 from sdst.sources import open_data
 from tests.videos import cut_in_pictures
 
@@ -192,6 +198,36 @@ def test_extracting_twice_encodes_once(checkpoint, root, capsys):
     assert str(before) in capsys.readouterr().out
 
 
+def test_of_two_runs_at_once_one_encodes_and_the_other_waits(
+    checkpoint, root, tmp_path, monkeypatch, caplog
+):
+    copy = copied(root, tmp_path)
+    shutil.rmtree(copy / "features")
+    begin, calls = Barrier(2, timeout=60), count()
+
+    def together(*arguments: object, **options: object) -> FeatureStore:
+        if next(calls) < 2:
+            begin.wait()
+        return extract_features(*arguments, **options)
+
+    monkeypatch.setattr(sources, "extract_features", together)
+    monkeypatch.setattr(sources, "LOOK_AGAIN", 0.1)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(open_data, 2 * [load_config("custom", options(copy)[2:])])
+    assert "another process is writing this store; waiting for it" in caplog.text
+    assert one.source.path == other.source.path
+    [expected], [store] = (folder.iterdir() for folder in (root / "features", copy / "features"))
+    for file in expected.iterdir():
+        assert (store / file.name).read_bytes() == file.read_bytes()
+
+
+def assert_soon(come_true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not come_true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def copied(root: Path, to: Path) -> Path:
     """The stranger's folder, its features included."""
     return shutil.copytree(root, to / "copy")
@@ -224,16 +260,22 @@ def test_the_store_grows_with_the_dataset(checkpoint, root, tmp_path):
 
 
 def test_a_store_that_another_process_writes_serves_those_who_may_miss_some(
-    checkpoint, root, tmp_path
+    checkpoint, root, tmp_path, monkeypatch, caplog
 ):
     copy = copied(root, tmp_path)
     [path] = (copy / "features").iterdir()
     meta = FeatureStore(path).meta
-    sorted((copy / "videos").iterdir())[0].write_bytes(b"no video, and not to be read ever")
-    with FeatureWriter(path, meta, resume=True):
-        assert extract.main(options(copy, **{"data.allow_missing": "true"})) == 0
-        with pytest.raises(InputError, match="another process is writing"):
-            extract.main(options(copy))
+    video = sorted((copy / "videos").iterdir())[0]
+    video.write_bytes(b"no video, and not to be read ever")
+    monkeypatch.setattr(sources, "LOOK_AGAIN", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        with FeatureWriter(path, meta, resume=True):
+            assert extract.main(options(copy, **{"data.allow_missing": "true"})) == 0
+            others = pool.submit(extract.main, options(copy))
+            assert_soon(lambda: "another process is writing" in caplog.text)
+            assert not others.done()
+        with pytest.raises(InputError, match=re.escape(video.name)):
+            others.result(timeout=60)
 
 
 def test_a_missing_video_is_left_out_where_allowed(checkpoint, root, tmp_path):

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock, get_ident
 from unittest.mock import patch
 
 import numpy as np
 import open_clip
 import torch
 import torchvision.transforms.v2.functional as F
-from accelerate import init_empty_weights
 from open_clip.transform import PreprocessCfg, center_crop_or_pad
 from torch import Tensor, nn
 from torch.nn import functional
@@ -331,10 +331,13 @@ def _create_model(options: Options) -> nn.Module:
         require_pretrained=":" in name,
     )
     try:
-        with _silent_logging():
+        with _one_at_a_time, _silent_logging():
             return _with_weights_in_place(create) if ":" in name else create()
     except Exception as error:  # open_clip raises whatever its downloads and parsers raise
         raise InputError(f"backbone {name}: {_one_line(error)}") from None
+
+
+_one_at_a_time = Lock()  # of the models that are made, for which whole classes are changed
 
 
 def _with_weights_in_place(create: Callable[[], nn.Module]) -> nn.Module:
@@ -343,18 +346,34 @@ def _with_weights_in_place(create: Callable[[], nn.Module]) -> nn.Module:
     open_clip draws random weights and copies a checkpoint's into them. Here what it creates has
     none and takes the checkpoint's as they come: of a `.safetensors` file mapped, so that they are
     no memory of this process and shared by all that read them. Weights of 16 bits become fp32.
-    Meanwhile modules made by other threads have no weights, either.
     """
-    load, register = nn.Module.load_state_dict, nn.Module.register_parameter
+    register, load, to = nn.Module.register_parameter, nn.Module.load_state_dict, nn.Module.to
+    thread = get_ident()
+
+    def changed(original: Callable, here: Callable) -> Callable:
+        """A method of modules that is another one in this thread."""
+
+        def method(module: nn.Module, *args: object, **kwargs: object) -> object:
+            return (here if get_ident() == thread else original)(module, *args, **kwargs)
+
+        return method
+
+    def register_without_weights(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None:
+            param = nn.Parameter(param.to("meta"), param.requires_grad)
+        register(module, name, param)
 
     def assign(module: nn.Module, weights: dict[str, Tensor], strict: bool = True) -> object:
         with patch.object(nn.Module, "register_parameter", register):
             return load(module, weights, strict, assign=True)
 
+    def stay(module: nn.Module, *_: object, **__: object) -> nn.Module:
+        return module  # there is nothing to bring anywhere
+
     with (
-        init_empty_weights(include_buffers=False),
-        patch.object(nn.Module, "load_state_dict", assign),
-        patch.object(nn.Module, "to", lambda module, *_, **__: module),  # nothing to bring anywhere
+        patch.object(nn.Module, "register_parameter", changed(register, register_without_weights)),
+        patch.object(nn.Module, "load_state_dict", changed(load, assign)),
+        patch.object(nn.Module, "to", changed(to, stay)),
     ):
         model = create()
     if any(weight.is_meta for weight in model.parameters()):

@@ -35,7 +35,11 @@ CLIPS_AT_ONCE = 256  # are copied
 
 
 class NotWritable(InputError):
-    """A store that another process is writing, or that this one may not write to."""
+    """A store that cannot be written to."""
+
+
+class StoreInUse(NotWritable):
+    """A store that another process is writing."""
 
 
 class FeatureWriter:
@@ -56,7 +60,8 @@ class FeatureWriter:
 
     Raises:
         InputError: something else is at `path`, or what was made with another `meta` or `dtype`.
-        NotWritable: on entering.
+        NotWritable: on entering, this process may not write there.
+        StoreInUse: on entering, another process does.
     """
 
     def __init__(
@@ -249,7 +254,7 @@ class FeatureWriter:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise NotWritable(f"{self.path}: another process is writing this store") from None
+            raise StoreInUse(f"{self.path}: another process is writing this store") from None
 
     def _publish(self) -> None:
         for file in self._files.values():

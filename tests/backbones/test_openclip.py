@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
 from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
@@ -170,6 +173,26 @@ def test_weights_are_mapped_and_not_read(tmp_path):
     wide = load_backbone(f"local-dir:{folder}", layers=2, device="cpu")
     assert own_memory() - before < size / 4
     assert len(wide.encode_text(["a cat"])) == 1
+
+
+def test_layers_that_other_threads_make_meanwhile_have_weights(monkeypatch):
+    create, layers = open_clip.create_model, []
+
+    def creating(*arguments: object, **options: object) -> nn.Module:
+        with ThreadPoolExecutor(1) as other:
+            layers.append(other.submit(nn.Linear, 2, 2).result())
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(open_clip, "create_model", creating)
+    load_backbone("demo", 1)
+    assert layers and not any(weight.is_meta for weight in layers[0].parameters())
+
+
+def test_several_threads_may_load_a_backbone_at_once():
+    with ThreadPoolExecutor(4) as threads:
+        backbones = list(threads.map(lambda _: load_backbone("demo", 1), range(4)))
+    assert len({backbone.fingerprint for backbone in backbones}) == 1
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_no_gradient_is_kept(backbone, frames):

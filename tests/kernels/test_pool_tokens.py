@@ -96,7 +96,7 @@ def test_an_int8_store_is_the_store_that_it_stands_for() -> None:
     expected = pool_tokens(dequantize(values, scales), u, 3, lengths)
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad(x.square().sum(), u)[0] for x in (found, expected)]
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)  # sums of thousands of products
 
 
 def test_gradcheck_in_double() -> None:

@@ -7,14 +7,18 @@ what they do, so a per-frame backbone cannot find the moments on its own.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +30,8 @@ from sdst.data.demo.labels import ask, ratings, relevant_clips
 from sdst.data.demo.render import write_video
 from sdst.data.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 DEMO_CLIP_LENGTH = 1.0  # seconds
 BACKBONE = Path(__file__).parent / "backbone"
@@ -49,7 +55,8 @@ def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -
     """Render the demo into `root`: `videos/<vid>.mp4`, `train.jsonl`, `val.jsonl`, `test.jsonl`.
 
     Returns at once where `root` holds the same recipe already; the demo of another recipe is
-    replaced. The folder appears complete or not at all, and its content depends on `size` only.
+    replaced. The folder appears complete or not at all, and its content depends on `size` only. Of
+    several processes one renders, and the others wait for it.
 
     Returns:
         `root`.
@@ -59,27 +66,12 @@ def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -
     """
     size = size or DemoSize()
     recipe = recipe_of(size)
-    there = _recipe_in(root)
-    if there == recipe:
+    if _recipe_in(root) == recipe:
         return root
-    if there is None and root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise InputError(
-            f"data.root {root}: holds something else than the demo, which is rendered into a "
-            "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
-        )
     root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    old = building.with_name(f"{building.name}-old")
-    try:
-        _render(building, size, processes)
-        (building / _RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        building.chmod(0o755)
-        if root.exists():
-            root.rename(old)
-        building.rename(root)
-    finally:
-        for folder in (building, old):
-            shutil.rmtree(folder, ignore_errors=True)
+    with _alone_in(root.parent):
+        if _recipe_in(root) != recipe:  # nor has another process made it meanwhile
+            _replace(root, size, processes)
     return root
 
 
@@ -104,6 +96,43 @@ def annotate(scene: Scene, count: int, seed: int, first_qid: int) -> list[Annota
         )
         for i, question in enumerate(ask(scene, count, seed))
     ]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with the same folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("%s: another process is rendering here; waiting for it", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(root: Path, size: DemoSize, processes: int) -> None:
+    """Render into a folder beside `root`, which then takes its place."""
+    nothing = not root.exists() or (root.is_dir() and not any(root.iterdir()))
+    if not nothing and _recipe_in(root) is None:
+        raise InputError(
+            f"data.root {root}: holds something else than the demo, which is rendered into a "
+            "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
+        )
+    building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    old = building.with_name(f"{building.name}-old")
+    try:
+        _render(building, size, processes)
+        (building / _RECIPE).write_text(json.dumps(recipe_of(size), indent=2) + "\n")
+        building.chmod(0o755)
+        if root.exists():
+            root.rename(old)
+        building.rename(root)
+    finally:
+        for folder in (building, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _render(folder: Path, size: DemoSize, processes: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import av
 import numpy as np
@@ -76,6 +78,27 @@ def test_another_recipe_replaces_the_folder(rendered: Path, tmp_path: Path) -> N
     root = prepare_demo(tmp_path / "demo", DemoSize(train=1, val=1, test=1), processes=1)
     prepare_demo(root, TINY, processes=1)
     assert digests(root) == digests(rendered)
+
+
+def test_of_two_at_once_one_renders_and_the_other_waits(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    calls, render, both = [], demo._render, Barrier(2, timeout=60)
+
+    def counted(*arguments: object) -> None:
+        calls.append(arguments)
+        render(*arguments)
+
+    def prepare(_: int) -> Path:
+        both.wait()
+        return prepare_demo(tmp_path / "demo", TINY, processes=1)
+
+    monkeypatch.setattr(demo, "_render", counted)
+    with ThreadPoolExecutor(2) as pool:
+        [one, other] = pool.map(prepare, range(2))
+    assert len(calls) == 1
+    assert "another process is rendering" in caplog.text
+    assert one == other and digests(one) == digests(rendered)
 
 
 @pytest.mark.parametrize("name", ["holiday.mp4", "recipe.json"])
