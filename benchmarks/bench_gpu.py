@@ -224,20 +224,20 @@ def bench_dense_attention_on_gpu(
         if backward:
             torch.autograd.grad(out, inputs, upstream)
 
-    call = (*inputs, lengths, lengths, 0.0, window, 0)
+    arguments = (*inputs, lengths, lengths, 0.0, window, 0)
     calls = {
         name: partial(run, name)
         for name in ("sdpa", "flash", "xformers")
-        if not unsupported_reasons("dense_attention", name, *call)
+        if not unsupported_reasons("dense_attention", name, *arguments)
     }
     eager = interleave({name: finished(call) for name, call in calls.items()}, ROUNDS)
     # xformers waits for the device.
     graphs = {n: finished(captured(c, CALLS)) for n, c in calls.items() if n != "xformers"}
-    graph = interleave(graphs, ROUNDS)
+    in_graphs = interleave(graphs, ROUNDS)
     benchmark.group = f"attention of {length} clips of {batch} videos on a GPU"
     benchmark.extra_info |= {
         **{f"against {name}": ratio(x, eager["sdpa"]) for name, x in eager.items()},
-        **{f"against {name} in a graph": ratio(x, graph["sdpa"]) for name, x in graph.items()},
+        **{f"against {n} in a graph": ratio(x, in_graphs["sdpa"]) for n, x in in_graphs.items()},
         "calls a round": CALLS,
         "device": "cuda",
         "dtype": "bfloat16",
@@ -296,7 +296,7 @@ def bench_patch_training_step_on_gpu(benchmark) -> None:
 
 
 @pytest.mark.parametrize("how", ["eager", "CUDA graph"])
-@pytest.mark.parametrize("queries", [1, 64])
+@pytest.mark.parametrize("queries", [1, 64, 256, 1024])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def bench_query_on_gpu(benchmark, schedule: str, queries: int, how: str) -> None:
     """Queries on one video that is encoded already."""

@@ -90,7 +90,7 @@ def _extract_dataset(config: Config) -> FeatureStore:
             f"data.features is {config.data.features}: the features are there already; "
             "python -m sdst.convert packs them"
         )
-    return open_data(config).source
+    return open_data(config, wait=False).source
 
 
 def _extract_videos(options: argparse.Namespace, share: Share) -> int:

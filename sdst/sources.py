@@ -74,12 +74,19 @@ class Data:
         )
 
 
-def open_data(config: Config) -> Data:
-    """Render (the demo), encode and open what `config.data` names; each only if not yet done."""
+def open_data(config: Config, wait: bool = True) -> Data:
+    """Render (the demo), encode and open what `config.data` names; each only if not yet done.
+
+    Args:
+        wait: for another process that is encoding the same, a run of another seed, say.
+
+    Raises:
+        StoreInUse: another process is encoding the same, and `wait` is not set.
+    """
     root = dataset_root(config)
     splits = read_splits(config, root)
     if config.data.features == "encode":
-        splits, source = _encoded(config, root, splits)
+        splits, source = _encoded(config, root, splits, wait)
         meta = source.meta
     else:
         splits, source = _published(config, root, splits)
@@ -287,7 +294,7 @@ def _planted(config: Config, root: Path, splits: Splits) -> PlantedFeatures:
     )
 
 
-def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureStore]:
+def _encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Splits, FeatureStore]:
     """The feature store of these queries and videos, of which it extracts what is not there yet.
 
     One store serves all that is read from the same files of annotations at the same settings.
@@ -306,7 +313,7 @@ def _encoded(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featur
     if config.data.store != "float16":
         settings["store"] = config.data.store
     path = root / "features" / _digest({**settings, "annotations": config.data.annotations})
-    store = _extracted(config, path, backbone, videos, queries)
+    store = _extracted(config, path, backbone, videos, queries, wait)
     available = store.video_ids, store.query_ids
     splits = keep_available(splits, folder, *available, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)
@@ -319,6 +326,7 @@ def _extracted(
     backbone: Backbone,
     videos: dict[str, Path],
     queries: dict[int | str, str],
+    wait: bool,
 ) -> FeatureStore:
     """The store at `path`, made or grown by what it lacks; what is wrong is logged."""
     data = config.data
@@ -338,7 +346,7 @@ def _extracted(
     # What cannot be read is lacking for ever, which must not keep others from what is there.
     enough = data.allow_missing and path.exists()
     try:
-        store = extract() if enough else _when_free(extract)
+        store = _when_free(extract) if wait and not enough else extract()
     except NotWritable:
         if not enough:
             raise
@@ -349,7 +357,7 @@ def _extracted(
 
 
 def _when_free(extract: Callable[[], FeatureStore]) -> FeatureStore:
-    """What `extract` gives, as soon as no other process, a run of another seed say, is at it."""
+    """What `extract` gives, as soon as no other process is at it."""
     waiting = False
     while True:
         try:
