@@ -67,15 +67,21 @@ def trained_on_demo(
     return {**metrics, "report": judged(output, videos, model)}
 
 
-def judged(output: Path, videos: int, model: type[SDST] = SDST) -> dict:
+def judged(output: Path, videos: int, model: type[SDST] = SDST, precision: str = "fp32") -> dict:
     """The report of a run's best model on `videos` test videos of the demo, kept beside the run."""
-    file = output / f"report-{videos}.json"
+    file = output / f"report-{videos}{'' if precision == 'fp32' else '-' + precision}.json"
     if not file.is_file():
         config = load_config(output / "config.yaml")
         tuner = model(config.model)
         load_model(tuner, output / "model" / "model.safetensors")
         dataset = demo_tests(videos)
-        records = predict(tuner, dataset, config.train.batch_size, options=config.predict)
+        records = predict(
+            tuner,
+            dataset,
+            config.train.batch_size,
+            options=config.predict,
+            precision=precision,
+        )
         report = evaluate(records, dataset.annotations, config.data.clip_length)
         replace_text(file, json.dumps(report, indent=2) + "\n")
     return json.loads(file.read_text())

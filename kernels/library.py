@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 
-ABI_VERSION = 7  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 8  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -33,7 +33,7 @@ SIGNATURES = {
         "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
         "sdst_dense_attention_forward": "pnnn" * 3 + "ppp" + "nnnnn" + "fi",
         "sdst_dense_attention_backward": "pnnn" * 4 + "ppppp" + "nnnnn" + "fi",
-        "sdst_dropout": "ppp" + "nn" + "fi",
+        "sdst_dropout": "ppp" + "nn" + "fii",
         "sdst_pool_tokens_forward": "pppppp" + "nnnnnn" + "ii",
         "sdst_pool_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
         "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnnn" + "ii",
@@ -126,6 +126,12 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
             reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
     missing = missing_reason("cpu")
     return reasons if missing is None else [*reasons, missing]
+
+
+@dispatch.constant
+def multiplies_bf16() -> bool:
+    """Whether the library `cpu` can be used and the processor multiplies bf16 (AVX512_BF16)."""
+    return missing_reason("cpu") is None and bool(load("cpu").sdst_multiplies_bf16())
 
 
 @dispatch.constant

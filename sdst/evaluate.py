@@ -94,7 +94,8 @@ def _answers(options: Namespace) -> Iterator[Answers]:
     else:
         splits = (options.split or DEFAULT_SPLIT,)
     for split in splits:
-        yield Answers(split, *predict_split(options.checkpoint, split), str(options.checkpoint))
+        answers = predict_split(options.checkpoint, split, options.precision or "fp32")
+        yield Answers(split, *answers, str(options.checkpoint))
 
 
 class _OneLineParser(ArgumentParser):
@@ -127,6 +128,11 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         choices=("val", "test"),
         help=f"what the checkpoint is evaluated on, or --submit writes (default {DEFAULT_SPLIT})",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="of a checkpoint's products (default fp32); bf16 where the processor has it",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report here")
     parser.add_argument("--submit", type=Path, metavar="DIR", help="write submission files here")
     options = parser.parse_args(arguments)
@@ -146,6 +152,8 @@ def _check_mode(options: Namespace) -> None:
         raise InputError("--json goes with a report; --submit writes predictions without scoring")
     if options.checkpoint is None and options.submit is None and options.split is not None:
         raise InputError("--split goes with --checkpoint; here --annotations decides the queries")
+    if options.checkpoint is None and options.precision is not None:
+        raise InputError("--precision goes with --checkpoint; --predictions are answers already")
     if options.checkpoint is not None and options.clip_length is not None:
         raise InputError("--clip-length goes with --predictions; a checkpoint knows its own")
     if options.clip_length is not None and not options.clip_length > 0:

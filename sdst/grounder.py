@@ -23,7 +23,7 @@ from sdst.errors import InputError
 from sdst.kernels import dequantize
 from sdst.long import ground_long
 from sdst.model import SDST, EncodedVideo
-from sdst.predict import Prediction, decode
+from sdst.predict import Prediction, check_precision, decode, inference
 from sdst.search import Found, Ranking, groups, videos_of
 from sdst.zero_shot import zero_shot_moments
 
@@ -109,6 +109,11 @@ class Grounder(_Grounder):
         device: default: CUDA where present, else the CPU.
         backbone: for a checkpoint trained on features published by SDST, which name no backbone:
             `internvideo2:PATH`.
+        precision: of the side-tuner's products. `bf16` answers several times as fast on a processor
+            that has them (`sdst.info` says so), and moves scores by some thousandths.
+
+    Raises:
+        InputError: there is no checkpoint, or the processor lacks the precision.
     """
 
     def __init__(
@@ -116,8 +121,11 @@ class Grounder(_Grounder):
         checkpoint: str | Path,
         device: str | torch.device | None = None,
         backbone: str | None = None,
+        precision: str = "fp32",
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_precision(precision, device)
+        self.precision = precision
         self.config, model = load_checkpoint(Path(checkpoint))
         self.model: SDST = model.to(device).eval()
         self._scale = self.model.scale.item()
@@ -125,11 +133,13 @@ class Grounder(_Grounder):
         self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
         super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
 
-    @torch.inference_mode()
     def _answers(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
     ) -> list[Prediction]:
-        tokens = [text.tokens for text in texts]
+        with inference(self.backbone.device, self.precision):
+            return self._answers_by_model(video, [text.tokens for text in texts])
+
+    def _answers_by_model(self, video: VideoFeatures, tokens: list[Tensor]) -> list[Prediction]:
         clip_length, options = self.encoder.clip_length, self.config.predict
         if video.tokens.shape[1] > options.stretch:
             return ground_long(
@@ -179,7 +189,6 @@ class Grounder(_Grounder):
                 ranking.add(vid, of_video)
         return ranking.best()
 
-    @torch.inference_mode()
     def _answers_of_all(
         self, videos: list[VideoFeatures], texts: list[TextFeatures], top: int
     ) -> list[list[Prediction]]:
@@ -192,11 +201,12 @@ class Grounder(_Grounder):
         scales = None
         if videos[0].scales is not None:
             scales = _stacked([video.scales for video in videos]).to(device)
-        encoded = self.model.encode_video(video, lengths, scales)
         index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
         tokens, words = self._padded([text.tokens for text in texts])
         tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
-        outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
+        with inference(device, self.precision):
+            encoded = self.model.encode_video(video, lengths, scales)
+            outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
         durations = [video.duration for video in videos for _ in texts]
         options = self.config.predict
         found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)

@@ -63,7 +63,8 @@ def packages() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """The processor and every CUDA device."""
-    rows = {"cpu": f"{torch.get_num_threads()} threads, {platform.machine()}"}
+    bf16 = ", products of bf16" if library.multiplies_bf16() else ""
+    rows = {"cpu": f"{torch.get_num_threads()} threads, {platform.machine()}{bf16}"}
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
         memory = found.total_memory / 2**30

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
-from sdst.kernels import temporal_nms
+from sdst.kernels import library, temporal_nms
 from sdst.model import Outputs
 from sdst.model.spans import to_ends
 from sdst.sources import open_data
 from sdst.zero_shot import zero_shot_moments
+
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass
@@ -35,6 +38,29 @@ class Prediction:
 
     windows: np.ndarray
     saliency: np.ndarray
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse one that is none, or that would make answers on `device` slower.
+
+    Raises:
+        InputError: `precision` is not one of PRECISIONS, or bf16 where no products of it are.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "bf16" and device.type == "cpu" and not library.multiplies_bf16():
+        raise InputError(
+            "precision bf16: this processor has no products of bf16 (AVX512_BF16), or the native "
+            "library was not built; leave it out for fp32"
+        )
+
+
+@contextmanager
+def inference(device: torch.device, precision: str) -> Iterator[None]:
+    """No gradients, and the model's products in `precision`."""
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), bf16:
+        yield
 
 
 def decode(
@@ -99,7 +125,6 @@ def rank(ends: Tensor, scores: Tensor, options: PredictConfig) -> tuple[Tensor, 
     )
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     dataset: GroundingDataset,
@@ -107,20 +132,26 @@ def predict(
     device: torch.device | str = "cpu",
     progress: bool = True,
     options: PredictConfig | None = None,
+    precision: str = "fp32",
 ) -> list[dict]:
     """Predictions for every query of `dataset`, in its order, as official submission records.
+
+    Args:
+        precision: of the model's products, fp32 or bf16 (`check_precision`).
 
     Raises:
         InputError: an answer is not finite.
     """
     model.eval()
+    device = torch.device(device)
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     records = []
     for samples in tqdm(loader, desc="predict", leave=False, disable=not progress):
-        batch = collate(samples).to(torch.device(device))
+        batch = collate(samples).to(device)
         annotations = [sample.annotation for sample in samples]
         durations = [annotation.duration for annotation in annotations]
-        outputs = model(*batch.inputs())
+        with inference(device, precision):
+            outputs = model(*batch.inputs())
         check_finite(outputs)
         answers = decode(outputs, batch.video_lengths, durations, dataset.clip_length, options)
         records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
@@ -171,12 +202,20 @@ def as_record(annotation: Annotation, answer: Prediction) -> dict:
     }
 
 
-def predict_split(checkpoint: Path, split: str) -> tuple[list[dict], list[Annotation], float]:
+def predict_split(
+    checkpoint: Path, split: str, precision: str = "fp32"
+) -> tuple[list[dict], list[Annotation], float]:
     """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_precision(precision, device)
     config, model = load_checkpoint(checkpoint)
     dataset = open_data(config).dataset(split)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     records = predict(
-        model.to(device), dataset, config.train.batch_size, device, options=config.predict
+        model.to(device),
+        dataset,
+        config.train.batch_size,
+        device,
+        options=config.predict,
+        precision=precision,
     )
     return records, dataset.annotations, config.data.clip_length

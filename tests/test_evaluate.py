@@ -14,6 +14,7 @@ from sdst.data.jsonl import write_json_lines
 from sdst.errors import InputError
 from sdst.evaluate import main
 from sdst.evaluation import read_predictions
+from tests.processor import needs_bf16
 
 
 def test_a_checkpoint_is_scored_as_at_the_end_of_its_training(
@@ -109,6 +110,25 @@ def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path)
         assert len(archive.namelist()) == 2
     own = read_predictions(tiny_checkpoint / "predictions.jsonl")
     assert read_predictions(tmp_path / "out" / "hl_test_submission.jsonl") == own
+
+
+@needs_bf16
+def test_a_checkpoint_answers_in_bf16(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        options = ["--precision", precision, "--submit", str(tmp_path / precision)]
+        main(["--checkpoint", str(tiny_checkpoint), "--split", "val", *options])
+    whole, rounded = (
+        read_predictions(tmp_path / precision / "hl_val_submission.jsonl")
+        for precision in ("fp32", "bf16")
+    )
+    for one, other in zip(whole, rounded, strict=True):
+        assert one["pred_saliency_scores"] != other["pred_saliency_scores"]
+        assert one["pred_saliency_scores"] == pytest.approx(other["pred_saliency_scores"], abs=0.02)
+
+
+def test_a_precision_goes_with_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--precision goes with --checkpoint"):
+        main([*write_files(tmp_path), "--precision", "bf16"])
 
 
 @pytest.mark.parametrize(

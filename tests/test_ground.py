@@ -14,6 +14,7 @@ from sdst.ground import as_json, format_found, format_table, found_as_json, main
 from sdst.grounder import Grounding, format_time
 from sdst.search import Found
 from tests.grounding import QUERIES
+from tests.processor import needs_bf16
 
 
 def test_the_command_prints_and_writes_everything(untrained, own_cache, film, tmp_path, capsys):
@@ -85,6 +86,24 @@ def test_a_command_without_a_query_says_how_to_give_one(untrained, film, tmp_pat
 def test_a_clip_has_a_length(film, seconds):
     with pytest.raises(InputError, match=r"--clip-length \w+: expected seconds above 0"):
         main(["--zero-shot", "--video", str(film), "--clip-length", seconds, "--query", "a cat"])
+
+
+def test_a_precision_goes_with_a_checkpoint(film):
+    with pytest.raises(InputError, match="--precision goes with --checkpoint"):
+        main(["--zero-shot", "--video", str(film), "--precision", "bf16", "--query", "a cat"])
+
+
+@needs_bf16
+def test_the_command_answers_in_bf16(untrained, own_cache, film, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    for precision in ("fp32", "bf16"):
+        options = ["--video", str(film), "--query", QUERIES[0], "--json", str(out)]
+        assert main(["--checkpoint", str(untrained), *options, "--precision", precision]) == 0
+        scores = json.loads(out.read_text())["answers"][0]["pred_saliency_scores"]
+        if precision == "fp32":
+            whole = scores
+    assert scores != whole
+    assert scores == pytest.approx(whole, abs=0.02)
 
 
 def test_a_search_is_told_in_a_table():

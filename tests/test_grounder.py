@@ -11,8 +11,10 @@ import pytest
 from sdst import Grounder, ZeroShotGrounder
 from sdst.encoding import VIDEOS_IN_MEMORY
 from sdst.errors import InputError
+from sdst.kernels import library
 from sdst.zero_shot import zero_shot_moments
 from tests.grounding import QUERIES, small_config, write_checkpoint
+from tests.processor import needs_bf16
 from tests.test_extract import cut_in_pictures
 
 
@@ -51,6 +53,41 @@ def test_a_real_video_is_grounded(grounder, shared_data):
     [answer] = grounder.ground(path, ["a person drinks from a cup"])
     assert answer.duration == pytest.approx(30.7, abs=0.1)
     assert len(answer.windows) == 5
+
+
+@needs_bf16
+@pytest.mark.parametrize("stretch", [40, 8])
+def test_answers_in_bf16_are_near_those_in_fp32(untrained, own_cache, film, stretch):
+    found, expected = (Grounder(untrained, "cpu", precision=name) for name in ("bf16", "fp32"))
+    for grounder in (found, expected):
+        options = replace(grounder.config.predict, stretch=stretch, overlap=stretch // 2)
+        grounder.config = replace(grounder.config, predict=options)
+    for one, other in zip(found.ground(film, QUERIES), expected.ground(film, QUERIES), strict=True):
+        assert not np.array_equal(one.saliency, other.saliency)
+        np.testing.assert_allclose(one.saliency, other.saliency, atol=0.02)
+        np.testing.assert_allclose(
+            np.array(one.windows)[:, 2], np.array(other.windows)[:, 2], atol=0.02
+        )
+
+
+@needs_bf16
+def test_a_search_in_bf16_is_near_one_in_fp32(untrained, own_cache, films):
+    del films["noise"]
+    found, expected = (
+        Grounder(untrained, "cpu", precision=name).search(films, QUERIES)
+        for name in ("bf16", "fp32")
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert [x.score for x in one] != [x.score for x in other]
+        np.testing.assert_allclose([x.score for x in one], [x.score for x in other], atol=0.02)
+
+
+def test_a_precision_that_cannot_be_had_is_refused(untrained, monkeypatch):
+    with pytest.raises(InputError, match="precision 'fp8': expected one of fp32, bf16"):
+        Grounder(untrained, "cpu", precision="fp8")
+    monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
+    with pytest.raises(InputError, match=r"precision bf16: this processor has no products of bf16"):
+        Grounder(untrained, "cpu", precision="bf16")
 
 
 @pytest.mark.parametrize("queries", [[], [""], ["a cat", "   "]])

@@ -1,24 +1,26 @@
 // Dropout by hashing: an element stays if the hash of its place and the seed is not below the
 // threshold, rate * 2^32, and is then multiplied by `scale`. See kernels/dropout/reference.py.
+#include <algorithm>
+
 #include "parallel.h"
 #include "sdst.h"
-#include "vectors.h"
+#include "tokens.h"
 
 namespace sdst {
 namespace {
 
-typedef uint32_t Words __attribute__((vector_size(32)));
-
+template <class T>
 struct Dropout {
-    const float* x;
-    float* out;
+    const T* x;
+    T* out;
     int64_t count;
     uint32_t low, high;  // the seed's halves
     uint32_t threshold;
     float scale;
 };
 
-SDST_INLINE Words numbers(const Dropout& d, int64_t first) {
+template <class T>
+SDST_INLINE Words numbers(const Dropout<T>& d, int64_t first) {
     const Words step{0, 1, 2, 3, 4, 5, 6, 7};
     Words x = (step + static_cast<uint32_t>(first)) * 0x9e3779b1u + d.low;
     x = (x ^ x >> 16) * 0x7feb352du;
@@ -28,33 +30,51 @@ SDST_INLINE Words numbers(const Dropout& d, int64_t first) {
 }
 
 // A task is a register of elements.
-SDST_MULTIVERSION void run(const Dropout& d, int64_t begin, int64_t end) {
+template <class T>
+SDST_INLINE void run(const Dropout<T>& d, int64_t begin, int64_t end) {
     for (int64_t i = 8 * begin; i < 8 * end; i += 8) {
+        const int64_t count = std::min<int64_t>(d.count - i, 8);
+        const Lanes x = count == 8 ? widen(d.x + i) : widen(d.x + i, count);
         const Words kept = reinterpret_cast<Words>(numbers(d, i) >= d.threshold);
-        const int64_t rest = d.count - i;
-        if (rest >= 8) {
-            const Lanes scaled = d.scale * load<Lanes>(d.x + i);
-            store<Lanes>(d.out + i,
-                         reinterpret_cast<Lanes>(reinterpret_cast<Words>(scaled) & kept));
-            continue;
-        }
-        for (int64_t j = 0; j < rest; ++j) d.out[i + j] = kept[j] ? d.scale * d.x[i + j] : 0;
+        const Lanes out = reinterpret_cast<Lanes>(reinterpret_cast<Words>(d.scale * x) & kept);
+        if (count == 8)
+            narrow(out, d.out + i);
+        else
+            narrow(out, d.out + i, count);
     }
+}
+
+SDST_MULTIVERSION void run_fp32(const Dropout<float>& d, int64_t begin, int64_t end) {
+    run(d, begin, end);
+}
+
+SDST_MULTIVERSION void run_bf16(const Dropout<BFloat>& d, int64_t begin, int64_t end) {
+    run(d, begin, end);
+}
+
+template <class T, class Run>
+void run_all(const void* x, const int64_t* seed, void* out, int64_t count, int64_t threshold,
+             float scale, int32_t threads, const Run& run) {
+    const Dropout<T> dropout{static_cast<const T*>(x),
+                             static_cast<T*>(out),
+                             count,
+                             static_cast<uint32_t>(*seed),
+                             static_cast<uint32_t>(*seed >> 32),
+                             static_cast<uint32_t>(threshold),
+                             scale};
+    constexpr int64_t grain = 4096;  // worth a thread of its own
+    parallel_for((count + 7) / 8, grain, threads,
+                 [&](int64_t begin, int64_t end) { run(dropout, begin, end); });
 }
 
 }  // namespace
 }  // namespace sdst
 
-SDST_API void sdst_dropout(const float* x, const int64_t* seed, float* out, int64_t count,
-                           int64_t threshold, float scale, int32_t threads) {
-    const sdst::Dropout dropout{x,
-                                out,
-                                count,
-                                static_cast<uint32_t>(*seed),
-                                static_cast<uint32_t>(*seed >> 32),
-                                static_cast<uint32_t>(threshold),
-                                scale};
-    constexpr int64_t grain = 4096;  // worth a thread of its own
-    sdst::parallel_for((count + 7) / 8, grain, threads,
-                       [&](int64_t begin, int64_t end) { sdst::run(dropout, begin, end); });
+// x and out are of fp32 or bf16.
+SDST_API void sdst_dropout(const void* x, const int64_t* seed, void* out, int64_t count,
+                           int64_t threshold, float scale, int32_t type, int32_t threads) {
+    if (static_cast<sdst::Type>(type) == sdst::Type::bf16)
+        sdst::run_all<sdst::BFloat>(x, seed, out, count, threshold, scale, threads, sdst::run_bf16);
+    else
+        sdst::run_all<float>(x, seed, out, count, threshold, scale, threads, sdst::run_fp32);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "bf16.h"
 #include "parallel.h"
 #include "products.h"
 #include "sampling.h"
@@ -36,13 +37,15 @@ struct Tensor {
 
 struct Instruction {
     Kind kind;
-    int64_t out, a, b;           // where values lie: numbers before them in a row of the memory
+    int64_t out, a, b;           // where values lie: numbers before them in a row of the memory;
+                                 // b of a linear in bf16: room for its factors
     int64_t width, inner;        // of out, of a
     int64_t x, y, lengths;       // tensors: which are read (attended to, sampled), and of what size
     const float *weight, *bias;  // [width], or linear's weight [width / kPanel, inner, kPanel]
     int64_t heads, samples, relu;
+    int64_t bf16;  // linear's weight is as bf16.h has it
 };
-static_assert(sizeof(Instruction) == 14 * sizeof(int64_t), "as Python packs it");
+static_assert(sizeof(Instruction) == 15 * sizeof(int64_t), "as Python packs it");
 
 struct Program {
     const Instruction* instructions;
@@ -184,6 +187,12 @@ class Tile {
 
     SDST_INLINE void linear(const Instruction& i) {
         const int64_t in_row = whole_panels(i.inner), out_row = whole_panels(i.width);
+        if (i.bf16) {
+            const Bf16Layer layer{i.inner, out_row, reinterpret_cast<const uint16_t*>(i.weight),
+                                  i.bias, i.relu != 0};
+            return apply(layer, value(i.a), in_row, rows_, reinterpret_cast<uint16_t*>(value(i.b)),
+                         value(i.out), out_row);
+        }
         for (int64_t c = 0; c < out_row; c += kPanel) {
             float* out = value(i.out) + c;
             const Lanes left = load<Lanes>(i.bias + c), right = load<Lanes>(i.bias + c + 8);

@@ -60,6 +60,26 @@ SDST_INLINE Lanes widen(const T* p, int64_t count) {
     return widen(padded);
 }
 
+SDST_INLINE void narrow(const Lanes& x, float* p) { store<Lanes>(p, x); }
+
+// To the nearest number, of two as near to the even one; a NaN stays one.
+SDST_INLINE void narrow(const Lanes& x, BFloat* p) {
+    typedef uint16_t Halves __attribute__((vector_size(16)));
+    const Words bits = reinterpret_cast<Words>(x);
+    const Words rounded = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
+    const Words nan = reinterpret_cast<Words>(x != x);
+    const Halves high = __builtin_convertvector(((rounded & ~nan) | (quiet & nan)) >> 16, Halves);
+    std::memcpy(p, &high, sizeof(high));
+}
+
+// The first `count` < 8 of them.
+template <class T>
+SDST_INLINE void narrow(const Lanes& x, T* p, int64_t count) {
+    T all[8];
+    narrow(x, all);
+    std::memcpy(p, all, static_cast<size_t>(count) * sizeof(T));
+}
+
 // <x, y> of a token x and a vector y.
 template <class T>
 SDST_INLINE float dot(const T* x, const float* y, int64_t width) {

@@ -11,8 +11,8 @@ from sdst.kernels import library
 def unsupported_reasons(x: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve this call; empty if it can."""
     reasons = library.unsupported_reasons(x=x)
-    if x.dtype != torch.float32:
-        reasons.append(f"x is {x.dtype}, only fp32 is offered")
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        reasons.append(f"x is {x.dtype}, only fp32 and bf16 are offered")
     return reasons
 
 
@@ -22,6 +22,7 @@ def dropout(x: Tensor, seed: Tensor, rate: float) -> Tensor:
     out = torch.empty_like(source)
     library.load("cpu").sdst_dropout(
         *library.pointers(source, seed, out),
-        *(source.numel(), int(rate * 2**32), 1 / (1 - rate), torch.get_num_threads()),
+        *(source.numel(), int(rate * 2**32), 1 / (1 - rate)),
+        *(library.TYPES[x.dtype], torch.get_num_threads()),
     )
     return out

@@ -11,11 +11,13 @@ what lies between two layers never leaves the caches.
     program = RowProgram(y=norm(x + linear(x, weight, bias), gain, shift))
     [y] = program.run(batch, rows, x=tensor)  # [batch, rows, 256]
 
-For inference: no gradient passes through.
+For inference: no gradient passes through. Under autocast the factors of linear layers are rounded
+to its number type; all else, sums and what is handed on, stays fp32.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
@@ -79,7 +81,7 @@ class RowProgram:
         expected = (item for rows in self.order for item in rows.tensors().items())
         self._expected = list(dict.fromkeys(expected))  # of a tensor by all that read it
         self._attended = [(x.keys, x.values) for x in self.order if isinstance(x, Attend)]
-        self._compiled: native.Compiled | None = None
+        self._compiled: dict[torch.dtype, native.Compiled] = {}
 
     def run(
         self,
@@ -129,9 +131,10 @@ class RowProgram:
         lengths = () if row_lengths is None else (row_lengths,)
         if dispatch.choose(OP, implementation, *tensors.values(), *lengths) == "reference":
             return reference.run(self, batch, rows, row_lengths, tensors)
-        if self._compiled is None:
-            self._compiled = native.Compiled(self.order, self.outputs)
-        return self._compiled.run(batch, rows, row_lengths, tensors)
+        products = native.products()
+        if products not in self._compiled:
+            self._compiled[products] = native.Compiled(self.order, self.outputs, products)
+        return self._compiled[products].run(batch, rows, row_lengths, tensors)
 
     def flops(self, batch: int, rows: int, **attended: int) -> int:
         """Of all products, a multiply-add counted as two.

@@ -17,30 +17,50 @@ from sdst.kernels.row_program.expressions import Rows
 KINDS = ("Read", "Around", "Code", "Write", "Add", "Linear", "Norm", "Attend", "Ends", "Sample")
 FIELDS = (
     *("kind", "out", "a", "b", "width", "inner", "x", "y", "lengths", "weight", "bias"),
-    *("heads", "samples", "relu"),
+    *("heads", "samples", "relu", "bf16"),
 )
 PANEL = 16  # columns of a product that are computed together; what is narrower is padded
 
 
 def unsupported_reasons(*tensors: Tensor) -> list[str]:
-    """Why the C++ kernel cannot serve these tensors; empty if it can."""
+    """Why the C++ kernel cannot serve these tensors now; empty if it can."""
+    if products() not in (torch.float32, torch.bfloat16):
+        return [f"products are {products()} under autocast, only fp32 and bf16 are offered"]
     for tensor in tensors:
         fits = tensor.dtype == torch.float32 or not tensor.is_floating_point()  # or lengths
         if not fits or tensor.device.type != "cpu":
             return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
     missing = library.missing_reason("cpu")
+    if missing is None and products() == torch.bfloat16 and not library.multiplies_bf16():
+        return ["products are bf16 under autocast, which this processor lacks (AVX512_BF16)"]
     return [] if missing is None else [missing]
+
+
+def products() -> torch.dtype:
+    """The number type of products now: autocast's, as of PyTorch's own."""
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32
+    return torch.get_autocast_dtype("cpu")
 
 
 class Compiled:
     """A program as the library runs it: places for all values, packed weights, instructions."""
 
-    def __init__(self, order: Sequence[Rows], outputs: Mapping[str, Rows]) -> None:
+    def __init__(
+        self, order: Sequence[Rows], outputs: Mapping[str, Rows], products: torch.dtype
+    ) -> None:
+        self.products = products
         self.widths = [rows.width for rows in outputs.values()]
         self.names: list[str] = []  # of the tensors that are read
         self._sampled: set[str] = set()  # of them, those whose rows must be neighbours
         self._weights: list[Tensor] = []  # which the instructions point to
         self._places, self._memory = _places(order, outputs)
+        self._rounded = (
+            self._memory
+        )  # where in a row of memory the factors of a product in bf16 lie
+        if products == torch.bfloat16:
+            factors = (rows.x.width for rows in order if isinstance(rows, ops.Linear))
+            self._memory += max(((width + 1) // 2 for width in factors), default=0)
         instructions = [self._instruction(rows) for rows in order]
         for number, rows in enumerate(outputs.values(), len(self.names)):
             write = {"a": self._places[rows], "width": rows.width, "x": number}
@@ -86,8 +106,11 @@ class Compiled:
             case ops.Add():
                 fields |= {"a": place[rows.a], "b": place[rows.b]}
             case ops.Linear():
+                packed = _pack(rows.weight, by=1 if self.products == torch.float32 else 2)
                 fields |= {"a": place[rows.x], "inner": rows.x.width, "relu": rows.relu}
-                fields |= {"weight": self._keep(_pack(rows.weight)), "bias": self._pad(rows.bias)}
+                fields |= {"weight": self._keep(packed, self.products)}
+                fields |= {"bias": self._pad(rows.bias)}
+                fields |= {"bf16": self.products == torch.bfloat16, "b": self._rounded}
             case ops.Norm():
                 fields |= {"a": place[rows.x]}
                 fields |= {"weight": self._keep(rows.weight), "bias": self._keep(rows.bias)}
@@ -111,9 +134,9 @@ class Compiled:
             self.names.append(name)
         return self.names.index(name)
 
-    def _keep(self, weight: Tensor) -> int:
+    def _keep(self, weight: Tensor, dtype: torch.dtype = torch.float32) -> int:
         """Where a copy of `weight` lies, as long as this program does."""
-        self._weights.append(weight.to("cpu", torch.float32).contiguous().clone())
+        self._weights.append(weight.to("cpu", dtype).contiguous().clone())
         return self._weights[-1].data_ptr()
 
     def _pad(self, bias: Tensor) -> int:
@@ -147,10 +170,12 @@ def _padded(width: int) -> int:
     return -(-width // PANEL) * PANEL
 
 
-def _pack(weight: Tensor) -> Tensor:
-    """[out, in] -> [panels, in, PANEL]: the columns that are computed together side by side."""
-    padded = functional.pad(weight, (0, 0, 0, _padded(len(weight)) - len(weight)))
-    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2)
+def _pack(weight: Tensor, by: int) -> Tensor:
+    """[out, in] -> [panels, in / by, PANEL, by]: the columns that are computed together side by
+    side, of each `by` neighbours of what comes in."""
+    out, width = weight.shape
+    padded = functional.pad(weight, (0, -width % by, 0, _padded(out) - out))
+    return padded.unflatten(0, (-1, PANEL)).unflatten(2, (-1, by)).transpose(1, 2)
 
 
 def _prepare(x: Tensor, sampled: bool) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sdst.kernels.deformable_attention.reference import deformable_attention
 from sdst.kernels.row_program import expressions as ops
+from sdst.kernels.row_program import native
 from sdst.kernels.row_program.expressions import Rows
 
 if TYPE_CHECKING:
@@ -29,13 +30,19 @@ def run(
         row_lengths = torch.full((batch,), rows)
     real = torch.arange(rows) < row_lengths[:, None]
     values: dict[Rows, Tensor] = {}
-    for node in program.order:
-        values[node] = _evaluate(node, values, tensors, real)
+    products = native.products()
+    with torch.autocast("cpu", enabled=False):
+        for node in program.order:
+            values[node] = _evaluate(node, values, tensors, real, products)
     return [values[node].masked_fill(~real[..., None], 0.0) for node in program.outputs.values()]
 
 
 def _evaluate(
-    node: Rows, values: Mapping[Rows, Tensor], tensors: Mapping[str, Tensor], real: Tensor
+    node: Rows,
+    values: Mapping[Rows, Tensor],
+    tensors: Mapping[str, Tensor],
+    real: Tensor,
+    products: torch.dtype,
 ) -> Tensor:
     """One expression [B, rows, width], those that it is made of being known."""
     match node:
@@ -51,7 +58,8 @@ def _evaluate(
         case ops.Add():
             return values[node.a] + values[node.b]
         case ops.Linear():
-            y = functional.linear(values[node.x], node.weight, node.bias)
+            x, weight = (x.to(products).float() for x in (values[node.x], node.weight))
+            y = functional.linear(x, weight, node.bias)
             return y.relu() if node.relu else y
         case ops.Norm():
             return functional.layer_norm(values[node.x], (node.width,), node.weight, node.bias)

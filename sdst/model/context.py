@@ -91,8 +91,12 @@ class TokenSelection(nn.Module):
         nn.init.normal_(self.key.weight, std=1 / math.sqrt(config.video_width * config.width))
 
     def direction(self, sentence: Tensor) -> Tensor:
-        """Pooled sentences [..., F] -> u [..., Dv], what tokens are scored against."""
-        return self.key(self.query(sentence))
+        """Pooled sentences [..., F] -> u [..., Dv], what tokens are scored against.
+
+        In fp32 under autocast, too: what is selected hangs on it.
+        """
+        with torch.autocast(sentence.device.type, enabled=False):
+            return self.key(self.query(sentence.to(self.query.weight.dtype)))
 
     def select(
         self, tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None

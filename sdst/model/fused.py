@@ -66,23 +66,24 @@ _known: WeakKeyDictionary[nn.Module, tuple[Weights, Blocks | None]] = WeakKeyDic
 def fused_blocks(model: nn.Module) -> Blocks | None:
     """Programs of the weights that `model` has now; None where the modules must serve.
 
-    They must where a gradient or dropout is wanted, under autocast, for weights other than fp32 on
-    a CPU, without the native library, for readers other than RDSA and for layers put in the place
-    of the model's own (as adapters are); and where modules or operations are looked at: by hooks,
-    by the compiler, by counters of FLOPs, as fake tensors.
+    They must where a gradient or dropout is wanted, for weights other than fp32 on a CPU, without
+    the native library, under autocast to what it does not offer here, for readers other than RDSA
+    and for layers put in the place of the model's own (as adapters are); and where modules or
+    operations are looked at: by hooks, by the compiler, by counters of FLOPs, as fake tensors.
     """
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
     if torch.is_grad_enabled() or model.training:
         forget(model)  # what follows may be a step of an optimizer
         return None
-    if torch.is_autocast_enabled("cpu") or not dispatch.would_take(OP, "native", model.fusion):
+    if not dispatch.would_take(OP, "native", model.fusion):
         return None
     weights, blocks = _known.get(model, (None, None))
     if weights is None or weights.changed():
         weights = Weights(model)
         try:
-            blocks = Blocks(model) if weights.fit else None
+            with torch.autocast("cpu", enabled=False):  # some weights are products of others
+                blocks = Blocks(model) if weights.fit else None
         except OtherLayerError:
             blocks = None
         _known[model] = weights, blocks
@@ -270,7 +271,8 @@ class FusedSparseBlock:
         read = {"hidden": hidden, "query": query, "key": key, "value": value}
         if self.context is not None:
             [hidden] = self.until_context.run(batch, queries, **read)
-            read = {"hidden": hidden, "branch": self.context(hidden + position, context)}
+            branch = self.context(hidden + position, context).float()  # a module's, of autocast
+            read = {"hidden": hidden, "branch": branch}
         [hidden] = self.after.run(
             batch,
             queries,

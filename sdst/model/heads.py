@@ -60,9 +60,14 @@ class TextPooling(nn.Module):
 
 
 def saliency_scores(dense: Tensor, sentence: Tensor) -> Tensor:
-    """Cosine of every clip with the sentence: dense [..., L, F], sentence [..., F] -> [..., L]."""
-    dense = functional.normalize(dense.float(), dim=-1)
-    return torch.einsum("...lf,...f->...l", dense, functional.normalize(sentence.float(), dim=-1))
+    """Cosine of every clip with the sentence: dense [..., L, F], sentence [..., F] -> [..., L].
+
+    In fp32 under autocast, too: clips are ranked by it, and in bf16 many would be alike.
+    """
+    with torch.autocast(dense.device.type, enabled=False):
+        dense = functional.normalize(dense.float(), dim=-1)
+        sentence = functional.normalize(sentence.float(), dim=-1)
+        return torch.einsum("...lf,...f->...l", dense, sentence)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from threads import assert_same_bits_in_threads
 
-from sdst.kernels import dropout, library
+from sdst.kernels import ImplementationError, dropout, library
 from sdst.kernels.dropout import reference
 
 needs_native = pytest.mark.skipif(
@@ -20,11 +20,30 @@ def run(implementation: str, x: torch.Tensor, rate: float, seed: int = 0) -> tor
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 1001, 200_000])
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.99])
-def test_native_keeps_what_the_formula_keeps(size: int, rate: float) -> None:
-    x = torch.randn(size)
-    torch.testing.assert_close(run("native", x, rate), run("reference", x, rate))
+def test_native_keeps_what_the_formula_keeps(size: int, rate: float, dtype: torch.dtype) -> None:
+    x = torch.randn(size).to(dtype)
+    found, expected = run("native", x, rate), run("reference", x, rate)
+    assert found.dtype == dtype
+    assert torch.equal(found != 0, expected != 0)
+    torch.testing.assert_close(found, expected)
+
+
+@needs_native
+def test_numbers_that_are_not_finite_stay_what_they_are_in_bf16() -> None:
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, 1e-40]).bfloat16().repeat(5)
+    for rate in (0.0, 0.5):
+        torch.testing.assert_close(
+            *(run(name, x, rate) for name in ("native", "reference")), equal_nan=True
+        )
+
+
+@needs_native
+def test_other_number_types_are_left_to_pytorch() -> None:
+    with pytest.raises(ImplementationError, match="only fp32 and bf16 are offered"):
+        dropout(torch.ones(3).half(), 0.5, implementation="native")
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -20,6 +20,7 @@ from sdst.kernels.row_program import (
     read,
     sample,
 )
+from tests.processor import needs_bf16
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
@@ -124,6 +125,78 @@ def test_native_is_the_reference(make, width: int, row_lengths: list[int] | None
         for name in ("reference", "native")
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_under_autocast_the_factors_of_linear_layers_are_rounded() -> None:
+    x, (weight, bias) = torch.randn(BATCH, ROWS, 24), weights(7, 24)
+    row = read("x", 24)
+    shift, factor = gain(24)
+    program = RowProgram(y=linear(row, weight, bias), same=norm(row + row, factor, shift))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, same = program.run(BATCH, ROWS, implementation="reference", x=x)
+    rounded = (y.bfloat16().double() for y in (x, weight))
+    expected = torch.einsum("brk,ok->bro", *rounded) + bias
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(same, program.run(BATCH, ROWS, implementation="reference", x=x)[1])
+
+
+@needs_bf16
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 11, 12, 13, 47, 49, 150])
+@pytest.mark.parametrize(("inner", "out"), [(1, 1), (15, 16), (32, 17), (33, 33), (64, 48)])
+def test_a_layer_in_bf16_is_the_reference(inner: int, out: int, rows: int, relu: bool) -> None:
+    program = RowProgram(y=linear(read("x", inner), *weights(out, inner), relu))
+    x = torch.randn(2, rows, inner)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = (
+            program.run(2, rows, torch.tensor([rows, rows // 2]), implementation=name, x=x)
+            for name in ("reference", "native")
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_bf16
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("make", [transformer_layer, reader])
+def test_layers_in_bf16_are_the_reference(make, width: int) -> None:
+    """To a rounding of what lies between two layers, which falls on either side of its middle."""
+    program, tensors = make(width)
+    run = lambda name: program.run(BATCH, ROWS, implementation=name, **tensors)  # noqa: E731
+    whole = run("native")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = run("reference"), run("native")
+        assert_same_bits_in_threads(lambda: run("native"))
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+    assert any(not torch.equal(a, b) for a, b in zip(found, whole, strict=True))
+    again = run("native")
+    assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+
+
+@needs_bf16
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_layer_in_bf16_hides_no_number_that_is_not_finite(number: float) -> None:
+    x = torch.randn(1, 5, 20)
+    x[0, 3, 7] = number
+    program = RowProgram(y=linear(read("x", 20), *weights(3, 20), relu=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        [found] = program.run(1, 5, implementation="native", x=x)
+    assert found[0, [0, 1, 2, 4]].isfinite().all()
+    assert not found[0, 3].isfinite().all()
+
+
+@needs_native
+def test_products_that_the_processor_lacks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
+    program, x = RowProgram(y=linear(read("x", 4), *weights(4, 4))), torch.randn(1, 1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ImplementationError, match=r"this processor lacks \(AVX512_BF16\)"):
+            program.run(1, 1, implementation="native", x=x)
+        program.run(1, 1, x=x)  # by the reference
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.raises(ImplementationError, match="float16 under autocast, only fp32 and bf16"),
+    ):
+        program.run(1, 1, implementation="native", x=x)
 
 
 @needs_native

@@ -7,6 +7,8 @@ import torch
 from test_compile import VARIANTS, make_model, training_step
 from test_tuner import random_inputs, random_targets
 
+from sdst.model.heads import saliency_scores
+
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
 def test_a_bf16_step_is_close_to_the_fp32_step(variant: dict) -> None:
@@ -26,3 +28,10 @@ def test_a_bf16_step_is_close_to_the_fp32_step(variant: dict) -> None:
     )
     assert half.isfinite().all()
     assert torch.cosine_similarity(whole, half, dim=0) > 0.98
+
+
+def test_clips_are_ranked_by_fp32() -> None:
+    dense, sentence = torch.randn(2, 50, 16), torch.randn(2, 16)
+    expected = saliency_scores(dense, sentence)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(saliency_scores(dense, sentence), expected)

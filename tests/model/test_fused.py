@@ -14,6 +14,7 @@ from benchmarks.steps import count_flops
 from sdst.kernels import library, use_implementation
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.model.fused import fused_blocks
+from tests.processor import needs_bf16
 
 pytestmark = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
@@ -88,6 +89,31 @@ def test_programs_say_what_modules_say(
     model = make_model(context=context, schedule=schedule)
     arguments = inputs(model, tokens)
     assert_close(by_programs(model, *arguments), by_modules(model, *arguments))
+
+
+@needs_bf16
+@pytest.mark.parametrize("schedule", [None, (4, 2, 1)])
+@pytest.mark.parametrize("context", ["none", "sparse"])
+def test_under_autocast_programs_are_near_the_modules_in_fp32(
+    context: str, schedule: tuple[int, ...] | None
+) -> None:
+    model = make_model(context=context, schedule=schedule)
+    arguments = inputs(model)
+    expected = by_modules(model, *arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = by_programs(model, *arguments)
+        modules = by_modules(model, *arguments)
+    real = torch.arange(CLIPS) < VIDEO_LENGTHS[:, None]
+    for name in ("spans", "scores", "saliency", "dense"):
+        x, y, z = (getattr(outputs, name) for outputs in (found, expected, modules))
+        if name in ("saliency", "dense"):
+            x, y, z = x[:, real], y[:, real], z[:, real]
+        assert x.dtype == torch.float32
+        error = (x - y).norm() / y.norm()
+        assert 0 < error < 0.01
+        assert error < 1.5 * (z - y).norm() / y.norm()  # no further than PyTorch's own bf16
+    # What was made under autocast serves in fp32 as if it never had been.
+    assert_close(by_programs(model, *arguments), expected)
 
 
 @pytest.mark.parametrize("window", [3, CLIPS])
@@ -215,7 +241,10 @@ def test_the_modules_serve_where_programs_cannot() -> None:
     with torch.no_grad():
         assert fused_blocks(model.train()) is None
         assert fused_blocks(model.eval()) is fused_blocks(model) is not None
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.float16):
+            assert fused_blocks(model) is None
+        with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "multiplies_bf16", lambda: False)
             assert fused_blocks(model) is None
         assert count_flops(lambda: model(*inputs(model))) > 0
         assert fused_blocks(copy.deepcopy(model).bfloat16()) is None

@@ -1,0 +1,12 @@
+"""What only some processors have."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdst.kernels import library
+
+needs_bf16 = pytest.mark.skipif(
+    not library.multiplies_bf16(),
+    reason="this processor has no products of bf16 (AVX512_BF16), or the library was not built",
+)
