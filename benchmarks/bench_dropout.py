@@ -20,10 +20,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("direction", ["forward", "forward+backward"])
-def bench_dropout(benchmark, direction: str) -> None:
-    x = torch.randn(SHAPE, requires_grad=True)
-    upstream = torch.ones(SHAPE)
+def bench_dropout(benchmark, direction: str, dtype: torch.dtype) -> None:
+    x = torch.randn(SHAPE).to(dtype).requires_grad_()
+    upstream = torch.ones(SHAPE, dtype=dtype)
 
     def run(name: str) -> Tensor:
         if direction == "forward":
@@ -43,8 +44,8 @@ def bench_dropout(benchmark, direction: str) -> None:
         "against torch": found,
         "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
         "flops": passes * flops(x.numel()),
-        "bytes": passes * bytes(x.numel()),
-        "dtype": "float32",
+        "bytes": passes * bytes(x.numel(), x.itemsize),
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }

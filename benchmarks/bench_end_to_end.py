@@ -2,7 +2,7 @@
 
 The paper's block as R2-Tuning's recurrence has it, K = 4, F = 256, 75 clips, 20 words; everything
 on: dropout, masks, all losses, matching, clipping, AdamW. The percentage of the roofline is that of
-a matrix product's speed.
+a matrix product's speed in the same number type; what is in bf16 is also held against fp32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,21 @@ from benchmarks.every_token import EveryToken
 from benchmarks.interleave import interleave, ratio
 from benchmarks.steps import TrainingStep, count_flops, forward_pass, random_inputs
 from sdst.config import Config, load_config
+from sdst.kernels import library
 from sdst.memory import peak_memory
 from sdst.model import SDST
 
 BATCH, ROUNDS = 32, 3
 PATCHES, PATCH_BATCH = 50, 8
 SCHEDULES = {"full resolution": "[1,1,1,1]", "coarse to fine": "[8,4,2,1]"}
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request: pytest.FixtureRequest) -> torch.dtype:
+    """Of products."""
+    if request.param == "bf16" and not library.multiplies_bf16():
+        pytest.skip("this processor has no products of bf16 (AVX512_BF16)")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[request.param]
 
 
 def recipe(*options: str) -> Config:
@@ -36,54 +45,86 @@ def patches(*options: str) -> Config:
     return load_config("qvhighlights_clip_b32_patches", [*options])
 
 
-def tell(benchmark, call: Callable[[], object], group: str) -> None:
+def under(precision: torch.dtype, call: Callable[[], object]) -> Callable[[], object]:
+    """`call` with its products in `precision`."""
+    return torch.autocast("cpu", precision, enabled=precision != torch.float32)(call)
+
+
+def tell(
+    benchmark, call: Callable[[], object], group: str, precision: torch.dtype = torch.float32
+) -> None:
     """Note the FLOPs of `call`, so that the report has its share of the roofline."""
     benchmark.group = group
     benchmark.extra_info |= {
         "flops": count_flops(call),
         "bytes": 0,
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
 
 
+def compare(
+    benchmark, precision: torch.dtype, calls: dict[str, Callable[[], object]], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """Seconds of `calls` taken in turns; notes what `sdst` gains on others, `fp32` in fp32 only
+    where it is not that itself."""
+    if precision == torch.float32:
+        calls = {name: call for name, call in calls.items() if name != "fp32"}
+    seconds = interleave(calls, rounds)
+    for name in calls.keys() - {"sdst", "one"}:
+        benchmark.extra_info[f"against {name}"] = ratio(seconds[name], seconds["sdst"])
+    return seconds
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def bench_training_step(benchmark, schedule: str) -> None:
-    step = TrainingStep(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
-    tell(benchmark, step, f"a training step, batch {BATCH}")
+def bench_training_step(benchmark, schedule: str, precision: torch.dtype) -> None:
+    config = recipe("--model.schedule", SCHEDULES[schedule])
+    step = TrainingStep(config, BATCH, precision=precision)
+    tell(benchmark, step, f"a training step, batch {BATCH}", precision)
     benchmark.extra_info["peak bytes"] = {"sdst": peak_memory(step)}
+    compare(benchmark, precision, {"sdst": step, "fp32": TrainingStep(config, BATCH)})
     benchmark.pedantic(step, rounds=ROUNDS, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def bench_forward(benchmark, schedule: str) -> None:
-    forward = forward_pass(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
-    tell(benchmark, forward, f"forward, batch {BATCH}")
+def bench_forward(benchmark, schedule: str, precision: torch.dtype) -> None:
+    whole = forward_pass(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
+    forward = under(precision, whole)
+    tell(benchmark, forward, f"forward, batch {BATCH}", precision)
+    compare(benchmark, precision, {"sdst": forward, "fp32": whole})
     benchmark.pedantic(forward, rounds=ROUNDS, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def bench_query(benchmark, schedule: str) -> None:
+def bench_query(benchmark, schedule: str, precision: torch.dtype) -> None:
     """A query on a video that is encoded already, against encoding it again for every query."""
     config = recipe("--model.schedule", SCHEDULES[schedule])
-    answer, again = answers(config, queries=1), forward_pass(config, batch=1)
-    modules = answers(config, queries=1, by_modules=True)
-    tell(benchmark, answer, "one query on an encoded video")
-    calls = {"sdst": answer, "encoding again": again, "modules": modules}
-    seconds = interleave(calls, rounds=15)
-    for name in ("encoding again", "modules"):
-        benchmark.extra_info[f"against {name}"] = ratio(seconds[name], seconds["sdst"])
+    whole = answers(config, queries=1)
+    answer, again, modules = (
+        under(precision, call)
+        for call in (
+            whole,
+            forward_pass(config, batch=1),
+            answers(config, queries=1, by_modules=True),
+        )
+    )
+    tell(benchmark, answer, "one query on an encoded video", precision)
+    calls = {"sdst": answer, "encoding again": again, "modules": modules, "fp32": whole}
+    compare(benchmark, precision, calls, rounds=15)
     benchmark.pedantic(answer, rounds=15, warmup_rounds=2)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def bench_queries_at_once(benchmark, schedule: str, queries: int = 64) -> None:
+def bench_queries_at_once(
+    benchmark, schedule: str, precision: torch.dtype, queries: int = 64
+) -> None:
     """Queries on one video in a batch, against as many calls of one."""
     config = recipe("--model.schedule", SCHEDULES[schedule])
-    together, alone = answers(config, queries), answers(config, 1)
-    tell(benchmark, together, f"{queries} queries on an encoded video")
-    seconds = interleave({"sdst": together, "one": alone}, ROUNDS)
+    whole = answers(config, queries)
+    together, alone = under(precision, whole), under(precision, answers(config, 1))
+    tell(benchmark, together, f"{queries} queries on an encoded video", precision)
+    seconds = compare(benchmark, precision, {"sdst": together, "one": alone, "fp32": whole})
     one_by_one = [queries * second for second in seconds["one"]]
     benchmark.extra_info["against one by one"] = ratio(one_by_one, seconds["sdst"])
     benchmark.pedantic(together, rounds=ROUNDS, warmup_rounds=1)

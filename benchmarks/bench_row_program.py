@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.interleave import interleave, ratio
 from sdst.kernels import library
@@ -21,7 +22,11 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def bench_row_program(benchmark, rows: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def bench_row_program(benchmark, dtype: torch.dtype, rows: str) -> None:
+    """In bf16 PyTorch's operations are under autocast, too."""
+    if dtype == torch.bfloat16 and not library.multiplies_bf16():
+        pytest.skip("this processor has no products of bf16 (AVX512_BF16)")
     torch.manual_seed(0)
     batch, count = ROWS[rows]
     up, down = torch.nn.Linear(WIDTH, 4 * WIDTH), torch.nn.Linear(4 * WIDTH, WIDTH)
@@ -30,23 +35,31 @@ def bench_row_program(benchmark, rows: str) -> None:
     branch = linear(inside, down.weight, down.bias)
     program = RowProgram(y=norm(x + branch, torch.ones(WIDTH), torch.zeros(WIDTH)))
     tensor = torch.randn(batch, count, WIDTH)
+    autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
-    def run(implementation: str) -> list[Tensor]:
-        with torch.no_grad():
-            return program.run(batch, count, implementation=implementation, x=tensor)
+    @torch.no_grad()
+    @autocast
+    def native() -> Tensor:
+        [y] = program.run(batch, count, implementation="native", x=tensor)
+        return y
 
-    torch.testing.assert_close(run("native"), run("reference"), rtol=1e-4, atol=1e-5)
-    calls = {name: lambda name=name: run(name) for name in ("native", "reference")}
-    seconds = interleave(calls, ROUNDS)
-    found = ratio(seconds["reference"], seconds["native"])
+    @torch.no_grad()
+    @autocast
+    def one_by_one() -> Tensor:
+        return functional.layer_norm(tensor + down(up(tensor).relu_()), (WIDTH,))
+
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(native(), one_by_one(), rtol=tolerance, atol=tolerance)
+    seconds = interleave({"native": native, "torch": one_by_one}, ROUNDS)
+    found = ratio(seconds["torch"], seconds["native"])
     benchmark.group = "row_program forward"
     benchmark.extra_info |= {
         "against torch": found,
         "flops": program.flops(batch, count),
-        "bytes": program.bytes() + 8 * tensor.numel(),
-        "dtype": "float32",
+        "bytes": autocast(program.bytes)() + 8 * tensor.numel(),
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
-    benchmark.pedantic(run, args=("native",), rounds=ROUNDS, warmup_rounds=2)
+    benchmark.pedantic(native, rounds=ROUNDS, warmup_rounds=2)
     print(f"\n{found['median']:.1f}x torch ({found['min']:.1f}-{found['max']:.1f})")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -290,6 +291,7 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
             "train.precision fp16: a GPU is needed, which scales the loss, and there is none; take "
             "bf16, or no for fp32"
         )
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=config.train.accumulation,

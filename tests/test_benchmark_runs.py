@@ -10,6 +10,7 @@ import pytest
 from benchmarks.runs import FIGURES, head, judged, row, trained
 from sdst.config import cache_dir
 from sdst.errors import InputError
+from tests.processor import needs_bf16
 
 EPOCH = ["--train.epochs", "1"]
 
@@ -48,6 +49,14 @@ def test_a_run_is_judged_by_as_many_videos_as_asked_for(run, own_cache, monkeypa
     assert len(list((cache_dir() / "demo-3" / "videos").glob("test_*.mp4"))) == 3
     monkeypatch.setattr("benchmarks.runs.predict", lambda *_, **__: pytest.fail("again"))
     assert judged(folder, 3) == report
+
+
+@needs_bf16
+def test_what_is_judged_in_bf16_is_kept_beside_the_rest(run, own_cache) -> None:
+    folder, _ = run
+    whole, rounded = (judged(folder, 3, precision=name) for name in ("fp32", "bf16"))
+    assert whole.keys() == rounded.keys()
+    assert {"report-3.json", "report-3-bf16.json"} <= {file.name for file in folder.iterdir()}
 
 
 def test_a_row_has_a_cell_for_every_figure(run) -> None:

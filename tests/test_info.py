@@ -24,6 +24,13 @@ def test_every_op_names_the_implementation_taken_and_why_the_others_are_not(caps
         assert "expected a CUDA device" in shown
 
 
+def test_a_processor_that_multiplies_bf16_says_so(capsys, monkeypatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(library, "multiplies_bf16", lambda has=has: has)
+        main([])
+        assert ("products of bf16" in capsys.readouterr().out) == has
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton serves here")
 def test_a_wish_that_does_not_fit_is_explained(capsys) -> None:
     with use_implementation("triton"):

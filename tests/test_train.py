@@ -284,12 +284,15 @@ def test_in_bf16_it_learns_and_answers_in_full_precision(
     tiny_options: list[str], tmp_path: Path
 ) -> None:
     options = ["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "bf16"]
-    subprocess.run([*MODULE, *options], check=True)  # a process has one precision
+    main(options)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["losses"]["loss"] for line in lines]
     assert losses[-1] < losses[0]
     records, _, _ = predict_split(tmp_path / "run", "test")
     assert read_predictions(tmp_path / "run" / "predictions.jsonl") == records
+    # A process may train in one precision after the other.
+    other = ["--output", str(tmp_path / "other"), *tiny_options, "--train.epochs", "1"]
+    assert main([*other, "--train.precision", "no"]) == 0
 
 
 def test_an_earlier_run_is_kept_under_another_name(

@@ -154,9 +154,11 @@ class RowProgram:
         return batch * rows * per_row
 
     def bytes(self) -> int:
-        """Of all weights, which are read once a tile."""
-        return 4 * sum(
-            node.weight.numel() + node.bias.numel()
+        """Of all weights, which are read once a tile, as autocast now has them."""
+        numbers = sum(node.weight.numel() for node in self.order if isinstance(node, Linear))
+        rest = sum(
+            node.bias.numel() * (1 + isinstance(node, Norm))
             for node in self.order
             if isinstance(node, (Linear, Norm))
         )
+        return native.products().itemsize * numbers + 4 * rest

@@ -104,6 +104,9 @@ class OpenClipBackbone:
         ]
         self.preprocess = Preprocess(PreprocessCfg(**self.model.visual.preprocess_cfg))
         self.preprocess.to(self.device)
+        if self._dtype is not None and self.device.type == "cpu":
+            _ = self.fingerprint  # is of the weights as they were published
+            _round_weights(self.model.visual, self._dtype)
         self.image_size = self.preprocess.size
         self.frames_at_once = 1
         self._measure()
@@ -230,6 +233,15 @@ class OpenClipBackbone:
         _, _, self.tokens_per_frame, self.video_width = frame.tokens.shape
         self.text_width = text.tokens.shape[-1]
         self.embed_width = text.embedding.shape[-1]
+
+
+def _round_weights(tower: nn.Module, dtype: torch.dtype) -> None:
+    """Keep rounded what autocast would round anew in every batch, which takes a CPU several times
+    as long as the products."""
+    for module in tower.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
+            for weight in module.parameters(recurse=False):
+                weight.data = weight.data.to(dtype)
 
 
 class _ShortContext:

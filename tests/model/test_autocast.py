@@ -7,6 +7,8 @@ import torch
 from test_compile import VARIANTS, make_model, training_step
 from test_tuner import random_inputs, random_targets
 
+from sdst.model import ModelConfig
+from sdst.model.context import TokenSelection
 from sdst.model.heads import saliency_scores
 
 
@@ -35,3 +37,11 @@ def test_clips_are_ranked_by_fp32() -> None:
     expected = saliency_scores(dense, sentence)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(saliency_scores(dense, sentence), expected)
+
+
+def test_tokens_are_selected_by_fp32() -> None:
+    config = ModelConfig(layers=2, video_width=24, text_width=16, width=32, context="sparse")
+    selection, sentence = TokenSelection(config), torch.randn(2, 3, 32)
+    expected = selection.direction(sentence)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(selection.direction(sentence), expected)
