@@ -13,14 +13,13 @@ from safetensors.torch import load_model
 
 from sdst.checkpoint import RunFolder
 from sdst.config import cache_dir, load_config
-from sdst.data.batches import GroundingDataset
 from sdst.data.demo import DemoSize, prepare_demo
 from sdst.data.jsonl import replace_text
 from sdst.errors import InputError
 from sdst.evaluation import evaluate
 from sdst.model import SDST
 from sdst.predict import predict
-from sdst.sources import open_data
+from sdst.sources import Data, open_data
 from sdst.train import train
 
 TEST_VIDEOS = 1000  # that a run on the demo is judged by
@@ -74,7 +73,7 @@ def judged(output: Path, videos: int, model: type[SDST] = SDST, precision: str =
         config = load_config(output / "config.yaml")
         tuner = model(config.model)
         load_model(tuner, output / "model" / "model.safetensors")
-        dataset = demo_tests(videos)
+        dataset = demo_of_tests(videos).dataset("test")
         records = predict(
             tuner,
             dataset,
@@ -88,13 +87,13 @@ def judged(output: Path, videos: int, model: type[SDST] = SDST, precision: str =
 
 
 @cache
-def demo_tests(videos: int) -> GroundingDataset:
-    """The test split of a demo with so many test videos, rendered and encoded on first use."""
+def demo_of_tests(videos: int) -> Data:
+    """A demo with so many test videos, rendered and encoded on first use."""
     size = DemoSize(train=1, val=1, test=videos)
     root = cache_dir() / f"demo-{videos}"
     prepare_demo(root, size, processes=len(os.sched_getaffinity(0)))
     options = ["--data.dataset", "custom", "--data.root", str(root)]
-    return open_data(load_config("demo", options)).dataset("test")
+    return open_data(load_config("demo", options))
 
 
 def cell(values: Sequence[float]) -> str:

@@ -137,7 +137,7 @@ def predict(
     """Predictions for every query of `dataset`, in its order, as official submission records.
 
     Args:
-        precision: of the model's products, fp32 or bf16 (`check_precision`).
+        precision: of the model's products, one of PRECISIONS.
 
     Raises:
         InputError: an answer is not finite.

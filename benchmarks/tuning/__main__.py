@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.runs import FIGURES, cell
+from benchmarks.runs import FIGURES, TEST_VIDEOS, cell
 from benchmarks.tuning.cost import QUERIES, SETUPS
 from benchmarks.tuning.figures import plot_accuracy, plot_speed
 from benchmarks.tuning.strategies import STRATEGIES
@@ -55,7 +55,8 @@ def main() -> None:
         if budget == "time":
             steps = equal_time_steps(costs["demo"], options.steps)
         runs[f"same {budget}"] = found = trained_all(options, steps)
-        print("\n".join(accuracy_table(f"demo, test split, same {budget}", found)), end="\n\n")
+        title = f"demo, {TEST_VIDEOS:,} test videos, same {budget}"
+        print("\n".join(accuracy_table(title, found)), end="\n\n")
     plot_accuracy(costs["demo"], runs, options.figures / "tuning_accuracy.png")
     plot_speed(costs, options.figures / "tuning_speed.png")
 

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from benchmarks.runs import TEST_VIDEOS, demo_of_tests
 from benchmarks.tuning.pictures import Pictures
 from benchmarks.tuning.strategies import STRATEGIES, OnPictures, Training
 from sdst.backbones import load_backbone
@@ -27,7 +28,6 @@ from sdst.predict import predict
 from sdst.sources import Data, dataset_root, open_data
 
 WARMUP = 1 / 7  # share of the steps, the demo's
-SPLIT = "test"
 
 
 def main() -> None:
@@ -37,28 +37,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16, help="queries per step")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.json")
     options = parser.parse_args()
-    result = train(options.strategy, options.steps, options.batch, options.seed)
+    numbers = options.steps, options.batch, options.seed, options.videos
+    result = train(options.strategy, *numbers)
     replace_text(options.output, json.dumps(result, indent=2) + "\n")
 
 
-def train(name: str, steps: int, batch_size: int, seed: int) -> dict:
-    """Train `steps` steps; the report on `SPLIT` and the CPU seconds that the steps took."""
+def train(name: str, steps: int, batch_size: int, seed: int, videos: int) -> dict:
+    """Train `steps` steps; the report on so many test videos, and the CPU seconds of the steps."""
     config = load_config("demo")
     config.train.seed, config.train.batch_size = seed, batch_size
     config.train.warmup_steps = max(round(WARMUP * steps), 1)
-    data = open_data(config)
+    data, tests = open_data(config), demo_of_tests(videos)
     set_seed(seed)
     training = Training(STRATEGIES[name], config, steps)
     if isinstance(training.model, OnPictures):
-        data = replace(data, source=pictures_of(config, data))
+        data, tests = (replace(x, source=pictures_of(x)) for x in (data, tests))
     losses, seconds = [], 0.0
     for batch in tqdm(batches(data.dataset("train"), config, steps), total=steps, desc=name):
         start = time.process_time()
         losses.append(training.step(batch))
         seconds += time.process_time() - start
-    dataset = data.dataset(SPLIT)
+    dataset = tests.dataset("test")
     records = predict(training.model, dataset, config.train.batch_size, progress=False)
     report = evaluate(records, dataset.annotations, config.data.clip_length)
     return {
@@ -66,15 +68,16 @@ def train(name: str, steps: int, batch_size: int, seed: int) -> dict:
         "steps": steps,
         "batch": batch_size,
         "seed": seed,
+        "videos": videos,
         "seconds": seconds,
         "losses": losses,
         "brief": report["brief"],
     }
 
 
-def pictures_of(config: Config, data: Data) -> Pictures:
+def pictures_of(data: Data) -> Pictures:
     """The pictures of the dataset's videos, decoded on first use."""
-    root = dataset_root(config)
+    config, root = data.config, dataset_root(data.config)
     annotations = [a for split in data.splits.values() for a in split]
     return Pictures(
         root / "pictures",

@@ -22,11 +22,11 @@ SDST_BF16 void round_rows(const float* a, int64_t a_row, int64_t rows, int64_t i
     const int64_t out_row = 2 * bf16_pairs(inner);
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t k = 0; k < inner; k += 16) {
-            const auto some = [k](int64_t width) {
+            const auto up_to = [k](int64_t width) {
                 return static_cast<__mmask16>(width - k < 16 ? (1 << (width - k)) - 1 : 0xffff);
             };
-            const __m512 x = _mm512_maskz_loadu_ps(some(inner), a + r * a_row + k);
-            _mm256_mask_storeu_epi16(out + r * out_row + k, some(out_row),
+            const __m512 x = _mm512_maskz_loadu_ps(up_to(inner), a + r * a_row + k);
+            _mm256_mask_storeu_epi16(out + r * out_row + k, up_to(out_row),
                                      (__m256i)_mm512_cvtneps_pbh(x));
         }
 }
@@ -96,6 +96,7 @@ void apply(const Bf16Layer& layer, const float* a, int64_t a_row, int64_t rows, 
 
 bool multiplies_bf16() { return false; }
 
+// Not called where there are no such products.
 void apply(const Bf16Layer&, const float*, int64_t, int64_t, uint16_t*, float*, int64_t) {}
 
 #endif

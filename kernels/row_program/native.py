@@ -55,9 +55,7 @@ class Compiled:
         self._sampled: set[str] = set()  # of them, those whose rows must be neighbours
         self._weights: list[Tensor] = []  # which the instructions point to
         self._places, self._memory = _places(order, outputs)
-        self._rounded = (
-            self._memory
-        )  # where in a row of memory the factors of a product in bf16 lie
+        self._rounded = self._memory  # the place of a product's factors in bf16, behind all values
         if products == torch.bfloat16:
             factors = (rows.x.width for rows in order if isinstance(rows, ops.Linear))
             self._memory += max(((width + 1) // 2 for width in factors), default=0)
