@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from benchmarks.roofline import measure
+from sdst.kernels import library
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request: pytest.FixtureRequest) -> torch.dtype:
+    """Of products."""
+    if request.param == "bf16" and not library.multiplies_bf16():
+        pytest.skip("this processor has no products of bf16 (AVX512_BF16)")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[request.param]
 
 
 @pytest.hookimpl(optionalhook=True)

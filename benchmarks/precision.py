@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from benchmarks.runs import TEST_VIDEOS, head, judged, row, trained
 from sdst.errors import run
-from sdst.predict import PRECISIONS
+from sdst.predict import PRECISIONS, check_precision
 
 TRAINED = {"fp32": "no", "bf16": "bf16"}  # by the names of train.precision
 
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
     options = parser.parse_args()
+    check_precision("bf16", torch.device("cpu"))
     print(head(f"trained in, answers in; demo, {options.videos} test videos", "training s"))
     for precision, name in TRAINED.items():
         folders = [options.output / f"{precision}-seed{seed}" for seed in range(options.seeds)]

@@ -110,8 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="with --checkpoint, of the side-tuner's products (default: fp32); bf16 is two or "
-        "three times as fast where the processor has it",
+        help="with --checkpoint, of the side-tuner's products (default: fp32); bf16 is about "
+        "twice as fast where the processor has it",
     )
     add("--clip-length", type=float, metavar="S", help="with --zero-shot (default: 2 seconds)")
     add("--video", type=Path, metavar="FILE")

@@ -140,10 +140,11 @@ def predict(
         precision: of the model's products, one of PRECISIONS.
 
     Raises:
-        InputError: an answer is not finite.
+        InputError: an answer is not finite, or the processor lacks the precision.
     """
-    model.eval()
     device = torch.device(device)
+    check_precision(precision, device)
+    model.eval()
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     records = []
     for samples in tqdm(loader, desc="predict", leave=False, disable=not progress):
@@ -207,7 +208,6 @@ def predict_split(
 ) -> tuple[list[dict], list[Annotation], float]:
     """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_precision(precision, device)
     config, model = load_checkpoint(checkpoint)
     dataset = open_data(config).dataset(split)
     records = predict(

@@ -284,7 +284,7 @@ def test_in_bf16_it_learns_and_answers_in_full_precision(
     tiny_options: list[str], tmp_path: Path
 ) -> None:
     options = ["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "bf16"]
-    main(options)
+    assert main(options) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["losses"]["loss"] for line in lines]
     assert losses[-1] < losses[0]

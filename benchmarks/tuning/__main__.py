@@ -81,10 +81,10 @@ def trained_all(options: argparse.Namespace, steps: dict[str, int]) -> dict[str,
 
 def trained(options: argparse.Namespace, name: str, steps: int, seed: int) -> Result:
     """One training run."""
-    numbers = {"steps": steps, "batch": options.batch, "seed": seed}
-    file = options.output / "demo" / f"{name}-{steps}x{options.batch}-seed{seed}.json"
+    numbers = {"steps": steps, "batch": options.batch, "seed": seed, "videos": TEST_VIDEOS}
+    file = f"{name}-{steps}x{options.batch}-seed{seed}-{TEST_VIDEOS}.json"
     arguments = [part for key, value in numbers.items() for part in (f"--{key}", str(value))]
-    return finished(file, "benchmarks.tuning.accuracy", name, *arguments)
+    return finished(options.output / "demo" / file, "benchmarks.tuning.accuracy", name, *arguments)
 
 
 def finished(file: Path, module: str, *arguments: str) -> Result:

@@ -40,8 +40,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.json")
     options = parser.parse_args()
-    numbers = options.steps, options.batch, options.seed, options.videos
-    result = train(options.strategy, *numbers)
+    result = train(options.strategy, options.steps, options.batch, options.seed, options.videos)
     replace_text(options.output, json.dumps(result, indent=2) + "\n")
 
 

@@ -32,7 +32,7 @@ def plot_accuracy(
             x, accuracy = costs[name]["trainable"] / 1e6, statistics.mean(accuracies)
             axes.vlines(x, min(accuracies), max(accuracies), COLOURS[name], lw=2, alpha=0.4)
             _point(axes, name, x, accuracy)
-        _label(axes, budget, "trainable parameters (M)", f"{SHOWN}, demo, test videos (%)")
+        _label(axes, budget, "trainable parameters (M)", f"{SHOWN} on the demo (%)")
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     _save(figure, panels, out)
 

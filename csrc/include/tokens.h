@@ -1,4 +1,5 @@
-// Reading the frozen token store, whatever number type it is kept in, eight floats at a time.
+// Reading the frozen token store, whatever number type it is kept in, eight floats at a time; and
+// writing in fp32 and bf16.
 #pragma once
 
 #include "sdst.h"

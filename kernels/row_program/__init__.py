@@ -155,10 +155,10 @@ class RowProgram:
 
     def bytes(self) -> int:
         """Of all weights, which are read once a tile, as autocast now has them."""
-        numbers = sum(node.weight.numel() for node in self.order if isinstance(node, Linear))
-        rest = sum(
-            node.bias.numel() * (1 + isinstance(node, Norm))
-            for node in self.order
-            if isinstance(node, (Linear, Norm))
-        )
-        return native.products().itemsize * numbers + 4 * rest
+        total = 0
+        for node in self.order:
+            if isinstance(node, Linear):
+                total += native.products().itemsize * node.weight.numel() + 4 * node.bias.numel()
+            elif isinstance(node, Norm):
+                total += 4 * (node.weight.numel() + node.bias.numel())
+        return total

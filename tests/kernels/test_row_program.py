@@ -161,7 +161,10 @@ def test_a_layer_in_bf16_is_the_reference(inner: int, out: int, rows: int, relu:
 def test_layers_in_bf16_are_the_reference(make, width: int) -> None:
     """To a rounding of what lies between two layers, which falls on either side of its middle."""
     program, tensors = make(width)
-    run = lambda name: program.run(BATCH, ROWS, implementation=name, **tensors)  # noqa: E731
+
+    def run(name: str) -> list[Tensor]:
+        return program.run(BATCH, ROWS, implementation=name, **tensors)
+
     whole = run("native")
     with torch.autocast("cpu", torch.bfloat16):
         expected, found = run("reference"), run("native")
