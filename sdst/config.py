@@ -91,6 +91,9 @@ class TrainConfig:
         batch_size: queries per optimiser step, over all processes and accumulation steps.
         accumulation: forward/backward passes that one optimiser step is split into.
         lr: peak learning rate of AdamW.
+        offsets_lr: learning rate of RDSA's offsets, as a share of `lr`: at full rate they run out
+            of the video, where samples are 0 and have no gradient (Deformable-DETR, DINO and TadTR
+            have 0.1) [D].
         weight_decay: of AdamW, on matrices only.
         warmup_steps: optimiser steps of linear warm-up.
         schedule: after the warm-up, `step` multiplies lr by 0.1 at `decay_at` of the run, `cosine`
@@ -111,6 +114,7 @@ class TrainConfig:
     batch_size: int = 128
     accumulation: int = 1
     lr: float = 5e-4
+    offsets_lr: float = 1.0
     weight_decay: float = 1e-4
     warmup_steps: int = 500
     schedule: Literal["step", "cosine"] = "step"

@@ -12,16 +12,31 @@ from sdst.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: not biases, norms, scalars, nor the learned queries."""
-    decayed, free = [], []
+    """AdamW that decays matrices only: not biases, norms, scalars, nor the learned queries.
+
+    What gives a reader's sampling offsets learns at `config.offsets_lr` of the rate.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {
+        (config.lr, config.weight_decay): [],
+        (config.lr, 0.0): [],
+    }
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and not name.startswith("queries.")
-        (decayed if is_matrix else free).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        decay = config.weight_decay if is_matrix else 0.0
+        lr = config.lr * config.offsets_lr if _gives_offsets(name) else config.lr
+        groups.setdefault((lr, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": params, "lr": lr, "weight_decay": decay}
+            for (lr, decay), params in groups.items()
+        ],
+        lr=config.lr,
+        fused=True,
+    )
+
+
+def _gives_offsets(name: str) -> bool:
+    return name.startswith("sparse_block.reader.offsets.")
 
 
 def make_scheduler(

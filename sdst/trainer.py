@@ -28,6 +28,7 @@ from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
+from sdst.model.health import SparseHealth, collapses, sparse_health
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.predict import Prediction, as_record, predict, predict_zero_shot
 from sdst.sources import Data
@@ -54,6 +55,7 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
         self.progress = Progress()
+        self.faults: set[str] = set()  # of the sparse stream, that were said
         self.stop_asked = self.interrupted = False
         self.check_scoring()
         set_seed(config.train.seed)
@@ -163,6 +165,7 @@ class Trainer:
                 self.interrupted = True
                 break
         means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        self.check_health(means)
         self.check_finite(means["loss"])
         return means
 
@@ -171,7 +174,7 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         inputs, targets = batch.inputs(), targets_of(batch)
         try:
-            loss, terms = self.batch_loss(
+            loss, terms, health = self.batch_loss(
                 self.model, inputs, targets, self.config.loss, self.precision
             )
         except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
@@ -183,7 +186,7 @@ class Trainer:
         if self.accelerator.sync_gradients:
             self.scheduler.step()
         self.optimizer.zero_grad()
-        terms = {"loss": loss, **terms}
+        terms = {"loss": loss, **terms, **vars(health)}
         # A copy: under `reduce-overhead` they lie where the next step's will.
         values = torch.stack([term.detach() for term in terms.values()])
         return dict(zip(terms, values.unbind(), strict=True))
@@ -201,6 +204,14 @@ class Trainer:
         """End a run whose loss is not finite."""
         if not math.isfinite(loss):
             raise self.diverged(loss)
+
+    def check_health(self, means: dict[str, float]) -> None:
+        """Say once that the sparse stream does not live up to its inputs, where it does not."""
+        if self.progress.step < self.config.train.warmup_steps:
+            return
+        for fault in collapses(means) - self.faults:
+            self.say(f"step {self.progress.step}: {fault}")
+            self.faults.add(fault)
 
     def diverged(self, loss: float) -> InputError:
         """What ends such a run."""
@@ -311,8 +322,10 @@ def batch_loss(
     targets: Targets,
     config: LossConfig,
     precision: torch.dtype | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a batch costs, in all and by its terms; what `train.compile` makes a graph of.
+) -> tuple[Tensor, dict[str, Tensor], SparseHealth]:
+    """What a batch costs, in all and by its terms, and how the sparse stream fares.
+
+    All of it is what `train.compile` makes a graph of.
 
     Args:
         precision: of the model, by autocast; None is fp32, which the losses are in any case.
@@ -320,7 +333,7 @@ def batch_loss(
     device = inputs[0].device.type
     with torch.autocast(device, precision, enabled=precision is not None):
         outputs = model(*inputs)
-    return grounding_loss(outputs, targets, config, gather_batch)
+    return *grounding_loss(outputs, targets, config, gather_batch), sparse_health(outputs)
 
 
 def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -> DataLoader:

@@ -37,6 +37,10 @@ class ModelConfig:
         points: S, sampling points per head and query [D: Deformable-DETR].
         attention: how the moment queries read the dense stream: the paper's RDSA, or one of the
             two baselines of its ablation [P].
+        reads: what of the dense stream D the moment queries read: `dense` is D alone, the paper's
+            [P]; `saliency` is D + z c, where z is the step's saliency, standardised over the video
+            and detached, and c one learned vector: no weight that does not know the sentence can
+            read the match off D [D, ours].
         context: `sparse` lets the moment queries attend to selected frozen tokens [S]; `none` is
             exactly the paper's block.
         context_tokens: frozen tokens kept per step under `context: sparse` [D].
@@ -65,6 +69,7 @@ class ModelConfig:
     heads: int = 8
     points: int = 4
     attention: Literal["rdsa", "deformable", "cross"] = "rdsa"
+    reads: Literal["dense", "saliency"] = "dense"
     context: Literal["none", "sparse"] = "none"
     context_tokens: int = 64
     context_strides: tuple[int, ...] = (1, 2, 4, 8)

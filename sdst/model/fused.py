@@ -254,8 +254,8 @@ class FusedSparseBlock:
         keys_values: tuple[Tensor, Tensor],
         text_lengths: Tensor,
         context: SelectedTokens | None,
-    ) -> Tensor:
-        """As `SparseBlock.forward`."""
+    ) -> tuple[Tensor, None]:
+        """As `SparseBlock.forward`, without the offsets, which stay inside a program."""
         batch, queries, _ = hidden.shape
         source, values = self.source.run(batch, dense.shape[1], lengths, dense=dense)
         text_keys, text_values = (x.flatten(2) for x in keys_values)
@@ -282,7 +282,7 @@ class FusedSparseBlock:
             lengths=lengths,
             **read,
         )
-        return hidden
+        return hidden, None
 
 
 class FusedHeads:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sdst.kernels import linear_assignment
 from sdst.model.layers import length_mask
-from sdst.model.spans import iou
+from sdst.model.spans import distance_outside, iou
 from sdst.model.tuner import Outputs
 
 _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0  # [D]
@@ -38,6 +38,8 @@ class LossConfig:
         contrast: InfoNCE between a relevant clip and the sentences of the batch.
         alignment: symmetric InfoNCE of sentences and clips, over the batch.
         layer_alignment: the same over the steps of one sample.
+        outside: mean distance from the video of sampling points outside of it, in units of it.
+            Samples there are 0 without a gradient, so nothing else leads a point back.
     """
 
     classification: float = 2.0
@@ -48,6 +50,7 @@ class LossConfig:
     contrast: float = 0.1
     alignment: float = 0.1
     layer_alignment: float = 0.1
+    outside: float = 0.0
 
 
 @dataclass
@@ -105,6 +108,8 @@ def grounding_loss(
         "alignment": _mean(symmetric_info_nce(aligned), anchored),
         "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
     }
+    if weights.outside:
+        terms["outside"] = distance_outside(outputs.offsets, outputs.references).mean()
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return total, terms
 

@@ -43,14 +43,20 @@ class DeformableReader(nn.Module):
         with torch.no_grad():
             self.offsets.bias.copy_((side * distance).flatten())
 
-    def read(self, query: Tensor, references: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
-        """query [B, M, Q], references [B, M, 2] (center, width), source [B, L, F] -> [B, M, F]."""
-        return self.read_at(self.offsets(query), self.scores(query), references, source, lengths)
-
-    def read_at(
+    def read(
         self, offsets: Tensor, scores: Tensor, references: Tensor, source: Tensor, lengths: Tensor
     ) -> Tensor:
-        """As `read`, with what the query says: offsets and scores [B, M, heads * points]."""
+        """Sample the stream around the references.
+
+        Args:
+            offsets, scores: [B, M, heads * points].
+            references: [B, M, 2], (center, width) in units of the video.
+            source: [B, L, F].
+            lengths: [B], valid part of L.
+
+        Returns:
+            [B, M, F].
+        """
         offsets, logits = (x.unflatten(-1, (self.heads, -1)) for x in (offsets, scores))
         values = self.value(source).unflatten(-1, (self.heads, -1))
         read = deformable_attention(values, references, offsets, logits, lengths)
@@ -73,12 +79,19 @@ class RDSA(DeformableReader):
         self.conv = NeighbourConv(width)  # [D]
         self.query = nn.Linear(3 * width, 3 * width)
 
-    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
-        """hidden [B, M, F] is not read: the video alone decides [P]. Returns [B, M, F]."""
+    def forward(
+        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """hidden [B, M, F] is not read: the video alone decides [P].
+
+        Returns:
+            What was read [B, M, F], and the offsets at which, [B, M, heads * points].
+        """
         real = length_mask(lengths, dense.shape[1])[..., None]
         source = self.conv(dense * real)
         ends = gather_ends(source, references, lengths)
-        return self.read_at(*self._look(ends), references, source, lengths)
+        offsets, scores = self._look(ends)
+        return self.read(offsets, scores, references, source, lengths), offsets
 
     def _look(self, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets and scores of q = `ends` W_Q, [..., 3F] -> [..., heads * points] each.
@@ -105,8 +118,12 @@ class DeformableCrossAttention(DeformableReader):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.width, config.width, config.heads, config.points)
 
-    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
-        return self.read(hidden, references, dense, lengths)
+    def forward(
+        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `RDSA.forward`."""
+        offsets = self.offsets(hidden)
+        return self.read(offsets, self.scores(hidden), references, dense, lengths), offsets
 
 
 class StandardCrossAttention(CrossAttention):
@@ -115,8 +132,11 @@ class StandardCrossAttention(CrossAttention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.width, config.heads)
 
-    def forward(self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor) -> Tensor:
-        return super().forward(hidden, self.keys_values(dense), lengths)
+    def forward(
+        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, None]:
+        """As `RDSA.forward`, without offsets."""
+        return super().forward(hidden, self.keys_values(dense), lengths), None
 
 
 READERS = {

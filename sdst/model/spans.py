@@ -31,3 +31,18 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     overlap = (torch.minimum(a_end, b_end) - torch.maximum(a_start, b_start)).clamp(min=0)
     union = (a_end - a_start) + (b_end - b_start) - overlap
     return overlap / union.clamp(min=torch.finfo(union.dtype).tiny ** 0.5)
+
+
+def distance_outside(offsets: Tensor, references: Tensor) -> Tensor:
+    """How far sampling points are from the video, 0 inside of it, in units of it.
+
+    Args:
+        offsets: [..., M, P], points from the centres of the references, in half-widths.
+        references: [..., M, 2], (center, width).
+
+    Returns:
+        [..., M, P].
+    """
+    center, width = references[..., None, :].unbind(-1)
+    points = center + offsets.float() * width / 2
+    return (-points).clamp(min=0) + (points - 1).clamp(min=0)

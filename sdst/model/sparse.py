@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenAttention
+from sdst.model.heads import saliency_scores
 from sdst.model.layers import (
     MLP,
     CrossAttention,
     FeedForward,
     Residual,
     SelfAttention,
+    length_mask,
     sine_encoding,
 )
 from sdst.model.rdsa import READERS
@@ -55,7 +57,7 @@ class SparseBlock(nn.Module):
         keys_values: tuple[Tensor, Tensor],
         text_lengths: Tensor,
         context: SelectedTokens | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Refine the query embeddings once.
 
         Args:
@@ -66,6 +68,9 @@ class SparseBlock(nn.Module):
             keys_values: the sentence as `text_attention.keys_values` gives it, [B, N, H, F/H] each.
             text_lengths: [B], valid part of N.
             context: the frozen tokens selected for this step, under `context: sparse`.
+
+        Returns:
+            [B, M, F], and the reader's offsets [B, M, heads * points], None where it has none.
         """
         position = self.position(self._code(references, hidden))
         text, residuals = self.text_attention, self.residuals
@@ -74,15 +79,52 @@ class SparseBlock(nn.Module):
         if self.context_attention is not None:
             branch = self.context_attention(hidden + position, context)
             hidden = residuals["context"](hidden, branch)
-        branch = self.reader(hidden + position, references, dense, lengths)
+        branch, offsets = self.reader(hidden + position, references, dense, lengths)
         hidden = residuals["reader"](hidden, branch)
-        return residuals["feed_forward"](hidden, self.feed_forward(hidden))
+        return residuals["feed_forward"](hidden, self.feed_forward(hidden)), offsets
 
     @staticmethod
     def _code(references: Tensor, like: Tensor) -> Tensor:
         """[B, M, 2] -> [B, M, 2F], the sine code of center and width."""
         code = sine_encoding(references * REFERENCE_RESOLUTION, like.shape[-1])
         return code.flatten(2).to(like.dtype)
+
+
+class SaliencyMark(nn.Module):
+    """D + z c, what the moment queries read under `reads: saliency`  [D, ours].
+
+    z is this step's saliency, standardised over the valid clips and detached, so that saliency is
+    learned from its own losses alone; c is one learned vector, 0 at the start.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.zeros(width))  # c
+
+    def forward(self, dense: Tensor, sentence: Tensor, lengths: Tensor) -> Tensor:
+        """Mark the clips that match.
+
+        Args:
+            dense: [B, L, F], this step's dense stream.
+            sentence: [B, F], this step's pooled sentences.
+            lengths: [B], valid part of L.
+
+        Returns:
+            [B, L, F].
+        """
+        with torch.no_grad():
+            z = standardised(saliency_scores(dense, sentence), lengths)
+        return dense + (z[..., None] * self.direction).to(dense.dtype)
+
+
+def standardised(values: Tensor, lengths: Tensor) -> Tensor:
+    """values [B, L] with mean 0 and deviation 1 over the valid part of each row, 0 beyond it."""
+    real = length_mask(lengths, values.shape[1])
+    count = lengths.clamp(min=1)[:, None]
+    mean = torch.where(real, values, 0.0).sum(1, keepdim=True) / count
+    centred = torch.where(real, values - mean, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * (variance + 1e-6).rsqrt()
 
 
 class MomentQueries(nn.Module):

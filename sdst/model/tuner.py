@@ -22,7 +22,7 @@ from sdst.model.dense import DenseBlock, resample
 from sdst.model.fused import forget, fused_blocks
 from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
-from sdst.model.sparse import MomentQueries, SparseBlock
+from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
 
 
@@ -41,6 +41,9 @@ class Outputs:
         scale: [], inverse temperature of the contrastive losses.
         fit: [B], how well the sentence fits the frozen tokens selected (`log_fit`); 0 without,
             and in training.
+        references: [K, B, M, 2], (center, width) that each step read at, in training; else None.
+        offsets: [K, B, M, heads * points], where around them, in half-widths, in training; None
+            otherwise, and where the reader samples no points.
     """
 
     spans: Tensor
@@ -52,6 +55,8 @@ class Outputs:
     sentence: Tensor
     scale: Tensor
     fit: Tensor | float = 0.0
+    references: Tensor | None = None
+    offsets: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
@@ -88,6 +93,7 @@ class SDST(
         self.dense_block = DenseBlock(config)
         self.queries = MomentQueries(config)
         self.sparse_block = SparseBlock(config)
+        self.mark = SaliencyMark(config.width) if config.reads == "saliency" else None
         self.heads = MomentHeads(config.width)
         # Inverse temperature of the contrastive losses, learned from 1/0.07, as in CLIP [D].
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
@@ -171,7 +177,7 @@ class SDST(
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
-        steps = []
+        steps, looks = [], []
         for step, (source, time, lengths, stride) in enumerate(inputs):
             if step == 0:
                 dense = source  # D^0 = V^1 [P]
@@ -180,22 +186,27 @@ class SDST(
                 dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
                 dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
             dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
-            hidden = blocks.sparse_block(
-                hidden, references, dense, lengths, sparse_text[step], text_lengths, contexts[step]
+            seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
+            hidden, offsets = blocks.sparse_block(
+                hidden, references, seen, lengths, sparse_text[step], text_lengths, contexts[step]
             )
             spans = blocks.heads.refine(hidden, references)
-            references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
             if every_step or step == len(inputs) - 1:
                 full = resample(dense, lengths, stride, 1, video.clips)
                 steps.append((spans, *blocks.heads.rate(hidden), full))
+            looks.append((references, offsets))
+            references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
         spans, class_logits, actionness, dense = (
             torch.stack(outputs) for outputs in zip(*steps, strict=True)
         )
         sentence = sentence.transpose(0, 1)
         saliency = saliency_scores(dense, sentence[-len(dense) :])
-        return Outputs(
+        outputs = Outputs(
             spans, class_logits, actionness, saliency, dense, visual, sentence, self.scale, fit
         )
+        if self.training:
+            outputs.references, outputs.offsets = map(_stacked, zip(*looks, strict=True))
+        return outputs
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""
@@ -282,6 +293,10 @@ class SDST(
             raise ValueError(
                 f"{name} has shape {tuple(shape)}, expected {expected.format(layers, width)}"
             )
+
+
+def _stacked(of_steps: Sequence[Tensor | None]) -> Tensor | None:
+    return None if of_steps[0] is None else torch.stack(of_steps)
 
 
 def parameter_count(model: nn.Module) -> dict[str, int]:

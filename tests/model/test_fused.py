@@ -83,10 +83,11 @@ def assert_close(found: Outputs, expected: Outputs) -> None:
 @pytest.mark.parametrize("tokens", [1, TOKENS])
 @pytest.mark.parametrize("schedule", [None, (4, 2, 1)])
 @pytest.mark.parametrize("context", ["none", "sparse"])
+@pytest.mark.parametrize("reads", ["dense", "saliency"])
 def test_programs_say_what_modules_say(
-    context: str, schedule: tuple[int, ...] | None, tokens: int
+    reads: str, context: str, schedule: tuple[int, ...] | None, tokens: int
 ) -> None:
-    model = make_model(context=context, schedule=schedule)
+    model = make_model(reads=reads, context=context, schedule=schedule)
     arguments = inputs(model, tokens)
     assert_close(by_programs(model, *arguments), by_modules(model, *arguments))
 
@@ -94,10 +95,11 @@ def test_programs_say_what_modules_say(
 @needs_bf16
 @pytest.mark.parametrize("schedule", [None, (4, 2, 1)])
 @pytest.mark.parametrize("context", ["none", "sparse"])
+@pytest.mark.parametrize("reads", ["dense", "saliency"])
 def test_under_autocast_programs_are_near_the_modules_in_fp32(
-    context: str, schedule: tuple[int, ...] | None
+    reads: str, context: str, schedule: tuple[int, ...] | None
 ) -> None:
-    model = make_model(context=context, schedule=schedule)
+    model = make_model(reads=reads, context=context, schedule=schedule)
     arguments = inputs(model)
     expected = by_modules(model, *arguments)
     with torch.autocast("cpu", torch.bfloat16):

@@ -10,6 +10,7 @@ import torch
 from sdst.config import load_config
 from sdst.kernels import dequantize, quantize
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
+from sdst.model.sparse import SaliencyMark, standardised
 from sdst.model.tuner import parameter_count
 
 BATCH, CLIPS, TOKENS, WORDS = 3, 11, 4, 6
@@ -54,6 +55,7 @@ VARIANTS = [
     for context in ("none", "sparse")
     for schedule in (None, (4, 2, 1))
 ]
+VARIANTS += [{**variant, "reads": "saliency"} for variant in VARIANTS]
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
@@ -208,6 +210,35 @@ def test_references_start_where_they_were() -> None:
     model = SDST(small_config()).eval()
     spans = model(*random_inputs(model.config)).spans
     torch.testing.assert_close(spans[-1, 0], model.queries.reference_logits.sigmoid())
+
+
+def test_saliency_is_read_standardised_over_the_valid_clips() -> None:
+    values = torch.tensor([[1.0, 2.0, 3.0, torch.nan], [5.0, torch.inf, 0.0, 0.0]])
+    z = standardised(values, torch.tensor([3, 1]))
+    side = 1.5**0.5
+    expected = torch.tensor([[-side, 0.0, side, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
+
+
+def test_no_gradient_flows_from_what_moment_queries_read_into_saliency() -> None:
+    """Through z, that is: with D itself cut off, only the learned vector is reached."""
+    mark = SaliencyMark(8)
+    dense = torch.randn(2, 5, 8)
+    sentence = torch.randn(2, 8, requires_grad=True)
+    mark(dense, sentence, torch.tensor([5, 3])).sum().backward()
+    assert sentence.grad is None
+    assert mark.direction.grad.any()
+
+
+def test_reading_saliency_costs_one_vector_and_begins_as_reading_the_stream_alone() -> None:
+    torch.manual_seed(0)
+    dense = SDST(small_config()).eval()
+    torch.manual_seed(0)
+    saliency = SDST(small_config(reads="saliency")).eval()
+    assert saliency.state_dict().keys() - dense.state_dict().keys() == {"mark.direction"}
+    assert all(torch.equal(x, saliency.state_dict()[n]) for n, x in dense.state_dict().items())
+    inputs = random_inputs(dense.config)
+    assert torch.equal(saliency(*inputs).spans, dense(*inputs).spans)
 
 
 def test_context_none_reads_only_the_pooled_clip() -> None:
