@@ -28,7 +28,7 @@ from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
-from sdst.model.health import SparseHealth, collapses, sparse_health
+from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.optim import make_optimizer, make_scheduler
 from sdst.predict import Prediction, as_record, predict, predict_zero_shot
 from sdst.sources import Data
@@ -90,6 +90,12 @@ class Trainer:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
     @property
+    def learns_moments(self) -> bool:
+        """Whether any loss is of moments; a recipe for highlights alone has none."""
+        loss = self.config.loss
+        return any((loss.classification, loss.l1, loss.iou, loss.actionness))
+
+    @property
     def protocol(self) -> Protocol:
         """How predictions are scored."""
         return PROTOCOLS[self.config.data.protocol]
@@ -130,20 +136,20 @@ class Trainer:
         )
         with bar, stop_on_interrupt(self.ask_to_stop):
             for epoch in range(self.progress.epoch + 1, config.epochs + 1):
-                losses = self.train_epoch(epoch, bar)
+                losses, health = self.train_epoch(epoch, bar)
                 if self.interrupted:
                     break
                 self.progress.epoch = epoch
                 if epoch % config.validate_every == 0 or epoch == config.epochs:
-                    self.validate(losses)
+                    self.validate(losses, health)
                 if self.accelerator.is_main_process:
                     self.folder.save_state(self.progress, self._save_state)
                 self.accelerator.wait_for_everyone()
         if self.progress.best is None and self.accelerator.is_main_process:
             self.folder.save_model(self.bare_model)
 
-    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
-        """One pass over the training queries; the mean of every loss term."""
+    def train_epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], dict[str, float]]:
+        """One pass over the training queries; means of every loss term and of `SparseHealth`."""
         set_seed(self.config.train.seed * 1_000_003 + epoch, device_specific=True)
         self.dataset.epoch = epoch
         self.loader.set_epoch(epoch)
@@ -165,12 +171,17 @@ class Trainer:
                 self.interrupted = True
                 break
         means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
-        self.check_health(means)
         self.check_finite(means["loss"])
-        return means
+        health = {name: means.pop(name) for name in HEALTH}
+        self.check_health(health)
+        return means, health
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, loss, backward, and an optimiser step when its gradients are complete."""
+        """Forward, loss, backward, and an optimiser step when its gradients are complete.
+
+        Returns:
+            The loss, its terms and the figures of `SparseHealth`.
+        """
         batch = batch.to(self.accelerator.device)
         inputs, targets = batch.inputs(), targets_of(batch)
         try:
@@ -205,11 +216,11 @@ class Trainer:
         if not math.isfinite(loss):
             raise self.diverged(loss)
 
-    def check_health(self, means: dict[str, float]) -> None:
-        """Say once that the sparse stream does not live up to its inputs, where it does not."""
-        if self.progress.step < self.config.train.warmup_steps:
+    def check_health(self, health: dict[str, float]) -> None:
+        """Print one line the first time that the sparse stream is found collapsed."""
+        if self.progress.step < self.config.train.warmup_steps or not self.learns_moments:
             return
-        for fault in collapses(means) - self.faults:
+        for fault in collapses(health) - self.faults:
             self.say(f"step {self.progress.step}: {fault}")
             self.faults.add(fault)
 
@@ -220,7 +231,7 @@ class Trainer:
             f"(now {self.config.train.lr}) or check the features for NaN"
         )
 
-    def validate(self, losses: dict[str, float]) -> None:
+    def validate(self, losses: dict[str, float], health: dict[str, float]) -> None:
         """Evaluate on `val`, log it, and keep the model if it is the best so far."""
         records = self.predict(self.validation)
         if not self.accelerator.is_main_process:
@@ -232,7 +243,13 @@ class Trainer:
         if is_best:
             progress.best, progress.best_epoch = score, progress.epoch
             self.folder.save_model(self.bare_model)
-        record = {"epoch": progress.epoch, "step": progress.step, "losses": losses, "val": figures}
+        record = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "losses": losses,
+            "sparse_stream": health,
+            "val": figures,
+        }
         self.folder.log_metrics(record)
         self.accelerator.log(
             {f"val/{name}": value for name, value in figures.items()}, step=progress.step

@@ -33,7 +33,7 @@ def test_padding_changes_neither_losses_nor_gradients(tiny_options, context: str
         config, batch = tiny_batch([*tiny_options, "--model.context", context], multiple)
         torch.manual_seed(0)
         model = SDST(config.model)
-        loss, terms = batch_loss(model, batch.inputs(), targets_of(batch), config.loss)
+        loss, terms, _ = batch_loss(model, batch.inputs(), targets_of(batch), config.loss)
         gradients = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
         results.append((terms, [g for g in gradients if g is not None]))
         sizes = (batch.video.shape[2], batch.text.shape[2], batch.spans.shape[1])

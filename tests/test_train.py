@@ -21,6 +21,7 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
+from sdst.model.health import SparseHealth
 from sdst.predict import predict_split
 from sdst.sources import open_data
 from sdst.train import main
@@ -127,11 +128,11 @@ def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
 ) -> None:
     memory = {}
 
-    def replay(*arguments: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss, terms = batch_loss(*arguments)
+    def replay(*arguments: object) -> tuple[torch.Tensor, dict[str, torch.Tensor], SparseHealth]:
+        loss, terms, health = batch_loss(*arguments)
         for name, term in terms.items():
             memory.setdefault(name, torch.empty(())).copy_(term.detach())
-        return loss, dict(memory)
+        return loss, dict(memory), health
 
     monkeypatch.setattr("sdst.trainer.batch_loss", replay)
     main(["--output", str(tmp_path), *tiny_options])

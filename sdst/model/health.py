@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from sdst.model.spans import distance_outside
 from sdst.model.tuner import Outputs
 
-SAME_WINDOWS = 0.02  # deviation of centres below which they answer no sentence
-LOST_POINTS = 0.5
+SAME_WINDOWS = 0.02  # spread below which, with one slot in use, all answers are alike
+ONE_SLOT = 1.5
+LOST_POINTS = 0.5  # share outside the video from which few samples still have a gradient
 
 
 @dataclass
@@ -24,7 +25,7 @@ class SparseHealth:
             1 in a healthy run.
         outside: share of the sampling points that lie outside the video, where there is nothing.
         spread: deviation over the batch of a query's centre, in units of the video, averaged over
-            the queries; 0 where every sentence gets the same windows.
+            the queries.
         slots: queries that are the best of some sample, as the exponential of the entropy of which
             one is: 1 where it is always the same, at most M.
     """
@@ -33,6 +34,9 @@ class SparseHealth:
     outside: Tensor
     spread: Tensor
     slots: Tensor
+
+
+HEALTH = tuple(figure.name for figure in fields(SparseHealth))
 
 
 @torch.no_grad()
@@ -55,14 +59,14 @@ def sparse_health(outputs: Outputs) -> SparseHealth:
 def collapses(figures: Mapping[str, float]) -> set[str]:
     """A line for each way in which the sparse stream fails, by the means of `SparseHealth`."""
     found = set()
-    if figures["spread"] < SAME_WINDOWS:
+    if figures["spread"] < SAME_WINDOWS and figures["slots"] < ONE_SLOT:
         found.add(
-            "moment queries: nearly the same windows for every sentence (their centres deviate by "
-            f"less than {SAME_WINDOWS:.0%} of the video); try model.reads saliency"
+            "the moment queries answer every sentence with the same window so far; if that stays, "
+            "take model.reads saliency and a lower train.offsets_lr, or less dropout"
         )
     if figures["outside"] > LOST_POINTS:
         found.add(
-            f"moment queries: more than {LOST_POINTS:.0%} of the sampling points lie outside the "
-            "video; lower train.offsets_lr or raise loss.outside"
+            f"more than {LOST_POINTS:.0%} of the moment queries' sampling points are outside the "
+            "video, where nothing is learned; lower train.offsets_lr or raise loss.outside"
         )
     return found
