@@ -186,7 +186,9 @@ def main() -> None:
     folder, seeds = options.output, options.seeds
     reports = {"demo": train_all(folder / "demo", seeds, "demo", on_demo)}
     if options.annotations:
-        budget = planted.Budget(options.annotations, folder / "planted", epochs=options.epochs)
+        budget = planted.Budget(
+            options.annotations, None, folder / "planted", epochs=options.epochs
+        )
         planted.pack(budget)
         found = train_all(budget.output, seeds, planted.RECIPE, on_planted)
         reports["planted QVHighlights"] = found

@@ -4,7 +4,8 @@
     features.json         what decides the features it was trained on
     model/                the best weights so far: `SDST.from_pretrained`
     checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
-    metrics.jsonl         a line per validation
+    metrics.jsonl         a line per validation, with the epoch's losses and the figures of
+                          `sdst.model.health`
     metrics.json, predictions.jsonl, curves.png, tensorboard/
 
 Every file and folder appears complete or not at all, so a run may be killed at any moment.

@@ -21,7 +21,7 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.features import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
-from sdst.model.health import SparseHealth
+from sdst.model.health import HEALTH, SparseHealth
 from sdst.predict import predict_split
 from sdst.sources import open_data
 from sdst.train import main
@@ -118,6 +118,22 @@ def test_metrics_hold_the_tuner_and_the_zero_shot_baseline(tiny_checkpoint: Path
 def test_training_lowers_the_loss(tiny_checkpoint: Path) -> None:
     log = [json.loads(line) for line in (tiny_checkpoint / "metrics.jsonl").open()]
     assert log[-1]["losses"]["loss"] < log[0]["losses"]["loss"]
+
+
+def test_every_validation_is_kept_with_the_health_of_the_sparse_stream(
+    tiny_checkpoint: Path,
+) -> None:
+    log = [json.loads(line) for line in (tiny_checkpoint / "metrics.jsonl").open()]
+    assert all(record["sparse_stream"].keys() == set(HEALTH) for record in log)
+    assert not set(HEALTH) & log[0]["losses"].keys()
+
+
+def test_a_sparse_stream_that_answers_nothing_is_reported_in_one_line(
+    tiny_options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unlearned = ["--train.lr", "1e-9", "--train.warmup_steps", "1"]
+    main(["--output", str(tmp_path / "run"), *tiny_options, *unlearned])
+    assert capfd.readouterr().out.count("answer every sentence with the same window") == 1
 
 
 def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(

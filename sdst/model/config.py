@@ -41,6 +41,8 @@ class ModelConfig:
             [P]; `saliency` is D + z c, where z is the step's saliency, standardised over the video
             and detached, and c one learned vector: no weight that does not know the sentence can
             read the match off D [D, ours].
+        refinement: how a step moves a reference: by `logit`s of center and width [D: DAB-DETR], or
+            `relative` to its width [D, ours].
         context: `sparse` lets the moment queries attend to selected frozen tokens [S]; `none` is
             exactly the paper's block.
         context_tokens: frozen tokens kept per step under `context: sparse` [D].
@@ -70,6 +72,7 @@ class ModelConfig:
     points: int = 4
     attention: Literal["rdsa", "deformable", "cross"] = "rdsa"
     reads: Literal["dense", "saliency"] = "dense"
+    refinement: Literal["logit", "relative"] = "logit"
     context: Literal["none", "sparse"] = "none"
     context_tokens: int = 64
     context_strides: tuple[int, ...] = (1, 2, 4, 8)

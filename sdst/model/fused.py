@@ -30,7 +30,7 @@ from sdst.kernels.row_program import (
 )
 from sdst.model.context import SelectedTokens
 from sdst.model.dense import DenseBlock
-from sdst.model.heads import MomentHeads, actionness, refine
+from sdst.model.heads import MomentHeads, actionness
 from sdst.model.layers import (
     CrossAttention,
     KeysValues,
@@ -295,6 +295,7 @@ class FusedHeads:
             first, _, second, _, third = module
             return _linear(_linear(_linear(hidden, first, relu=True), second, relu=True), third)
 
+        self.move = heads.move
         self.boundaries = RowProgram(moved=mlp(heads.boundaries))
         self.ratings = RowProgram(
             class_logit=_linear(hidden, heads.class_logit), actionness=mlp(heads.actionness)
@@ -303,7 +304,7 @@ class FusedHeads:
     def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
         """As `MomentHeads.refine`."""
         [moved] = self.boundaries.run(*hidden.shape[:2], hidden=hidden)
-        return refine(moved, references)
+        return self.move(moved, references)
 
     def rate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """As `MomentHeads.rate`."""

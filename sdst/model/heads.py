@@ -14,12 +14,13 @@ from sdst.model.layers import MLP
 class MomentHeads(nn.Module):
     """Refined reference, class and actionness of every query; shared by all steps.
 
-    R <- sigmoid(MLP(H) + logit(R)), last layer zero at the start, so a reference starts where it
-    was [D: DAB-/Deformable-DETR]. The class starts at probability 0.01 (bias -log 99) [D].
+    The last layer that moves references is zero at the start, so they begin where they were [D:
+    DAB-/Deformable-DETR]. The class starts at probability 0.01 (bias -log 99) [D].
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, refinement: str = "logit") -> None:
         super().__init__()
+        self.move = REFINEMENTS[refinement]
         self.boundaries = MLP(width, width, width, 2)
         self.class_logit = nn.Linear(width, 1)
         self.actionness = MLP(width, width, width, 1)
@@ -29,16 +30,36 @@ class MomentHeads(nn.Module):
 
     def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
         """hidden [B, M, F], references [B, M, 2] -> spans [B, M, 2]."""
-        return refine(self.boundaries(hidden), references)
+        return self.move(self.boundaries(hidden), references)
 
     def rate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [B, M, F] -> class logits and actionness, [B, M] each."""
         return self.class_logit(hidden).float().squeeze(-1), actionness(self.actionness(hidden))
 
 
-def refine(moved: Tensor, references: Tensor) -> Tensor:
-    """References [B, M, 2], moved by so much on the scale of logits."""
-    return (moved.float() + inverse_sigmoid(references)).sigmoid()
+def move_logits(by: Tensor, references: Tensor) -> Tensor:
+    """R <- sigmoid(x + logit(R)), x and R [B, M, 2]  [D: DAB-/Deformable-DETR]."""
+    return (by.float() + inverse_sigmoid(references)).sigmoid()
+
+
+def move_relatively(by: Tensor, references: Tensor) -> Tensor:
+    """c <- c + x_c w / 2, w <- w exp(x_w), kept inside the video; x and R [B, M, 2]  [D, ours].
+
+    In units of the reference, as RDSA looks around it: how far to move does not depend on where in
+    the video the reference is, nor on how wide. Where the video ends the gradient goes on, so that
+    a reference that ran against an end is led back.
+    """
+    center, width = references.float().unbind(-1)
+    shift, growth = by.float().unbind(-1)
+    center = center + shift * width / 2
+    width = width * growth.clamp(-MOST_GROWTH, MOST_GROWTH).exp()
+    moved = torch.stack((center, width), -1)
+    return moved + (moved.clamp(NARROWEST, 1.0) - moved).detach()
+
+
+REFINEMENTS = {"logit": move_logits, "relative": move_relatively}
+MOST_GROWTH = 4.0  # natural logarithm of how much wider or narrower a step may make a reference
+NARROWEST = 1e-4  # of the video; also keeps centres off 0, where a logit would be infinite
 
 
 def actionness(logits: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class SDST(
         self.queries = MomentQueries(config)
         self.sparse_block = SparseBlock(config)
         self.mark = SaliencyMark(config.width) if config.reads == "saliency" else None
-        self.heads = MomentHeads(config.width)
+        self.heads = MomentHeads(config.width, config.refinement)
         # Inverse temperature of the contrastive losses, learned from 1/0.07, as in CLIP [D].
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
         self.selection = TokenSelection(config) if config.context == "sparse" else None

@@ -87,7 +87,8 @@ def assert_close(found: Outputs, expected: Outputs) -> None:
 def test_programs_say_what_modules_say(
     reads: str, context: str, schedule: tuple[int, ...] | None, tokens: int
 ) -> None:
-    model = make_model(reads=reads, context=context, schedule=schedule)
+    refinement = "relative" if reads == "saliency" else "logit"
+    model = make_model(reads=reads, refinement=refinement, context=context, schedule=schedule)
     arguments = inputs(model, tokens)
     assert_close(by_programs(model, *arguments), by_modules(model, *arguments))
 

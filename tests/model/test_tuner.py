@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from sdst.config import load_config
 from sdst.kernels import dequantize, quantize
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
+from sdst.model.heads import move_relatively
 from sdst.model.sparse import SaliencyMark, standardised
 from sdst.model.tuner import parameter_count
 
@@ -55,7 +57,7 @@ VARIANTS = [
     for context in ("none", "sparse")
     for schedule in (None, (4, 2, 1))
 ]
-VARIANTS += [{**variant, "reads": "saliency"} for variant in VARIANTS]
+VARIANTS += [{**variant, "reads": "saliency", "refinement": "relative"} for variant in VARIANTS]
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
@@ -205,11 +207,27 @@ def test_references_pass_from_step_to_step_without_gradient() -> None:
     assert carries_gradient == [True, False, False]
 
 
-def test_references_start_where_they_were() -> None:
+@pytest.mark.parametrize("refinement", ["logit", "relative"])
+def test_references_start_where_they_were(refinement: str) -> None:
     """The boundary head's last layer is zero, so the first answer is the learned R^0."""
-    model = SDST(small_config()).eval()
+    model = SDST(small_config(refinement=refinement)).eval()
     spans = model(*random_inputs(model.config)).spans
     torch.testing.assert_close(spans[-1, 0], model.queries.reference_logits.sigmoid())
+
+
+def test_relative_moves_are_in_units_of_the_reference() -> None:
+    references = torch.tensor([[0.5, 0.2], [0.5, 0.02]])
+    by = torch.tensor([1.0, math.log(2)])
+    expected = torch.tensor([[0.6, 0.4], [0.51, 0.04]])
+    torch.testing.assert_close(move_relatively(by.expand(2, 2), references), expected)
+
+
+def test_a_reference_that_ran_against_an_end_is_led_back() -> None:
+    by = torch.tensor([[9.0, 9.0]], requires_grad=True)
+    moved = move_relatively(by, torch.tensor([[0.9, 0.5]]))
+    assert moved.tolist() == [[1.0, 1.0]]
+    moved[0, 0].backward()
+    assert by.grad[0, 0] > 0
 
 
 def test_saliency_is_read_standardised_over_the_valid_clips() -> None:
