@@ -23,19 +23,18 @@ from sdst.sources import packed_path
 
 RECIPE = "qvhighlights_internvideo2"
 
+PAPER = ["--model.reads", "dense", "--model.refinement", "logit", "--train.offsets_lr", "1"]
 VARIANTS = {
-    "sdst": ("the recipe: RDSA reads saliency, offsets at a tenth of the rate", []),
+    "sdst": ("the recipe: reads saliency, relative moves, slow offsets", []),
+    "dense": ("reads the stream alone", ["--model.reads", "dense"]),
+    "logit": ("moves by logits", ["--model.refinement", "logit"]),
     "full-rate": ("offsets at the full rate", ["--train.offsets_lr", "1"]),
-    "dense": ("RDSA reads the stream alone", ["--model.reads", "dense"]),
-    "paper": (
-        "the paper's block: reads the stream alone, offsets at the full rate",
-        ["--model.reads", "dense", "--train.offsets_lr", "1"],
-    ),
+    "paper": ("the paper's block: none of the three", PAPER),
     "deformable": ("deformable cross-attention", ["--model.attention", "deformable"]),
     "cross": ("standard cross-attention", ["--model.attention", "cross"]),
     "sparse": ("context sparse", ["--model.context", "sparse"]),
-    "schedule": ("schedule 8 4 2 1 1", ["--model.schedule", "[8,4,2,1,1]"]),
     "mild": ("schedule 2 2 1 1 1", ["--model.schedule", "[2,2,1,1,1]"]),
+    "coarse": ("schedule 8 4 2 1 1", ["--model.schedule", "[8,4,2,1,1]"]),
 }
 
 KINDS = {

@@ -43,23 +43,32 @@ def move_logits(by: Tensor, references: Tensor) -> Tensor:
 
 
 def move_relatively(by: Tensor, references: Tensor) -> Tensor:
-    """c <- c + x_c w / 2, w <- w exp(x_w), kept inside the video; x and R [B, M, 2]  [D, ours].
+    """c <- c + x_c w / 2, w <- 4 w sigmoid(x_w - log 3); x and R [B, M, 2]  [D, ours].
 
     In units of the reference, as RDSA looks around it: how far to move does not depend on where in
-    the video the reference is, nor on how wide. Where the video ends the gradient goes on, so that
-    a reference that ran against an end is led back.
+    the video the reference is, nor on how wide. A step makes it at most four times as wide.
     """
     center, width = references.float().unbind(-1)
     shift, growth = by.float().unbind(-1)
-    center = center + shift * width / 2
-    width = width * growth.clamp(-MOST_GROWTH, MOST_GROWTH).exp()
-    moved = torch.stack((center, width), -1)
-    return moved + (moved.clamp(NARROWEST, 1.0) - moved).detach()
+    moved = torch.addcmul(center, shift, width, value=0.5)
+    return KeepInside.apply(torch.stack((moved, 4 * width * (growth - LOG_3).sigmoid()), -1))
+
+
+class KeepInside(torch.autograd.Function):
+    """Clamp to the video. The gradient passes, so that what ran against an end is led back."""
+
+    @staticmethod
+    def forward(ctx: object, spans: Tensor) -> Tensor:
+        return spans.clamp(NARROWEST, 1.0)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
 
 
 REFINEMENTS = {"logit": move_logits, "relative": move_relatively}
-MOST_GROWTH = 4.0  # natural logarithm of how much wider or narrower a step may make a reference
-NARROWEST = 1e-4  # of the video; also keeps centres off 0, where a logit would be infinite
+LOG_3 = math.log(3)
+NARROWEST = 1e-4  # of the video
 
 
 def actionness(logits: Tensor) -> Tensor:

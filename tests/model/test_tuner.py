@@ -217,7 +217,7 @@ def test_references_start_where_they_were(refinement: str) -> None:
 
 def test_relative_moves_are_in_units_of_the_reference() -> None:
     references = torch.tensor([[0.5, 0.2], [0.5, 0.02]])
-    by = torch.tensor([1.0, math.log(2)])
+    by = torch.tensor([1.0, math.log(3)])  # half the way up: 4 / 2
     expected = torch.tensor([[0.6, 0.4], [0.51, 0.04]])
     torch.testing.assert_close(move_relatively(by.expand(2, 2), references), expected)
 
