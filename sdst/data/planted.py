@@ -40,7 +40,7 @@ from sdst.data.annotations import Annotation
 from sdst.data.features import QueryFeatures, VideoFeatures
 from sdst.data.files import Layout, endpoint_features, unit_vectors
 from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
-from sdst.data.planted_timing import elsewhere, halves, relevance, widened
+from sdst.data.planted_timing import elsewhere, halves, relevance, runs, widened
 from sdst.errors import InputError
 
 MEANINGS = 64  # dimensions of the space of meanings
@@ -264,19 +264,21 @@ class PlantedFeatures:
         return companions
 
     def _decoys(self, annotation: Annotation, shares: np.ndarray) -> Iterator[Moment]:
-        """Moments of wrong order and wrong binding in turns, apart from the query's own."""
+        """Copies of moments with wrong order and wrong binding in turns, apart from all others."""
         kinds = [name for name in ("order", "binding") if getattr(self._config, name)]
         generator = self._generator("decoys", annotation.qid)
-        meaning = self._sentences[annotation.qid]
+        meaning, moments = self._sentences[annotation.qid], runs(shares)
         taken = shares.copy()
         for index in range(self._config.decoys if kinds else 0):
-            wrong = kinds[index % len(kinds)]
-            length = self._some_length(annotation, shares, generator)
+            backwards = kinds[index % len(kinds)] == "order"
+            start, end = moments[generator.integers(len(moments))]
+            length = end - start
             decoy = elsewhere(widened(taken, length), length, generator, SHORTEST_DECOY)
-            decoy[decoy > 0] = shares[shares > 0].mean()
-            scene = self._scene(annotation.qid, meaning, exchanged=wrong == "binding")
-            yield from self._in_phases(scene, decoy, generator, backwards=wrong == "order")
+            own = np.flip(shares[start:end]) if backwards else shares[start:end]
+            decoy[decoy > 0] = own[: np.count_nonzero(decoy)]
             taken += decoy
+            scene = self._scene(annotation.qid, meaning, exchanged=not backwards)
+            yield from self._in_phases(scene, decoy, generator, backwards)
 
     def _scene(self, qid: int | str, meaning: np.ndarray, exchanged: bool = False) -> np.ndarray:
         """[MEANINGS], what a clip shows of something that means `meaning`; with `binding` also the

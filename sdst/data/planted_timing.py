@@ -30,14 +30,18 @@ def relevance(annotation: Annotation, clips: int, clip_length: float) -> np.ndar
     return inside
 
 
+def runs(shares: np.ndarray) -> np.ndarray:
+    """[N, 2], first clip and end of every run of clips that have some of `shares` [L]."""
+    return np.flatnonzero(np.diff(shares > 0, prepend=False, append=False)).reshape(-1, 2)
+
+
 def halves(shares: np.ndarray) -> np.ndarray:
     """[2, L], what the first and the second half of every run of clips have of `shares` [L].
 
     The clip in the middle of an odd number belongs to both, half each; the two sum to `shares`.
     """
     second = np.zeros_like(shares)
-    edges = np.flatnonzero(np.diff(shares > 0, prepend=False, append=False))
-    for start, end in edges.reshape(-1, 2):
+    for start, end in runs(shares):
         ends = np.arange(start + 1, end + 1)
         second[start:end] = shares[start:end] * (ends - (start + end) / 2).clip(0, 1)
     return np.stack((shares - second, second))

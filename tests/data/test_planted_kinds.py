@@ -16,7 +16,7 @@ from sdst.data.batches import collate
 from sdst.data.files import LAYOUTS
 from sdst.data.planted import MEANINGS, PlantedConfig, PlantedFeatures
 from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
-from sdst.data.planted_timing import halves
+from sdst.data.planted_timing import halves, runs
 from sdst.errors import InputError
 from sdst.sources import files_identity, open_data
 from tests.native import write_annotations
@@ -55,17 +55,15 @@ def shown(config: PlantedConfig, annotation: Annotation = DOG) -> np.ndarray:
     return tokens[-1, :, 0] @ np.linalg.pinv(source.to_video.linear)
 
 
-def runs(content: np.ndarray) -> list[np.ndarray]:
+def pieces(content: np.ndarray) -> list[np.ndarray]:
     """The clips of every moment and decoy, in time."""
-    there = np.linalg.norm(content, axis=1) > 1e-3
-    edges = np.flatnonzero(np.diff(there, prepend=False, append=False)).reshape(-1, 2)
-    return [content[start:end] for start, end in edges]
+    return [content[start:end] for start, end in runs(np.linalg.norm(content, axis=1) - 1e-3)]
 
 
 def moment_and_decoys(config: PlantedConfig) -> tuple[np.ndarray, list[np.ndarray]]:
     content = shown(config)
     moment = content[4:8]
-    return moment, [r for r in runs(content) if len(r) != 4 or not np.array_equal(r, moment)]
+    return moment, [r for r in pieces(content) if not np.array_equal(r, moment)]
 
 
 def maps(hidden) -> TokenMap:
@@ -138,6 +136,15 @@ def test_a_decoy_of_order_shows_the_moment_backwards():
         close(decoy, moment[::-1])
 
 
+def test_a_decoy_is_as_strong_as_its_moment_clip_by_clip():
+    ratings = ((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
+    content = shown(ORDER, replace(DOG, clip_ids=(4, 5, 6, 7), saliency=ratings))
+    moment = content[4:8]
+    decoys = [r for r in pieces(content) if not np.array_equal(r, moment)]
+    for decoy in decoys:
+        close(decoy, moment[::-1])
+
+
 def test_exchanged_properties_keep_the_sum_of_attributes():
     bind, (one, other) = Binding.drawn(draw, MEANINGS), draw("meanings", shape=(2, MEANINGS))
     own = bind.linear(one, one) + bind.linear(other, other)
@@ -185,8 +192,7 @@ def test_of_both_kinds_each_decoy_has_one_fault(meaning):
 
 
 def test_decoys_keep_apart_from_moments_and_from_one_another():
-    there = np.linalg.norm(shown(replace(ORDER, decoys=9)), axis=1) > 1e-3
-    edges = np.flatnonzero(np.diff(there, prepend=False, append=False)).reshape(-1, 2)
+    edges = runs(np.linalg.norm(shown(replace(ORDER, decoys=9)), axis=1) - 1e-3)
     assert (edges[1:, 0] - edges[:-1, 1]).min() >= 2
 
 
@@ -199,7 +205,7 @@ def test_there_are_no_decoys_where_there_is_no_room():
 @pytest.mark.parametrize("kind", [ORDER, BINDING])
 def test_a_distractor_is_no_decoy(kind, meaning):
     content = shown(replace(kind, decoys=0, distractors=1, likeness=0.0))
-    moment, distractor = content[4:8], [r for r in runs(content) if len(r) == 4]
+    moment, distractor = content[4:8], [r for r in pieces(content) if len(r) == 4]
     assert len(distractor) == 2
     likeness = [run.sum(axis=0) @ meaning for run in distractor]
     assert min(likeness) < 0.5 * moment.sum(axis=0) @ meaning
