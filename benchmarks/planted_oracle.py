@@ -1,16 +1,17 @@
-"""`python -m benchmarks.planted_oracle --annotations DIR`: how much planted features let be found.
+"""`python -m benchmarks.planted_oracle --annotations DIR`: how hard planted features are.
 
 Two matched filters on the features of `qvhighlights_internvideo2`, for every kind of planted
 features (`sdst.data.planted`), scored as a model is. The oracle knows the maps, the strengths and
-the kind; it is the ceiling. The naive filter is linear in the clip and in the sentence, learned
-from the training queries, and knows neither order nor binding: a projected cosine finds no more.
-DIR holds `highlight_{train,val}_release.jsonl`; further options are a config's, such as
+the kind: an estimate of the ceiling. The naive filter is linear in the clip and in the sentence,
+learned from the training queries, and knows neither order nor binding: what a projected cosine
+can find. DIR holds `highlight_{train,val}_release.jsonl`; further options are a config's, such as
 `--planted.noise 0.5`, and hold for every kind.
 
 x(t) [F] is the mean over the tokens of clip t in the layers that may show moments, z a sentence's
-meaning, m what a phase of its moment shows, f the map to tokens, b the background:
+meaning, m what a phase of its moment shows, n what decoys show of that (with `binding` all but the
+bound part, else 0), f the map to tokens, b the background:
 
-    oracle: r(t) = x(t) C^-1 d / (d C^-1 d),  d = E_b f(m + b) - E_b f(b),  C = cov x + ridge
+    oracle: r(t) = x(t) C^-1 d / (d C^-1 d),  d = E_b f(m + b) - E_b f(n + b),  C = cov x + ridge
     naive:  r(t) = x(t) W z,  W = argmin sum_t |x(t) W - sum_q a_q(t) z_q|^2 + ridge
 
 A window scores the sum of r - threshold over its clips, by the first phase's r in its first half
@@ -131,13 +132,13 @@ class Oracle:
 
     def __call__(self, videos: Videos, annotation: Annotation) -> Curves:
         clips = videos.clips[annotation.vid] - self._mean
-        shown, also_elsewhere = self._expected(videos.source, annotation)
-        told = shown - also_elsewhere
-        filters = told @ self._whiten
-        return (filters @ clips.T) / (filters * told).sum(axis=1, keepdims=True)
+        shown, shared = self._expected(videos.source, annotation)
+        distinct = shown - shared
+        filters = distinct @ self._whiten
+        return (filters @ clips.T) / (filters * distinct).sum(axis=1, keepdims=True)
 
     def _expected(self, source: PlantedFeatures, annotation: Annotation) -> np.ndarray:
-        """[2, 2, F], mean tokens of a moment's phases, and of what else shows what decoys share."""
+        """[2, 2, F], mean tokens of what a moment's phases show, and of what decoys share."""
         meaning = source.sentence(annotation.qid)
         pair = meaning, np.zeros_like(meaning)
         if source.binding is not None:  # the companion is not known to the query
