@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -187,7 +187,7 @@ def files_identity(config: Config) -> dict:
     if data.planted:
         model = config.model
         identity |= {
-            "planted": asdict(config.planted),
+            "planted": config.planted.identity(),
             "shape": [model.layers, model.video_width, model.text_width],
             "annotations": data.annotations,
             "limit": data.limit,  # which changes how rare a word is

@@ -11,6 +11,16 @@ m runs over the queries on the video and their distractors, z_m is the sentence'
 the share of clip t inside its windows, smeared, and stronger where annotators rated it higher; only
 some tokens p show it (s_m) and only the last layers k. The background b wanders over time, in every
 layer on its own, and e is white. What is learned on one split about words so holds on another.
+
+So a cosine of a clip and the sentence, both projected, is all that it takes to find a moment. Three
+harder kinds, alone or together, take that away (`sdst.data.planted_maps` has their formulas):
+
+- `order`: a moment changes from a first phase to a second in the middle; decoys elsewhere in the
+  video show the second phase first. A clip, or a bag of clips, is the same in both.
+- `binding`: a moment shows two objects, the sentence's and a companion, another sentence's; decoys
+  show them with their properties exchanged. The sum of all attributes is the same in both.
+- `nonlinear`: tokens are two-layer functions of meanings, even ones of the video, odd ones of the
+  text. Whatever is linear in both changes its sign with the meaning, which the relevance does not.
 """
 
 from __future__ import annotations
@@ -20,23 +30,24 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter1d
 
-from sdst.data.annotations import MAX_RATING, Annotation
-from sdst.data.batches import clip_ratings
+from sdst.data.annotations import Annotation
 from sdst.data.features import QueryFeatures, VideoFeatures
 from sdst.data.files import Layout, endpoint_features, unit_vectors
+from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
+from sdst.data.planted_timing import elsewhere, halves, relevance, runs, widened
 from sdst.errors import InputError
 
 MEANINGS = 64  # dimensions of the space of meanings
 SHOWN = 0.2  # share of a clip's tokens that show a moment, where there are several
 SCENE = 2.0  # clips over which the background keeps its meaning, as a Gaussian's width
 TEXT_NOISE = 0.5  # of a text token, relative to what it means
+SHORTEST_DECOY = 2  # clips; one clip has no order
 
 # What is shown: its meaning [MEANINGS], its share of every clip [L] and of a clip's tokens [P].
 Moment = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -53,6 +64,10 @@ class PlantedConfig:
         smear: clips over which a moment's edges blur, as a Gaussian's width.
         distractors: moments per query that it does not describe, where the video has room.
         likeness: cosine of a distractor's meaning with its query's, 0 to 1.
+        order: moments have two phases, and decoys show them in the wrong order.
+        binding: moments show two objects, and decoys exchange their properties.
+        decoys: of each query, at most, where the video has room; with both kinds in turns.
+        nonlinear: share of the tokens' variance that is no linear function of meanings, 0 to 1.
         seed: features are a function of it, of this config and of the annotations of all splits.
     """
 
@@ -62,19 +77,34 @@ class PlantedConfig:
     smear: float = 1.0
     distractors: int = 1
     likeness: float = 0.5
+    order: bool = False
+    binding: bool = False
+    decoys: int = 3
+    nonlinear: float = 0.0
     seed: int = 0
 
     def problems(self) -> list[str]:
         """Every reason why nothing can be planted with these numbers; empty if something can."""
-        at_least = {"signal": 0, "noise": 0, "layers": 1, "smear": 0, "distractors": 0, "seed": 0}
+        at_least = dict.fromkeys(("signal", "noise", "smear", "distractors", "decoys", "seed"), 0)
+        at_least["layers"] = 1
         found = [
             f"planted.{name} is {getattr(self, name)}, expected at least {least}"
             for name, least in at_least.items()
             if getattr(self, name) < least
         ]
-        if not 0 <= self.likeness <= 1:
-            found.append(f"planted.likeness is {self.likeness}, expected 0 to 1")
+        found += [
+            f"planted.{name} is {getattr(self, name)}, expected 0 to 1"
+            for name in ("likeness", "nonlinear")
+            if not 0 <= getattr(self, name) <= 1
+        ]
         return found
+
+    def identity(self) -> dict:
+        """What decides the features: without the keys of kinds that are off, so that stores packed
+        by a version that does not know a kind stay valid."""
+        kinds = {"order": self.order, "binding": self.binding, "nonlinear": self.nonlinear}
+        kinds["decoys"] = self.order or self.binding
+        return {key: value for key, value in asdict(self).items() if kinds.get(key, True)}
 
 
 class PlantedFeatures:
@@ -127,8 +157,16 @@ class PlantedFeatures:
             for qid, words in self._words.items()
         }
         planted_width = video_width - 2 * endpoints
-        self._to_video = self._normal("video map", shape=(MEANINGS, planted_width))
-        self._to_text = self._normal("text map", shape=(MEANINGS, text_width))
+        shapes = (MEANINGS, planted_width), (MEANINGS, text_width)
+        self.to_video, self._to_text = (
+            TokenMap.drawn(self._normal, name, shape, hidden, config.nonlinear)
+            for name, shape, hidden in zip(
+                ("video map", "text map"), shapes, (even, odd), strict=True
+            )
+        )
+        self.phases = Phases.drawn(self._normal, MEANINGS) if config.order else None
+        self.binding = Binding.drawn(self._normal, MEANINGS) if config.binding else None
+        self._companions = self._another_of_each() if config.binding else {}
 
     @property
     def video_ids(self) -> list[str]:
@@ -154,7 +192,7 @@ class PlantedFeatures:
         generator = self._generator("video", vid)
         content = self._background(clips, generator)
         content[-self._config.layers :] += self._planted(annotations, clips)
-        tokens = content @ self._to_video
+        tokens = self.to_video(content)
         tokens += generator.standard_normal(tokens.shape, np.float32)
         if self._layout.normalize:
             tokens = unit_vectors(tokens)
@@ -174,7 +212,7 @@ class PlantedFeatures:
         nothing = np.zeros((1, MEANINGS), np.float32)
         words = [nothing, *(self._meanings[word][None] for word in self._words[qid]), nothing]
         meaning = np.concatenate(words) + self.sentence(qid)
-        tokens = np.repeat((meaning / math.sqrt(2) @ self._to_text)[None], self.shapes["layers"], 0)
+        tokens = np.repeat(self._to_text(meaning / math.sqrt(2))[None], self.shapes["layers"], 0)
         noise = self._generator("query", qid).standard_normal(tokens.shape, np.float32)
         return QueryFeatures(tokens + TEXT_NOISE * noise, None)
 
@@ -201,19 +239,73 @@ class PlantedFeatures:
         return (self._config.signal * where).astype(np.float32) @ meanings
 
     def _moments(self, annotation: Annotation, clips: int) -> Iterator[Moment]:
-        """A query's windows as one, then its distractors."""
+        """A query's windows as one, then its distractors and decoys."""
         shares = relevance(annotation, clips, self._clip_length)
         if not shares.any():
             return
         generator = self._generator("moments", annotation.qid)
         meaning, like = self._sentences[annotation.qid], self._config.likeness
-        yield meaning, shares, self._shown(generator)
+        yield from self._in_phases(self._scene(annotation.qid, meaning), shares, generator)
         for _ in range(self._config.distractors):
             length = self._some_length(annotation, shares, generator)
-            elsewhere = _elsewhere(shares, length, generator)
+            moved = elsewhere(shares, length, generator)
             other = unit_vectors(generator.standard_normal(MEANINGS, np.float32))
             mixed = unit_vectors(like * meaning + math.sqrt(1 - like**2) * other)
-            yield mixed, elsewhere, self._shown(generator)
+            yield from self._in_phases(self._scene(annotation.qid, mixed), moved, generator)
+        yield from self._decoys(annotation, shares)
+
+    def _another_of_each(self) -> dict[int | str, int | str]:
+        """Another query for each one, itself where it is alone."""
+        qids = list(self._words)
+        companions = {}
+        for index, qid in enumerate(qids):
+            ahead = 1 + self._generator("companion", qid).integers(max(1, len(qids) - 1))
+            companions[qid] = qids[(index + ahead) % len(qids)]
+        return companions
+
+    def _decoys(self, annotation: Annotation, shares: np.ndarray) -> Iterator[Moment]:
+        """Copies of moments with wrong order and wrong binding in turns, apart from all others."""
+        kinds = [name for name in ("order", "binding") if getattr(self._config, name)]
+        generator = self._generator("decoys", annotation.qid)
+        meaning, moments = self._sentences[annotation.qid], runs(shares)
+        taken = shares.copy()
+        for index in range(self._config.decoys if kinds else 0):
+            backwards = kinds[index % len(kinds)] == "order"
+            start, end = moments[generator.integers(len(moments))]
+            length = end - start
+            decoy = elsewhere(widened(taken, length), length, generator, SHORTEST_DECOY)
+            own = np.flip(shares[start:end]) if backwards else shares[start:end]
+            decoy[decoy > 0] = own[: np.count_nonzero(decoy)]
+            taken += decoy
+            scene = self._scene(annotation.qid, meaning, exchanged=not backwards)
+            yield from self._in_phases(scene, decoy, generator, backwards)
+
+    def _scene(self, qid: int | str, meaning: np.ndarray, exchanged: bool = False) -> np.ndarray:
+        """[MEANINGS], what a clip shows of something that means `meaning`; with `binding` also the
+        query's companion, or both with their properties exchanged."""
+        if self.binding is None:
+            return meaning
+        companion = self._sentences[self._companions[qid]]
+        properties = (companion, meaning) if exchanged else (meaning, companion)
+        return self.binding(meaning, properties[0]) + self.binding(companion, properties[1])
+
+    def _in_phases(
+        self,
+        scene: np.ndarray,
+        shares: np.ndarray,
+        generator: np.random.Generator,
+        backwards: bool = False,
+    ) -> Iterator[Moment]:
+        """A scene in its clips; with `order` its two phases, in the halves of every moment."""
+        shown = self._shown(generator)
+        if self.phases is None:
+            yield scene, shares, shown
+            return
+        phases = self.phases(scene)
+        for phase, half in zip(
+            reversed(phases) if backwards else phases, halves(shares), strict=True
+        ):
+            yield phase, half, shown
 
     def _some_length(
         self, annotation: Annotation, shares: np.ndarray, generator: np.random.Generator
@@ -236,40 +328,6 @@ class PlantedFeatures:
 
     def _normal(self, *key: object, shape: tuple[int, ...]) -> np.ndarray:
         return self._generator(*key).standard_normal(shape, np.float32)
-
-
-def relevance(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
-    """[clips], 0 to 1: the share of each clip inside the query's windows, times its mean rating.
-
-    Ratings, where there are any, scale from 1/2 (very bad) to 1 (very good): bad highlights are
-    moments, too. Where every clip has a label, the best-labelled is 1 and all below average 0.
-    """
-    if annotation.labels is not None:
-        rating = clip_ratings(annotation, clips, clip_length)
-        return rating / max(rating.max(), 1e-6)
-    edges = np.arange(clips + 1) * clip_length
-    inside = np.zeros(clips)
-    for start, end in annotation.windows or ():
-        overlap = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
-        inside += overlap.clip(0) / clip_length
-    inside = inside.clip(0, 1)
-    if annotation.saliency is not None:
-        inside *= (1 + annotation.saliency_per_clip(clips) / MAX_RATING) / 2
-    return inside
-
-
-def _elsewhere(shares: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:
-    """Like `shares`, for a moment of at most `length` clips where they are 0, if there is room."""
-    moved = np.zeros_like(shares)
-    length = min(length, len(shares))
-    while length:
-        free = np.flatnonzero(~sliding_window_view(shares > 0, length).any(axis=1))
-        if len(free):
-            start = generator.choice(free)
-            moved[start : start + length] = shares[shares > 0].mean()
-            break
-        length //= 2
-    return moved
 
 
 def _words(query: str) -> list[str]:
