@@ -13,13 +13,14 @@ from safetensors.torch import load_model
 
 from sdst.checkpoint import RunFolder
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
+from sdst.distributed import main_process_first
 from sdst.errors import run
 from sdst.evaluation import format_report, write_predictions
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.model import SDST, parameter_count
 from sdst.plots import plot_curves
 from sdst.sources import open_data
-from sdst.trainer import Trainer, make_accelerator
+from sdst.trainer import Trainer, check_run, make_accelerator
 
 
 def train(
@@ -43,15 +44,19 @@ def train(
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     began = time.monotonic()
     accelerator = make_accelerator(config, folder.path)
-    if accelerator.is_main_process:
-        folder.resume(config) if resume else folder.begin(config)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
+        if accelerator.is_main_process:
+            folder.resume(config) if resume else folder.check_free()
         data = open_data(config)
-    config = data.config
+        config = data.config
+        check_run(config, data, accelerator, model_class)
     data_ready = time.monotonic()
     trainer = Trainer(config, data, folder, accelerator, model_class)
-    if accelerator.is_main_process:
-        folder.settle(config, data.meta)
+    with main_process_first(accelerator):  # last, so that a refused run changes nothing here
+        if accelerator.is_main_process:
+            if not resume:
+                folder.begin(config)
+            folder.settle(config, data.meta)
     accelerator.init_trackers("tensorboard")
     if resume:
         trainer.resume()
