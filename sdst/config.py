@@ -13,12 +13,12 @@ from typing import Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.data.planted import PlantedConfig
+from sdst.data.config import PlantedConfig
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.model.config import ModelConfig
-from sdst.model.losses import LossConfig
+from sdst.model.config import LossConfig, ModelConfig
 
+PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
 # What is decided when the data is opened, where it has these values.
 LEFT_OPEN = {

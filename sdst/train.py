@@ -8,40 +8,47 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.torch import load_model
-
-from sdst.checkpoint import RunFolder
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
-from sdst.distributed import main_process_first
 from sdst.errors import run
 from sdst.evaluation import format_report, write_predictions
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.model import SDST, parameter_count
-from sdst.plots import plot_curves
-from sdst.sources import open_data
-from sdst.trainer import Trainer, check_run, make_accelerator
+
+# What needs PyTorch is imported where a run begins: options are checked without waiting for it.
+if TYPE_CHECKING:
+    from sdst.checkpoint import RunFolder
+    from sdst.model import SDST
+    from sdst.trainer import Trainer
 
 
 def train(
-    config: Config, output: Path, resume: bool = False, model_class: type[SDST] = SDST
+    config: Config, output: Path, resume: bool = False, model_class: type[SDST] | None = None
 ) -> dict:
     """Train, evaluate the best model on `test` (or `val`), and leave everything in `output`.
 
     Args:
         output: the run's folder; an earlier run found there is kept under another name.
         resume: go on with the run in `output` after its last complete epoch.
-        model_class: what is built of `config.model`; a variant to be compared with.
+        model_class: what is built of `config.model`, a variant to be compared with; None: `SDST`.
 
     Returns:
         What `metrics.json` holds: `split`, the number of its `queries`, the tuner's report, the
         zero-shot baseline's (None where the features know none), and the run's numbers.
     """
+    from sdst.checkpoint import RunFolder
+    from sdst.model import SDST
+
     with closing(RunFolder(output)) as folder:
-        return _train(config, folder, resume, model_class)
+        return _train(config, folder, resume, model_class or SDST)
 
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
+    from sdst.distributed import main_process_first
+    from sdst.model import parameter_count
+    from sdst.sources import open_data
+    from sdst.trainer import Trainer, check_run, make_accelerator
+
     began = time.monotonic()
     accelerator = make_accelerator(config, folder.path)
     with main_process_first(accelerator):
@@ -83,6 +90,11 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
 
 def finish(trainer: Trainer) -> dict:
     """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
+    from safetensors.torch import load_model
+
+    from sdst.model import parameter_count
+    from sdst.plots import plot_curves
+
     folder, data = trainer.folder, trainer.data
     split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)

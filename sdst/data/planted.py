@@ -20,7 +20,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.batches import clip_ratings
+from sdst.data.config import PlantedConfig
 from sdst.data.features import QueryFeatures, VideoFeatures
 from sdst.data.files import Layout, endpoint_features, unit_vectors
 from sdst.errors import InputError
@@ -40,41 +40,6 @@ TEXT_NOISE = 0.5  # of a text token, relative to what it means
 
 # What is shown: its meaning [MEANINGS], its share of every clip [L] and of a clip's tokens [P].
 Moment = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass
-class PlantedConfig:
-    """How hard planted features are.
-
-    Args:
-        signal: length of a moment's meaning in a clip of highest rating.
-        noise: length of the background's meaning.
-        layers: how many of the stored layers, counted from the last, show moments.
-        smear: clips over which a moment's edges blur, as a Gaussian's width.
-        distractors: moments per query that it does not describe, where the video has room.
-        likeness: cosine of a distractor's meaning with its query's, 0 to 1.
-        seed: features are a function of it, of this config and of the annotations of all splits.
-    """
-
-    signal: float = 1.0
-    noise: float = 2.0
-    layers: int = 3
-    smear: float = 1.0
-    distractors: int = 1
-    likeness: float = 0.5
-    seed: int = 0
-
-    def problems(self) -> list[str]:
-        """Every reason why nothing can be planted with these numbers; empty if something can."""
-        at_least = {"signal": 0, "noise": 0, "layers": 1, "smear": 0, "distractors": 0, "seed": 0}
-        found = [
-            f"planted.{name} is {getattr(self, name)}, expected at least {least}"
-            for name, least in at_least.items()
-            if getattr(self, name) < least
-        ]
-        if not 0 <= self.likeness <= 1:
-            found.append(f"planted.likeness is {self.likeness}, expected 0 to 1")
-        return found
 
 
 class PlantedFeatures:
