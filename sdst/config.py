@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -191,7 +192,7 @@ def config_path(name: str | Path) -> Path:
 
 def config_parser() -> ArgumentParser:
     """A parser with one `--section.key` option per field of `Config`."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(usage=SUPPRESS, exit_on_error=False)
     for section, kind in _SECTIONS.items():
         parser.add_class_arguments(kind, section)
     return parser

@@ -139,12 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130 if metrics["interrupted"] else 0
 
 
+class _ParserWithKeys(argparse.ArgumentParser):
+    """Shows the configuration keys as well; describing them takes time, so only for --help."""
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\nconfiguration keys:\n{config_parser().format_help()}"
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command; every field of the config is one more, as `--section.key`."""
-    parser = argparse.ArgumentParser(
+    parser = _ParserWithKeys(
         prog="python -m sdst.train",
         description=__doc__,
-        epilog=f"configuration keys:\n{config_parser().format_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
