@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from sdst.train import main
 from sdst.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 # Without it, whose draws depend on process and pass, only the order of sums differs.
 NO_DROPOUT = [
@@ -211,14 +209,14 @@ def test_killed_and_resumed_it_ends_with_the_weights_of_an_undisturbed_run(
 ) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = [*tiny_options, "--train.epochs", "6"]
-    process = subprocess.Popen([*MODULE, "--output", str(killed), *options], env=ONE_THREAD)
+    process = subprocess.Popen([*MODULE, "--output", str(killed), *options])
     wait_for(lambda: list(killed.glob("checkpoints/epoch-*2")), process)
     process.kill()
     process.wait()
     assert not (killed / "metrics.json").exists()
     resumed = [*MODULE, "--output", str(killed), "--resume", *options]
-    subprocess.run(resumed, env=ONE_THREAD, check=True)
-    subprocess.run([*MODULE, "--output", str(whole), *options], env=ONE_THREAD, check=True)
+    subprocess.run(resumed, check=True)
+    subprocess.run([*MODULE, "--output", str(whole), *options], check=True)
     assert_same_weights(killed, whole)
     epochs = [json.loads(line)["epoch"] for line in (killed / "metrics.jsonl").open()]
     assert epochs == [1, 2, 3, 4, 5, 6]
@@ -244,7 +242,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(
 ) -> None:
     options = [*tiny_options, *NO_DROPOUT]
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run([*MODULE, "--output", str(one), *options], env=ONE_THREAD, check=True)
+    subprocess.run([*MODULE, "--output", str(one), *options], check=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command = [*launcher, "-m", "sdst.train", "--output", str(two), *options]
     subprocess.run(command, check=True)
