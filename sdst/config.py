@@ -16,7 +16,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sdst.data.config import PlantedConfig
 from sdst.errors import InputError
-from sdst.evaluation.protocols import PROTOCOLS
 from sdst.model.config import LossConfig, ModelConfig
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
@@ -316,6 +315,8 @@ def _with_some_width(model: ModelConfig) -> ModelConfig:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
+    from sdst.evaluation.protocols import PROTOCOLS  # brings NumPy, which a wrong key needs not
+
     found = []
     from_files = data.features != "encode"
     if from_files and not (data.video_features and data.text_features):

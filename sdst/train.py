@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
 from sdst.errors import run
-from sdst.evaluation import format_report, write_predictions
-from sdst.evaluation.protocols import PROTOCOLS
 
-# What needs PyTorch is imported where a run begins: options are checked without waiting for it.
+# What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
     from sdst.checkpoint import RunFolder
     from sdst.model import SDST
@@ -92,6 +90,7 @@ def finish(trainer: Trainer) -> dict:
     """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
     from safetensors.torch import load_model
 
+    from sdst.evaluation import write_predictions
     from sdst.model import parameter_count
     from sdst.plots import plot_curves
 
@@ -125,6 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics = train(config, output, options.resume)
     if not metrics:
         return 0
+    show_metrics(config, metrics)
+    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
+    return 130 if metrics["interrupted"] else 0
+
+
+def show_metrics(config: Config, metrics: dict) -> None:
+    """Print the tuner's figures beside the baseline's, and how long the run took."""
+    from sdst.evaluation import format_report
+    from sdst.evaluation.protocols import PROTOCOLS
+
     reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
     reports = {name: report for name, report in reports.items() if report}
     protocol = PROTOCOLS[config.data.protocol]
@@ -135,8 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "
         + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     )
-    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
-    return 130 if metrics["interrupted"] else 0
 
 
 class _ParserWithKeys(argparse.ArgumentParser):
