@@ -5,12 +5,15 @@ and nothing of torch or Python. Everything else about the package stands in pypr
 
 Environment:
     CXX         C++ compiler (default: c++).
-    SDST_CUDA   0 skips the CUDA library even where nvcc is found, 1 demands it.
+    SDST_CPU    0 skips the C++ library; PyTorch then computes what it would, more slowly.
+    SDST_CUDA   0 skips the CUDA library even where nvcc is found, 1 demands it; without either, an
+                nvcc that fails is no error.
     CUDA_HOME, CUDA_PATH   toolkit whose nvcc is used (default: the one nvcc on PATH belongs to).
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,6 +47,16 @@ CUDA_FLAGS = [
 ]
 
 
+NEEDED = (
+    "a C++17 compiler builds it (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; CXX "
+    "names another); SDST_CPU=0 installs without, and slower"
+)
+
+
+class BuildError(Exception):
+    """A library cannot be built; the message says why."""
+
+
 def find_nvcc() -> str | None:
     """The real nvcc, or None.
 
@@ -58,7 +71,10 @@ def find_nvcc() -> str | None:
     if found is None:
         return None
     command = [found, "--dryrun", "-x", "cu", os.devnull]
-    trace = subprocess.run(command, capture_output=True, text=True)
+    try:
+        trace = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return found
     here = re.search(r"^#\$ _HERE_=(.+)$", trace.stderr, re.MULTILINE)
     return str(Path(here[1]) / "nvcc") if here else str(Path(found).resolve())
 
@@ -69,38 +85,65 @@ def library(name: str, folder: str, pattern: str) -> Extension:
 
 
 def native_libraries() -> list[Extension]:
-    libraries = [library("libsdst_cpu", "cpu", "*.cpp")]
+    libraries = []
+    if os.environ.get("SDST_CPU") == "0":
+        say("C++ library skipped, SDST_CPU=0")
+    else:
+        libraries.append(library("libsdst_cpu", "cpu", "*.cpp"))
     wanted, nvcc = os.environ.get("SDST_CUDA", ""), find_nvcc()
     if wanted == "0":
-        print("sdst: CUDA library skipped, SDST_CUDA=0", file=sys.stderr)
+        say("CUDA library skipped, SDST_CUDA=0")
     elif nvcc:
         libraries.append(library("libsdst_cuda", "cuda", "*.cu"))
     elif wanted == "1":
         raise SystemExit("sdst: SDST_CUDA=1 but no nvcc on PATH, in CUDA_HOME or in CUDA_PATH")
     else:
-        print("sdst: CUDA library skipped, no nvcc found", file=sys.stderr)
+        say("CUDA library skipped, no nvcc found")
     return libraries
 
 
+def say(line: str) -> None:
+    print(f"sdst: {line}", file=sys.stderr)
+
+
+def compile_library(compiler: list[str], sources: list[str], target: Path) -> None:
+    """Compile and link in one call; what the compiler prints passes through.
+
+    Raises:
+        BuildError: the compiler is not there or fails.
+    """
+    command = [*compiler, "-shared", f"-I{CSRC / 'include'}", *sources, "-o", str(target)]
+    print(" ".join(command), flush=True)
+    try:
+        code = subprocess.run(command, cwd=ROOT).returncode
+    except OSError as error:
+        raise BuildError(f"{compiler[0]} cannot be run ({error.strerror})") from None
+    if code != 0:
+        raise BuildError(f"{compiler[0]} failed with exit code {code}, its messages are above")
+
+
 class BuildNative(build_ext):
-    """Compiles every library with one compiler call; a compile error fails the build."""
+    """Compiles every library with one compiler call; only that of CUDA may fail."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", os.sep) + ".so"
 
-    def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cuda = ext.sources[0].endswith(".cu")
-        compiler = (
-            [find_nvcc(), *CUDA_FLAGS] if cuda else [os.environ.get("CXX", "c++"), *CXX_FLAGS]
-        )
-        command = [*compiler, "-shared", f"-I{CSRC / 'include'}", *ext.sources, "-o", str(target)]
-        print(" ".join(command), flush=True)
-        try:
-            subprocess.run(command, check=True, cwd=ROOT)
-        except (subprocess.CalledProcessError, FileNotFoundError) as error:
-            raise SystemExit(f"sdst: building {target.name} failed: {error}") from error
+    def build_extensions(self) -> None:
+        for ext in list(self.extensions):
+            target = Path(self.get_ext_fullpath(ext.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cuda = ext.sources[0].endswith(".cu")
+            cxx = os.environ.get("CXX") or "c++"
+            compiler = [find_nvcc(), *CUDA_FLAGS] if cuda else [*shlex.split(cxx), *CXX_FLAGS]
+            try:
+                compile_library(compiler, ext.sources, target)
+            except BuildError as error:
+                if not cuda:
+                    raise SystemExit(f"sdst: {target.name}: {error}; {NEEDED}") from None
+                if os.environ.get("SDST_CUDA") == "1":
+                    raise SystemExit(f"sdst: {target.name}: {error}") from None
+                say(f"CUDA library skipped, {error}; SDST_CUDA=1 insists on it")
+                self.extensions.remove(ext)
 
 
 class NativeWheel(bdist_wheel):
@@ -110,16 +153,11 @@ class NativeWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-kernels = find_packages("kernels")
 setup(
-    packages=[
-        "sdst",
-        *(f"sdst.{name}" for name in find_packages("sdst")),
-        "sdst.kernels",
-        *(f"sdst.kernels.{name}" for name in kernels),
-    ],
-    package_dir={"sdst": "sdst", "sdst.kernels": "kernels"},
-    package_data={"sdst": ["configs/*.yaml", "configs/parts/*.yaml", "data/demo/backbone/*"]},
+    packages=find_packages(include=["sdst", "sdst.*"]),
+    package_data={
+        "sdst": ["py.typed", "configs/*.yaml", "configs/parts/*.yaml", "data/demo/backbone/*"]
+    },
     ext_modules=native_libraries(),
     cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from sdst.errors import InputError, run
-from sdst.info import typical_call
+from sdst.installation import typical_call
 from sdst.kernels import dispatch
 
 ROOT = Path(__file__).parents[1]

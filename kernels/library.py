@@ -50,6 +50,10 @@ SIGNATURES = {
         "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
     },
 }
+_NOT_BUILT = {
+    "cpu": "SDST_CPU=0; install sdst again without it",
+    "cuda": "no nvcc, a failing one, or SDST_CUDA=0; SDST_CUDA=1 at installation reports which",
+}
 RESULTS = {"cpu": None, "cuda": ctypes.c_int32}
 
 
@@ -144,8 +148,7 @@ def missing_reason(name: str) -> str | None:
 def _inspect(name: str) -> str | None:
     file = path(name)
     if not file.exists():
-        where = "no nvcc was found, or SDST_CUDA=0" if name == "cuda" else "it was not installed"
-        return f"{file.name} was not built ({where}); run `pip install -e .`"
+        return f"{file.name} was not built ({_NOT_BUILT[name]})"
     try:
         version = ctypes.CDLL(str(file)).sdst_abi_version()
     except (OSError, AttributeError) as error:

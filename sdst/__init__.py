@@ -5,6 +5,7 @@ from sdst import SDST, Grounder
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -14,15 +15,20 @@ if TYPE_CHECKING:
     from sdst.grounder import Grounder, ZeroShotGrounder
     from sdst.model import SDST, ModelConfig
 
+_HOMES = {
+    "SDST": "model",
+    "Grounder": "grounder",
+    "ModelConfig": "model",
+    "ZeroShotGrounder": "grounder",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: `python -m sdst.info` and the kernels need none of this.
-    if name in ("Grounder", "ZeroShotGrounder"):
-        from sdst import grounder
+    # Imported on first use: `sdst.kernels` and the options of commands need none of this.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
-        return getattr(grounder, name)
-    if name in ("SDST", "ModelConfig"):
-        from sdst import model
 
-        return getattr(model, name)
-    raise AttributeError(f"module 'sdst' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from os.path import samestat
 from pathlib import Path
 from weakref import WeakSet
 
@@ -66,23 +67,38 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics_log = path / "metrics.jsonl"
 
-    def begin(self, config: Config) -> None:
-        """Make the folder for a new run; an earlier run found there is kept under another name.
+    def check_free(self) -> None:
+        """Refuse a folder that no new run can have; keep other runs out of one that is there.
 
         Raises:
-            InputError: the folder holds something else, or another run is under way in it.
+            InputError: the folder holds something else, another run is under way in it, or it
+                cannot be written to.
         """
         if self.path.is_dir():
             self._hold()
-        if self._has_run():
-            kept = self._free_name()
-            self.path.rename(kept)
-            print(f"{self.path} held an earlier run; it is now {kept}")
-        elif self.path.exists() and not self._is_blank():
+        if self.path.exists() and not self._has_run() and not self._is_blank():
             raise InputError(
                 f"--output {self.path}: holds something that is not a training run; "
                 "choose an empty or new folder"
             )
+        present = next(place for place in (self.path, *self.path.parents) if place.exists())
+        if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+            raise InputError(
+                f"--output {self.path}: {present} is no folder that can be written to; "
+                "choose another one"
+            )
+
+    def begin(self, config: Config) -> None:
+        """Make the folder for a new run; an earlier run found there is kept under another name.
+
+        Raises:
+            InputError: as `check_free`.
+        """
+        self.check_free()
+        if self._has_run():
+            kept = self._free_name()
+            self.path.rename(kept)
+            print(f"{self.path} held an earlier run; it is now {kept}")
         self.path.mkdir(parents=True, exist_ok=True)
         self._hold()
         save_config(config, self._config_file)
@@ -200,6 +216,8 @@ class RunFolder:
 
     def _hold(self) -> None:
         """Lock the folder; the lock goes with the process at the latest, and leaves no file."""
+        if self._held is not None and samestat(os.fstat(self._held), self.path.stat()):
+            return
         self.close()
         self._held = os.open(self.path, os.O_RDONLY)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,12 +14,11 @@ from typing import Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.data.planted import PlantedConfig
+from sdst.data.config import PlantedConfig
 from sdst.errors import InputError
-from sdst.evaluation.protocols import PROTOCOLS
-from sdst.model.config import ModelConfig
-from sdst.model.losses import LossConfig
+from sdst.model.config import LossConfig, ModelConfig
 
+PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
 # What is decided when the data is opened, where it has these values.
 LEFT_OPEN = {
@@ -195,7 +195,7 @@ def config_path(name: str | Path) -> Path:
 
 def config_parser() -> ArgumentParser:
     """A parser with one `--section.key` option per field of `Config`."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(usage=SUPPRESS, exit_on_error=False)
     for section, kind in _SECTIONS.items():
         parser.add_class_arguments(kind, section)
     return parser
@@ -319,6 +319,8 @@ def _with_some_width(model: ModelConfig) -> ModelConfig:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
+    from sdst.evaluation.protocols import PROTOCOLS  # brings NumPy, which a wrong key needs not
+
     found = []
     from_files = data.features != "encode"
     if from_files and not (data.video_features and data.text_features):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -20,7 +21,10 @@ from sdst.data.feature_writer import FeatureWriter
 from sdst.data.features import DTYPES, FeatureSource, FeatureStore
 from sdst.data.origins import lacking
 from sdst.errors import InputError, run
-from sdst.sources import Splits, dataset_root, files_identity, open_files, packed_path, read_splits
+
+# What needs PyTorch is imported where work begins: options are checked without waiting for it.
+if TYPE_CHECKING:
+    from sdst.sources import Splits
 
 
 def convert(config: Config, dtype: str = "float16", progress: bool = True) -> FeatureStore:
@@ -35,6 +39,8 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
         InputError: a file is missing, corrupt or does not fit, or the store has other numbers; what
             is packed stays.
     """
+    from sdst.sources import dataset_root, files_identity, open_files, packed_path, read_splits
+
     root = dataset_root(config)
     path = packed_path(config, root)
     splits = read_splits(config, root)
@@ -149,6 +155,8 @@ def _store_of_files(options: argparse.Namespace, overrides: list[str]) -> Featur
             "pack; python -m sdst.extract encodes videos"
         )
     if options.verify:
+        from sdst.sources import dataset_root, packed_path
+
         return FeatureStore(packed_path(config, dataset_root(config)))
     return convert(config, options.dtype or "float16")
 

@@ -1,10 +1,37 @@
-"""One batch over several processes."""
+"""What several training processes share: the order of their work, and a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, distributed
 from torch.nn import functional
+
+
+@contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Run a block in the main process, then in the others.
+
+    Where the block raises in the main process, the others end with exit code 2 instead of running
+    it, so that the error is reported once and nobody waits for a process that is gone.
+    """
+    if not accelerator.is_main_process:
+        failed = [False]
+        broadcast_object_list(failed)
+        if failed[0]:
+            raise SystemExit(2)
+        yield
+        return
+    failed = [True]
+    try:
+        yield
+        failed[0] = False
+    finally:
+        broadcast_object_list(failed)
 
 
 def gather_batch(x: Tensor, dim: int) -> Tensor:

@@ -21,13 +21,17 @@ def run(main: Callable[[], int | None]) -> None:
     Exit code 0 on success (or what `main` returned), 2 after an `InputError` or where the kernels
     asked for do not fit (a line on stderr, no traceback), 130 after Ctrl-C, as shells report it.
     """
-    from sdst.kernels import ImplementationError  # what reads files and keys needs no kernels
-
     try:
         code = main()
-    except (InputError, ImplementationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+    except InputError as error:
+        code = _refuse(error)
+    except RuntimeError as error:
+        # Imported here: it brings PyTorch along, which no refused option should wait for.
+        from sdst.kernels import ImplementationError
+
+        if not isinstance(error, ImplementationError):
+            raise
+        code = _refuse(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -36,3 +40,8 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2

@@ -18,16 +18,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdst.backbones import load_backbone
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
-from sdst.data.features import INDEX, FeatureStore
+from sdst.data.features import INDEX, STORED, FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
-from sdst.extraction import STORED, Report, extract_features
 from sdst.memory import parse_bytes
-from sdst.shards import Share, extract_share
-from sdst.sources import open_data, sentences
+
+# What needs PyTorch is imported where work begins: options are checked without waiting for it.
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,15 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = next(name for name in given if name != "config").replace("_", "-")
         raise InputError(f"--{other} goes with --videos; with --config use its --section.key")
     if options.config is not None:
-        if Share.of_environment().world > 1:
-            raise InputError("several processes share out --videos; with --config start one alone")
         _show(_extract_dataset(load_config(options.config, overrides)))
     elif overrides:
         raise InputError(f"unknown option {overrides[0]}; see python -m sdst.extract --help")
     elif options.output is None:
         raise InputError("--videos goes with --output, the folder of the store")
     else:
-        return _extract_videos(options, Share.of_environment())
+        return _extract_videos(options)
     return 0
 
 
@@ -90,18 +86,30 @@ def _extract_dataset(config: Config) -> FeatureStore:
             f"data.features is {config.data.features}: the features are there already; "
             "python -m sdst.convert packs them"
         )
+    from sdst.shards import Share
+    from sdst.sources import open_data
+
+    if Share.of_environment().world > 1:
+        raise InputError("several processes share out --videos; with --config start one alone")
     return open_data(config, wait=False).source
 
 
-def _extract_videos(options: argparse.Namespace, share: Share) -> int:
+def _extract_videos(options: argparse.Namespace) -> int:
     """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
     videos = find_videos(options.videos)
-    queries = sentences({str(path): read_annotations(path) for path in options.annotations})
+    annotations = {str(path): read_annotations(path) for path in options.annotations}
     if options.output.exists() and not (options.output / INDEX).is_file():
         raise InputError(
             f"--output {options.output}: exists and is no feature store; choose another folder"
         )
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
+
+    from sdst.backbones import load_backbone
+    from sdst.extraction import Report, extract_features
+    from sdst.shards import Share, extract_share
+    from sdst.sources import sentences
+
+    share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)
     report = Report(options.strict)
     inputs = (videos, queries, backbone, options.output)

@@ -30,7 +30,6 @@ DECODERS = 2  # videos decoded at the same time, in the background
 # and of enough tokens for a tower's products to be at their best.
 CPU_BATCH, CPU_BATCH_TOKENS = 16, 400
 QUERIES_AT_ONCE = 256
-STORED = ("float16", "int8")  # number types that features are stored in
 # A film of hours is one video, so parts of it count.
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
 
@@ -70,7 +69,7 @@ def extract_features(
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
             slower, and may change the last bit of a feature. The text tower is let go where no
             sentence is encoded. None sets no bound.
-        dtype: of the store, one of `STORED`.
+        dtype: of the store, one of `sdst.data.features.STORED`.
         may_be_empty: make a store even where no video can be read.
 
     Raises:

@@ -14,16 +14,22 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.config import PRECISIONS
 from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
-from sdst.grounder import Grounder, Grounding, ZeroShotGrounder, check_queries, format_time
-from sdst.predict import PRECISIONS
-from sdst.search import Found
+from sdst.queries import check_queries, read_queries
+from sdst.times import format_time
+
+# What needs PyTorch is imported by `main`: options are checked without waiting for it.
+if TYPE_CHECKING:
+    from sdst.grounder import Grounder, Grounding, ZeroShotGrounder
+    from sdst.search import Found
 
 
 def format_table(answer: Grounding) -> str:
@@ -128,14 +134,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.ground --help`."""
     options = make_parser().parse_args(arguments)
-    options.query += _read_queries(options.queries) if options.queries else []
+    options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
     videos = _open_videos(options)
-    if options.zero_shot:
-        grounder = ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
-    else:
-        precision = options.precision or "fp32"
-        grounder = Grounder(options.checkpoint, backbone=options.backbone, precision=precision)
+    grounder = _open_grounder(options)
     if videos is not None:
         return _search(grounder, videos, options)
     answers = grounder.ground(options.video, options.query, options.top, progress=True)
@@ -166,6 +168,15 @@ def _open_videos(options: argparse.Namespace) -> dict[str, Path] | FeatureStore 
     return videos
 
 
+def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
+    from sdst.grounder import Grounder, ZeroShotGrounder
+
+    if options.zero_shot:
+        return ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
+    precision = options.precision or "fp32"
+    return Grounder(options.checkpoint, backbone=options.backbone, precision=precision)
+
+
 def _search(
     grounder: Grounder, videos: dict[str, Path] | FeatureStore, options: argparse.Namespace
 ) -> int:
@@ -181,18 +192,6 @@ def _search(
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
-
-
-def _read_queries(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--queries {path}: cannot be read as text ({error})") from None
-    queries = [line for line in lines if line.strip()]
-    if not queries:
-        raise InputError(f"--queries {path}: holds no query; expected one a line")
-    return queries
 
 
 def _check_options(options: argparse.Namespace) -> None:

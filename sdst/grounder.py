@@ -24,6 +24,7 @@ from sdst.kernels import dequantize
 from sdst.long import ground_long
 from sdst.model import SDST, EncodedVideo
 from sdst.predict import Prediction, check_precision, decode, inference
+from sdst.queries import check_queries
 from sdst.search import Found, Ranking, groups, videos_of
 from sdst.zero_shot import zero_shot_moments
 
@@ -303,18 +304,3 @@ def _check_question(queries: Sequence[str], top: int) -> None:
     check_queries(queries)
     if top < 1:
         raise InputError(f"top is {top}; expected at least 1 window per query")
-
-
-def check_queries(queries: Sequence[str]) -> None:
-    """Refuse queries that say nothing."""
-    if not queries:
-        raise InputError("no query given; expected at least one sentence")
-    for number, query in enumerate(queries, 1):
-        if not query.strip():
-            raise InputError(f"query {number} is empty; expected a sentence")
-
-
-def format_time(seconds: float) -> str:
-    """`m:ss.s`: 83.26 -> `1:23.3`."""
-    minutes, tenths = divmod(round(seconds * 10), 600)
-    return f"{minutes}:{tenths / 10:04.1f}"

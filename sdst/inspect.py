@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,23 @@ class Split:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see `python -m sdst.inspect --help`."""
     options, overrides = _parse(arguments)
-    if options.annotations:
-        show_files(options)
-    else:
-        show_folder(options, overrides)
+    with _repairs_unlogged():
+        if options.annotations:
+            show_files(options)
+        else:
+            show_folder(options, overrides)
+
+
+@contextmanager
+def _repairs_unlogged() -> Iterator[None]:
+    """Keep repairs of annotations out of the log: the table has them."""
+    logger = logging.getLogger("sdst.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def show_files(options: Namespace) -> None:
@@ -52,16 +66,18 @@ def show_files(options: Namespace) -> None:
 
 def show_folder(options: Namespace, overrides: list[str]) -> None:
     """Print and draw what a dataset's folder holds."""
-    from sdst.config import load_config  # these bring PyTorch along
-    from sdst.coverage import coverage
-    from sdst.data.video_files import dataset_videos
-    from sdst.sources import dataset_root
+    from sdst.config import load_config
 
     if options.root is not None:
         overrides += ["--data.root", str(options.root)]
     if options.clip_length is not None:
         overrides += ["--data.clip_length", str(options.clip_length)]
     config = load_config(options.config or ("custom" if options.root else "demo"), overrides)
+
+    from sdst.coverage import coverage  # these bring PyTorch along
+    from sdst.data.video_files import dataset_videos
+    from sdst.sources import dataset_root
+
     root = dataset_root(config)
     files = {name: root / file for name, file in config.data.annotations.items()}
     there = {name: file for name, file in files.items() if file.is_file()}
@@ -238,5 +254,4 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("sdst.data").setLevel(logging.ERROR)  # the table has the repairs
     run(main)

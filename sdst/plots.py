@@ -19,6 +19,7 @@ from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 from sdst.evaluation.report import labelled
+from sdst.times import format_time
 
 if TYPE_CHECKING:
     from sdst.grounder import Grounding
@@ -261,7 +262,6 @@ def _draw_clock(axes: Axes, duration: float) -> None:
 
 
 def _clock(seconds: float, tenths: bool = True) -> str:
-    from sdst.grounder import format_time
 
     text = format_time(seconds)
     return text if tenths else text.removesuffix(".0")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sdst.checkpoint import load_checkpoint
-from sdst.config import PredictConfig
+from sdst.config import PRECISIONS, PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
@@ -23,8 +23,6 @@ from sdst.model import Outputs
 from sdst.model.spans import to_ends
 from sdst.sources import open_data
 from sdst.zero_shot import zero_shot_moments
-
-PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass

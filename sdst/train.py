@@ -8,50 +8,60 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.torch import load_model
-
-from sdst.checkpoint import RunFolder
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
 from sdst.errors import run
-from sdst.evaluation import format_report, write_predictions
-from sdst.evaluation.protocols import PROTOCOLS
-from sdst.model import SDST, parameter_count
-from sdst.plots import plot_curves
-from sdst.sources import open_data
-from sdst.trainer import Trainer, make_accelerator
+
+# What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
+if TYPE_CHECKING:
+    from sdst.checkpoint import RunFolder
+    from sdst.model import SDST
+    from sdst.trainer import Trainer
 
 
 def train(
-    config: Config, output: Path, resume: bool = False, model_class: type[SDST] = SDST
+    config: Config, output: Path, resume: bool = False, model_class: type[SDST] | None = None
 ) -> dict:
     """Train, evaluate the best model on `test` (or `val`), and leave everything in `output`.
 
     Args:
         output: the run's folder; an earlier run found there is kept under another name.
         resume: go on with the run in `output` after its last complete epoch.
-        model_class: what is built of `config.model`; a variant to be compared with.
+        model_class: what is built of `config.model`, a variant to be compared with; None: `SDST`.
 
     Returns:
         What `metrics.json` holds: `split`, the number of its `queries`, the tuner's report, the
         zero-shot baseline's (None where the features know none), and the run's numbers.
     """
+    from sdst.checkpoint import RunFolder
+    from sdst.model import SDST
+
     with closing(RunFolder(output)) as folder:
-        return _train(config, folder, resume, model_class)
+        return _train(config, folder, resume, model_class or SDST)
 
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
+    from sdst.distributed import main_process_first
+    from sdst.model import parameter_count
+    from sdst.sources import open_data
+    from sdst.trainer import Trainer, check_run, make_accelerator
+
     began = time.monotonic()
     accelerator = make_accelerator(config, folder.path)
-    if accelerator.is_main_process:
-        folder.resume(config) if resume else folder.begin(config)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
+        if accelerator.is_main_process:
+            folder.resume(config) if resume else folder.check_free()
         data = open_data(config)
-    config = data.config
+        config = data.config
+        check_run(config, data, accelerator, model_class)
     data_ready = time.monotonic()
     trainer = Trainer(config, data, folder, accelerator, model_class)
-    if accelerator.is_main_process:
-        folder.settle(config, data.meta)
+    with main_process_first(accelerator):  # last, so that a refused run changes nothing here
+        if accelerator.is_main_process:
+            if not resume:
+                folder.begin(config)
+            folder.settle(config, data.meta)
     accelerator.init_trackers("tensorboard")
     if resume:
         trainer.resume()
@@ -78,6 +88,12 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
 
 def finish(trainer: Trainer) -> dict:
     """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
+    from safetensors.torch import load_model
+
+    from sdst.evaluation import write_predictions
+    from sdst.model import parameter_count
+    from sdst.plots import plot_curves
+
     folder, data = trainer.folder, trainer.data
     split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)
@@ -108,6 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics = train(config, output, options.resume)
     if not metrics:
         return 0
+    show_metrics(config, metrics)
+    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
+    return 130 if metrics["interrupted"] else 0
+
+
+def show_metrics(config: Config, metrics: dict) -> None:
+    """Print the tuner's figures beside the baseline's, and how long the run took."""
+    from sdst.evaluation import format_report
+    from sdst.evaluation.protocols import PROTOCOLS
+
     reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
     reports = {name: report for name, report in reports.items() if report}
     protocol = PROTOCOLS[config.data.protocol]
@@ -118,16 +144,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "
         + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     )
-    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
-    return 130 if metrics["interrupted"] else 0
+
+
+class _ParserWithKeys(argparse.ArgumentParser):
+    """Shows the configuration keys as well; describing them takes time, so only for --help."""
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\nconfiguration keys:\n{config_parser().format_help()}"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command; every field of the config is one more, as `--section.key`."""
-    parser = argparse.ArgumentParser(
+    parser = _ParserWithKeys(
         prog="python -m sdst.train",
         description=__doc__,
-        epilog=f"configuration keys:\n{config_parser().format_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

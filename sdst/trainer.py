@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,6 @@ class Trainer:
         self.progress = Progress()
         self.faults: set[str] = set()  # of the sparse stream, that were said
         self.stop_asked = self.interrupted = False
-        self.check_scoring()
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
@@ -87,7 +86,7 @@ class Trainer:
     @property
     def precision(self) -> torch.dtype | None:
         """What training computes in by autocast; None is fp32."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        return autocast_dtype(self.accelerator)
 
     @property
     def learns_moments(self) -> bool:
@@ -99,17 +98,6 @@ class Trainer:
     def protocol(self) -> Protocol:
         """How predictions are scored."""
         return PROTOCOLS[self.config.data.protocol]
-
-    def check_scoring(self) -> None:
-        """Score some answer to all that will be scored, so that faults are told before training."""
-        reports = {}
-        for split in filter(self.data.has_truth, ("val", "test")):
-            annotations = self.data.splits[split]
-            try:
-                reports[split] = self.report([whole_video(a) for a in annotations], annotations)
-            except InputError as error:
-                raise InputError(f"{split}: {error}") from None
-        selected_figure(figures_of(reports["val"]), self.config.train.select_by)
 
     def resume(self) -> None:
         """Go back to the end of the last complete epoch, or to the beginning without one."""
@@ -321,6 +309,8 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
         )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     return Accelerator(
+        # Without a GPU, accelerate joins the processes of torchrun only where the CPU is asked for.
+        cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
         gradient_accumulation_steps=config.train.accumulation,
         # A batch is split over processes, so that their number does not change what is learned.
@@ -331,6 +321,53 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
         log_with="tensorboard",
         project_dir=output,
     )
+
+
+def check_run(
+    config: Config, data: Data, accelerator: Accelerator, model_class: type[SDST] = SDST
+) -> None:
+    """Refuse a run that would fail after its start: batch size, scoring, kernels.
+
+    Needs this process alone and changes nothing on disk.
+
+    Raises:
+        InputError: the queries cannot be shared out in batches or scored.
+        ImplementationError: a requested implementation of an op does not fit.
+    """
+    make_loader(data.dataset("train"), config, accelerator.num_processes)
+    check_scoring(config, data)
+    check_kernels(config, data, accelerator, model_class)
+
+
+def check_scoring(config: Config, data: Data) -> None:
+    """Score some answer to every query that will be scored."""
+    protocol, reports = PROTOCOLS[config.data.protocol], {}
+    for split in filter(data.has_truth, ("val", "test")):
+        annotations = data.splits[split]
+        answers = [whole_video(a) for a in annotations]
+        try:
+            reports[split] = protocol.score(answers, annotations, config.data.clip_length)
+        except InputError as error:
+            raise InputError(f"{split}: {error}") from None
+    selected_figure(figures_of(reports["val"]), config.train.select_by)
+
+
+def check_kernels(
+    config: Config, data: Data, accelerator: Accelerator, model_class: type[SDST]
+) -> None:
+    """The loss of one query, by an untrained model."""
+    batch = collate([data.dataset("train")[0]], config.data.pad_to).to(accelerator.device)
+    model = model_class(config.model).to(accelerator.device)
+    precision = autocast_dtype(accelerator)
+    with torch.no_grad(), suppress(NonFiniteCostError):  # the first step reports what to do
+        with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
+            outputs = model(*batch.inputs())
+        grounding_loss(outputs, targets_of(batch), config.loss)
+
+
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """What training computes in by autocast; None is fp32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 def batch_loss(

@@ -89,6 +89,38 @@ def test_reading_where_a_run_stood_changes_nothing(output: Path) -> None:
     assert [record["epoch"] for record in folder.read_metrics()] == [1, 2]
 
 
+def test_nothing_is_left_in_a_folder_below_a_file(output: Path) -> None:
+    output.write_text("notes")
+    with pytest.raises(InputError, match="run is no folder that can be written to"):
+        RunFolder(output / "inner").check_free()
+
+
+def test_looking_whether_a_folder_is_free_changes_nothing(output: Path) -> None:
+    begin(output)
+    (output / "model").mkdir()
+    RunFolder(output).check_free()
+    RunFolder(output.with_name("other")).check_free()
+    assert [path.name for path in output.parent.iterdir()] == ["run"]
+
+
+def test_a_run_that_began_elsewhere_in_the_meantime_is_refused(output: Path) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as first, closing(RunFolder(output)) as second:
+        for folder in (first, second):
+            folder.check_free()
+        first.begin(config)
+        with pytest.raises(InputError, match="another run is under way"):
+            second.begin(config)
+
+
+def test_a_run_keeps_others_out_of_the_folder_that_it_will_take(output: Path) -> None:
+    begin(output)
+    with closing(RunFolder(output)) as first, closing(RunFolder(output)) as second:
+        first.check_free()
+        with pytest.raises(InputError, match="another run is under way"):
+            second.check_free()
+
+
 @pytest.mark.parametrize("start", [RunFolder.begin, RunFolder.resume])
 def test_a_folder_with_a_run_under_way_is_refused(output: Path, start: Callable) -> None:
     config = load_config("demo")

@@ -407,7 +407,7 @@ def test_a_folder_without_videos_is_refused(tmp_path):
 
 
 def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sdst.extract.load_backbone", lambda name, layers, device: GreyBackbone())
+    monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     annotations = tmp_path / "queries.jsonl"
     annotations.write_text(
         '{"qid": 5, "query": "a grey room", "vid": "dark", "duration": 3.0, '
@@ -421,7 +421,7 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sdst.extract.load_backbone", lambda name, layers, device: GreyBackbone())
+    monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
     arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     with pytest.raises(InputError, match=r"broken\.mp4"):
@@ -440,7 +440,7 @@ def test_the_command_refuses_another_folder_before_it_works(videos, tmp_path):
 
 
 def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sdst.extract.load_backbone", lambda name, layers, device: GreyBackbone())
+    monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     broken = tmp_path / "videos" / "broken.mp4"
     broken.write_bytes(b"no video")
     arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]

@@ -1,79 +1,248 @@
-"""Installing as a user does: an isolated build, a wheel used from elsewhere, and what can fail."""
+"""Installing as a user does: an sdist, a wheel used from elsewhere, and what can fail."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from sdst.__main__ import VERBS
+
 ROOT = Path(__file__).parents[1]
+DATA = ("*.yaml", "*.json", "*.safetensors", "*.gz", "py.typed")
 pytestmark = pytest.mark.slow
+
+RENDER = """
+from pathlib import Path
+from sdst.data.demo import DemoSize, prepare_demo
+prepare_demo(Path("data"), DemoSize(train=3, val=1, test=1), processes=1)
+"""
+ANSWER = """
+from sdst import Grounder
+[answer] = Grounder("run").ground("data/videos/test_0000.mp4", ["the red ball spins"])
+start, end, score = answer.windows[0]
+assert 0 <= start < end <= answer.duration, answer.windows
+"""
+WHERE = """
+import json, sdst.kernels
+from sdst.kernels import library
+print(json.dumps({"file": sdst.kernels.__file__, "missing": library.missing_reason("cpu")}))
+"""
+TINY = {
+    "config": "custom",
+    "data.root": "data",
+    "data.backbone": "demo",
+    "data.clip_length": 1,
+    "model.layers": 4,
+    "model.width": 32,
+    "model.queries": 5,
+    "train.epochs": 1,
+    "train.batch_size": 8,
+    "output": "run",
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment that sdst is installed in, and a folder to work in outside the checkout."""
+
+    scripts: Path
+    folder: Path
+
+    def run(self, command: str, *arguments: str) -> str:
+        """What a command prints, once it has ended well."""
+        done = subprocess.run(
+            [str(self.scripts / command), *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
 def copy_of_the_project(folder: Path) -> Path:
     left_out = shutil.ignore_patterns(
-        ".git", "*.so", "build", "runs", "*.egg-info", "__pycache__", ".*cache", ".venv"
+        ".git", "*.so", "build", "runs", "*.egg-info", "__pycache__", ".*cache", ".venv", "dist"
     )
-    return Path(shutil.copytree(ROOT, folder / "sdst", ignore=left_out))
+    return Path(shutil.copytree(ROOT, folder / "sdst", ignore=left_out, symlinks=True))
+
+
+def build(project: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a build in `project`; its log is in `stdout`."""
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def build_wheel(project: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", "-v", "."]
-    return subprocess.run(
-        command, cwd=project, env={**os.environ, **environment}, capture_output=True, text=True
-    )
+    command = ["pip", "wheel", "--no-deps", "-w", "dist", "-v", "."]
+    return build(project, *command, **{"SDST_CUDA": "0", **environment})
+
+
+def install(wheel: Path, folder: Path) -> Installed:
+    """In a new environment that sees this one's packages, but not this checkout."""
+    environment = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    command = ["pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)]
+    subprocess.run([sys.executable, "-m", *command], check=True)
+    [packages] = (environment / "lib").glob("python*/site-packages")
+    borrowed = [path for path in sys.path if Path(path).name == "site-packages"]
+    (packages / "borrowed.pth").write_text("\n".join(borrowed))
+    (folder / "work").mkdir()
+    return Installed(python.parent, folder / "work")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = copy_of_the_project(tmp_path_factory.mktemp("wheel"))
-    done = build_wheel(project, SDST_CUDA="0")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "CUDA library skipped" in done.stdout + done.stderr
-    return next((project / "dist").glob("*.whl"))
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an sdist and of the wheel that was built from it."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("distributions"))
+    done = build(project, "build", SDST_CUDA="0")
+    assert done.returncode == 0, done.stdout[-4000:]
+    return project / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> Path:
+    [path] = distributions.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel_without_a_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = copy_of_the_project(tmp_path_factory.mktemp("without"))
+    done = build_wheel(project, SDST_CPU="0", CXX="no-such-compiler")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "C++ library skipped, SDST_CPU=0" in done.stdout
+    [path] = (project / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return install(wheel, tmp_path_factory.mktemp("installed"))
+
+
+def assert_trains_and_answers(installed: Installed) -> None:
+    installed.run("python", "-c", RENDER)
+    installed.run("sdst", "train", *(part for k, v in TINY.items() for part in (f"--{k}", str(v))))
+    metrics = json.loads((installed.folder / "run" / "metrics.json").read_text())
+    assert metrics["epochs"] == 1
+    installed.run("python", "-c", ANSWER)
+
+
+def test_the_sdist_holds_all_that_a_build_needs(distributions: Path) -> None:
+    [path] = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+        assert not any(member.issym() or member.islnk() for member in archive.getmembers())
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    assert sources | {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= found
+    assert not any(name.endswith((".so", ".pyc")) for name in found)
 
 
 def test_the_wheel_serves_every_python_of_its_platform(wheel: Path) -> None:
     assert "-py3-none-linux" in wheel.name
 
 
-def test_the_wheel_holds_libraries_configs_and_backbone(wheel: Path) -> None:
-    names = {info.filename: info for info in zipfile.ZipFile(wheel).infolist()}
-    assert "sdst/kernels/libsdst_cpu.so" in names
-    assert "sdst/configs/demo.yaml" in names
-    backbone = [i for name, i in names.items() if name.startswith("sdst/data/demo/backbone/")]
-    assert len(backbone) >= 3
-    assert sum(info.compress_size for info in backbone) <= 3 * 2**20
+def test_a_wheel_without_a_library_serves_every_platform(wheel_without_a_library: Path) -> None:
+    assert wheel_without_a_library.name.endswith("-py3-none-any.whl")
 
 
-def test_the_installed_wheel_computes_natively_from_anywhere(wheel: Path, tmp_path: Path) -> None:
-    """In a new environment that sees this one's packages, but not this checkout."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)]
-    subprocess.run(install, check=True)
-    check = (
-        f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
-        "import torch, sdst.kernels as k\n"
-        f"assert k.__file__.startswith({str(tmp_path)!r}), k.__file__\n"
-        "x = torch.rand(1, 4, 2, 8)\n"
-        "k.deformable_attention(x, x[..., 0], x, x, implementation='native')\n"
-    )
-    subprocess.run([str(python), "-c", check], cwd=tmp_path, check=True)
+def test_the_wheel_holds_every_module_and_data_file_of_the_tree(wheel: Path) -> None:
+    expected = {
+        str(Path(package, path.relative_to(ROOT / folder)))
+        for folder, package in (("sdst", "sdst"), ("kernels", "sdst/kernels"))
+        for pattern in ("*.py", *DATA)
+        for path in (ROOT / folder).rglob(pattern)
+    }
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert found == expected | {"sdst/kernels/libsdst_cpu.so"}
 
 
-def test_a_compile_error_fails_the_install(tmp_path: Path) -> None:
-    project = copy_of_the_project(tmp_path)
-    (project / "csrc" / "cpu" / "broken.cpp").write_text("int broken( {")
-    done = build_wheel(project, SDST_CUDA="0")
+def test_the_demos_backbone_is_small(wheel: Path) -> None:
+    files = zipfile.ZipFile(wheel).infolist()
+    backbone = [i for i in files if i.filename.startswith("sdst/data/demo/backbone/")]
+    assert 0 < sum(info.compress_size for info in backbone) <= 3 * 2**20
+
+
+def test_the_installed_wheel_has_its_library_and_is_not_this_checkout(installed) -> None:
+    found = json.loads(installed.run("python", "-c", WHERE))
+    assert found["missing"] is None
+    assert Path(found["file"]).is_relative_to(installed.scripts.parent)
+
+
+def test_every_verb_of_the_installed_wheel_shows_its_help(installed) -> None:
+    for verb in VERBS:
+        shown = installed.run("sdst", verb, "--help")
+        assert shown == installed.run("python", "-m", f"sdst.{verb}", "--help")
+
+
+def test_the_installed_wheel_shows_what_it_has(installed) -> None:
+    assert "libsdst_cpu.so, " in installed.run("sdst", "info")
+
+
+def test_the_installed_wheel_trains_and_answers(installed) -> None:
+    assert_trains_and_answers(installed)
+
+
+def test_without_a_library_it_says_so_trains_and_answers(
+    wheel_without_a_library: Path, tmp_path: Path
+) -> None:
+    installed = install(wheel_without_a_library, tmp_path)
+    assert "libsdst_cpu.so was not built (SDST_CPU=0" in installed.run("sdst", "info")
+    assert_trains_and_answers(installed)
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_a_compiler_that_is_missing_or_fails_is_one_line(compiler: str, tmp_path: Path) -> None:
+    done = build_wheel(copy_of_the_project(tmp_path), CXX=compiler)
     assert done.returncode != 0
-    assert "libsdst_cpu.so failed" in done.stdout + done.stderr
+    [line] = [line for line in done.stdout.splitlines() if "sdst: libsdst_cpu.so: " in line]
+    assert compiler in line and "apt install g++" in line and "SDST_CPU=0" in line
+    assert "Traceback" not in done.stdout
+
+
+@pytest.fixture
+def broken_cuda(tmp_path: Path) -> str:
+    """A CUDA toolkit whose compiler fails."""
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho unsupported GNU version >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    return str(tmp_path / "cuda")
+
+
+def test_an_nvcc_that_fails_skips_the_cuda_library(broken_cuda: str, tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path)
+    done = build_wheel(project, SDST_CPU="0", SDST_CUDA="", CUDA_HOME=broken_cuda)
+    assert done.returncode == 0, done.stdout
+    [line] = [line for line in done.stdout.splitlines() if "CUDA library skipped" in line]
+    assert "nvcc failed with exit code 1" in line
+
+
+def test_an_nvcc_that_fails_where_cuda_is_demanded_fails_the_install(
+    broken_cuda: str, tmp_path: Path
+) -> None:
+    project = copy_of_the_project(tmp_path)
+    done = build_wheel(project, SDST_CPU="0", SDST_CUDA="1", CUDA_HOME=broken_cuda)
+    assert done.returncode != 0
+    assert "sdst: libsdst_cuda.so: " in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_demanding_cuda_without_nvcc_says_so(tmp_path: Path) -> None:
@@ -85,4 +254,12 @@ def test_demanding_cuda_without_nvcc_says_so(tmp_path: Path) -> None:
     )
     done = build_wheel(project, SDST_CUDA="1", PATH=path, CUDA_HOME="", CUDA_PATH="")
     assert done.returncode != 0
-    assert "no nvcc on PATH" in done.stdout + done.stderr
+    assert "no nvcc on PATH" in done.stdout
+
+
+def test_git_tracks_the_packages_link_to_the_kernels_as_a_link() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--stage", "sdst/kernels"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("120000 ")

@@ -21,14 +21,12 @@ from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
 from sdst.data.features import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.data.journal import JOURNAL, Entry, Journal
 from sdst.data.jsonl import replace_text
 from sdst.data.origins import lacking
 from sdst.errors import InputError
-from sdst.kernels import quantize
 
 PIECE = 2**22  # bytes read at once when a video is completed
 CLIPS_AT_ONCE = 256  # are copied
@@ -369,6 +367,10 @@ def _quantized(tokens: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [..., D] in floats as int8 and scales [...]."""
     if not np.isfinite(tokens).all():
         raise InputError(f"{what} has video_tokens that are NaN or infinite; check the backbone")
+    import torch
+
+    from sdst.kernels import quantize
+
     values, scales = quantize(torch.from_numpy(np.array(tokens, np.float32)))
     return values.numpy(), scales.numpy()
 

@@ -32,18 +32,21 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from sdst.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 FORMAT = "sdst-features"
 VERSION = 2
 DTYPES = ("float16", "float32", "int8")
+STORED = ("float16", "int8")  # those that a backbone's features are stored in
 INDEX = "index.json"
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
 SCALES = "video_scales"
@@ -131,6 +134,8 @@ class FeatureStore:
             ) from None
         self._maps = {name: self._map(name) for name in self._types}
         if device is not None:
+            import torch
+
             self._maps = {
                 name: torch.tensor(values, device=device) for name, values in self._maps.items()
             }

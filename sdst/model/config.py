@@ -1,4 +1,4 @@
-"""What a Sparse-Dense Side-Tuner is made of, as numbers."""
+"""What a Sparse-Dense Side-Tuner is made of and trained on, as numbers."""
 
 from __future__ import annotations
 
@@ -125,3 +125,31 @@ class ModelConfig:
         if not self.context_strides or min(self.context_strides) < 1:
             found.append(f"model.context_strides {list(self.context_strides)} must be >= 1")
         return found
+
+
+@dataclass
+class LossConfig:
+    """Weights of the terms of `sdst.model.losses`.
+
+    Args:
+        classification: focal loss on whether a query is a moment.
+        l1: distance of matched spans, (center, width) in units of the video.
+        iou: 1 - IoU of matched spans.
+        actionness: distance of the estimated to the actual IoU.
+        saliency: InfoNCE between the clips of a video.
+        contrast: InfoNCE between a relevant clip and the sentences of the batch.
+        alignment: symmetric InfoNCE of sentences and clips, over the batch.
+        layer_alignment: the same over the steps of one sample.
+        outside: mean distance from the video of sampling points outside of it, in units of it.
+            Samples there are 0 without a gradient, so nothing else leads a point back.
+    """
+
+    classification: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+    actionness: float = 4.0
+    saliency: float = 0.1
+    contrast: float = 0.1
+    alignment: float = 0.1
+    layer_alignment: float = 0.1
+    outside: float = 0.0

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import linear_assignment
+from sdst.model.config import LossConfig
 from sdst.model.layers import length_mask
 from sdst.model.spans import distance_outside, iou
 from sdst.model.tuner import Outputs
@@ -23,34 +24,6 @@ _COST_CLASS, _COST_L1, _COST_IOU = 6.0, 5.0, 2.0  # of matching [D: TadTR]
 _COST_MISSING = 1e4
 # exp(_NEVER) is 0 and its gradient too, where -inf would give NaN.
 _NEVER = -1e4
-
-
-@dataclass
-class LossConfig:
-    """Weights of the terms.
-
-    Args:
-        classification: focal loss on whether a query is a moment.
-        l1: distance of matched spans, (center, width) in units of the video.
-        iou: 1 - IoU of matched spans.
-        actionness: distance of the estimated to the actual IoU.
-        saliency: InfoNCE between the clips of a video.
-        contrast: InfoNCE between a relevant clip and the sentences of the batch.
-        alignment: symmetric InfoNCE of sentences and clips, over the batch.
-        layer_alignment: the same over the steps of one sample.
-        outside: mean distance from the video of sampling points outside of it, in units of it.
-            Samples there are 0 without a gradient, so nothing else leads a point back.
-    """
-
-    classification: float = 2.0
-    l1: float = 5.0
-    iou: float = 2.0
-    actionness: float = 4.0
-    saliency: float = 0.1
-    contrast: float = 0.1
-    alignment: float = 0.1
-    layer_alignment: float = 0.1
-    outside: float = 0.0
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Videos, annotations, features and batches."""
