@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.planted import RECIPE, VARIANTS
 from sdst import train
 from sdst.config import load_config, packaged_configs
 from sdst.convert import convert
@@ -238,8 +237,3 @@ def test_what_is_not_annotated_is_refused():
         plant(DOG).video("beach")
     with pytest.raises(InputError, match="query 7 is not annotated"):
         plant(DOG).query(7)
-
-
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_the_variants_of_the_benchmark_are_configurations(changes, tmp_path):
-    load_config(RECIPE, [*options_for(tmp_path), *changes])
