@@ -279,7 +279,7 @@ def test_all_kinds_are_planted_in_real_annotations(shared_data, file):
     annotations = read_annotations(shared_data / file, clip_length=CLIP_LENGTH)
     hard = PlantedConfig(order=True, binding=True, nonlinear=1.0)
     source = plant(hard, *annotations, width=32)
-    for annotation in annotations[::100]:
+    for annotation in annotations[:: len(annotations) // 4]:
         assert np.isfinite(source.video(annotation.vid).tokens).all()
 
 
