@@ -94,12 +94,13 @@ class SaliencyMark(nn.Module):
     """D + z c, what the moment queries read under `reads: saliency`  [D, ours].
 
     z is this step's saliency, standardised over the valid clips and detached, so that saliency is
-    learned from its own losses alone; c is one learned vector, 0 at the start.
+    learned from its own losses alone. c is one learned vector, all ones at the start: D is a layer
+    norm's output, whose mean over the channels is 0, so nothing of D's own is in this direction.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.direction = nn.Parameter(torch.zeros(width))  # c
+        self.direction = nn.Parameter(torch.ones(width))  # c
 
     def forward(self, dense: Tensor, sentence: Tensor, lengths: Tensor) -> Tensor:
         """Mark the clips that match.
