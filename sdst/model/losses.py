@@ -81,7 +81,7 @@ def grounding_loss(
         "alignment": _mean(symmetric_info_nce(aligned), anchored),
         "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
     }
-    if weights.outside:
+    if weights.outside and outputs.offsets is not None:
         terms["outside"] = distance_outside(outputs.offsets, outputs.references).mean()
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return total, terms

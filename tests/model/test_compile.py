@@ -15,8 +15,9 @@ from sdst.model import SDST, LossConfig, Targets, grounding_loss
 
 pytestmark = pytest.mark.slow
 # Steps are unrolled: one or two of them show what many would.
+OURS = {"reads": "saliency", "refinement": "relative"}
 VARIANTS = [
-    {"attention": "rdsa", "context": "sparse", "layers": 2, "schedule": (2, 1)},
+    {"attention": "rdsa", "context": "sparse", "layers": 2, "schedule": (2, 1), **OURS},
     {"attention": "rdsa", "context": "none", "layers": 1},
     {"attention": "deformable", "context": "sparse", "layers": 1},
     {"attention": "cross", "context": "none", "layers": 1},

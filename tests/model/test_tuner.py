@@ -193,6 +193,14 @@ def test_every_parameter_gets_a_gradient(model: SDST) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_outside_points_cost_where_a_reader_samples_points(model: SDST) -> None:
+    outputs = model.train()(*random_inputs(model.config))
+    loss, terms = grounding_loss(outputs, random_targets(), LossConfig(outside=1.0))
+    samples_points = model.config.attention != "cross"
+    assert ("outside" in terms) == samples_points
+    assert loss.isfinite()
+
+
 def test_spans_stay_inside_the_video(model: SDST) -> None:
     spans = model(*random_inputs(model.config)).spans
     assert ((spans >= 0) & (spans <= 1)).all()
