@@ -9,13 +9,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sdst.config import TrainConfig
+from sdst.model.rdsa import DeformableReader
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices only: not biases, norms, scalars, nor the learned queries.
 
-    What gives a reader's sampling offsets learns at `config.offsets_lr` of the rate.
+    What decides where a reader samples learns at `config.offsets_lr` of the rate.
     """
+    slow = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, DeformableReader)
+        for parameter in module.steering()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {
         (config.lr, config.weight_decay): [],
         (config.lr, 0.0): [],
@@ -23,7 +30,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and not name.startswith("queries.")
         decay = config.weight_decay if is_matrix else 0.0
-        lr = config.lr * config.offsets_lr if _gives_offsets(name) else config.lr
+        lr = config.lr * config.offsets_lr if id(parameter) in slow else config.lr
         groups.setdefault((lr, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -33,10 +40,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         lr=config.lr,
         fused=True,
     )
-
-
-def _gives_offsets(name: str) -> bool:
-    return name.startswith("sparse_block.reader.offsets.")
 
 
 def make_scheduler(

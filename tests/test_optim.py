@@ -25,11 +25,17 @@ def rates(attention: str, **changes: object) -> dict[str, float]:
     return {names[id(x)]: group["lr"] for group in groups for x in group["params"]}
 
 
-@pytest.mark.parametrize("attention", ["rdsa", "deformable"])
-def test_offsets_learn_at_their_share_of_the_rate(attention: str) -> None:
+@pytest.mark.parametrize(
+    ("attention", "steering"), [("rdsa", ("offsets", "query")), ("deformable", ("offsets",))]
+)
+def test_what_decides_where_to_sample_learns_at_its_share_of_the_rate(
+    attention: str, steering: tuple[str, ...]
+) -> None:
     found = rates(attention, offsets_lr=0.1)
     slow = {name for name, rate in found.items() if rate == pytest.approx(1e-5)}
-    assert slow == {f"sparse_block.reader.offsets.{part}" for part in ("weight", "bias")}
+    assert slow == {
+        f"sparse_block.reader.{name}.{part}" for name in steering for part in ("weight", "bias")
+    }
     assert all(found[name] == pytest.approx(1e-4) for name in found.keys() - slow)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class DeformableReader(nn.Module):
         distance = (torch.arange(self.points) + 0.5) / self.points
         with torch.no_grad():
             self.offsets.bias.copy_((side * distance).flatten())
+
+    def steering(self) -> Iterator[nn.Parameter]:
+        """What decides where to sample, which learns more slowly than the rest."""
+        yield from self.offsets.parameters()
 
     def read(
         self, offsets: Tensor, scores: Tensor, references: Tensor, source: Tensor, lengths: Tensor
@@ -92,6 +97,11 @@ class RDSA(DeformableReader):
         ends = gather_ends(source, references, lengths)
         offsets, scores = self._look(ends)
         return self.read(offsets, scores, references, source, lengths), offsets
+
+    def steering(self) -> Iterator[nn.Parameter]:
+        """As `DeformableReader.steering`; W_Q feeds offsets and scores alone."""
+        yield from super().steering()
+        yield from self.query.parameters()
 
     def _look(self, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets and scores of q = `ends` W_Q, [..., 3F] -> [..., heads * points] each.
