@@ -41,7 +41,7 @@ from sdst.model.layers import (
     sine_frequencies,
     split_keys_values,
 )
-from sdst.model.rdsa import RDSA
+from sdst.model.rdsa import RDSA, within
 from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
 
 
@@ -240,6 +240,10 @@ class FusedSparseBlock:
             linear(seen, *reader.through_query(*_weights_of(x)))
             for x in (reader.offsets, reader.scores)
         )
+        self.reach, self.looks = reader.reach, None
+        if self.reach is not None:  # a program has no tanh: it ends before, and another goes on
+            self.looks = RowProgram(offsets=offsets, logits=logits)
+            offsets, logits = (read(x, offsets.width) for x in ("offsets", "logits"))
         branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)
         hidden = _norm(hidden + _linear(branch, reader.out), residuals["reader"].norm)
         branch = _feed_forward(hidden, block.feed_forward)
@@ -273,15 +277,13 @@ class FusedSparseBlock:
             [hidden] = self.until_context.run(batch, queries, **read)
             branch = self.context(hidden + position, context).float()  # a module's, of autocast
             read = {"hidden": hidden, "branch": branch}
-        [hidden] = self.after.run(
-            batch,
-            queries,
-            references=references,
-            source=source,
-            values=values,
-            lengths=lengths,
-            **read,
-        )
+        around = {"references": references, "lengths": lengths}
+        if self.looks is None:
+            around["source"] = source
+        else:
+            offsets, logits = self.looks.run(batch, queries, source=source, **around)
+            around |= {"offsets": within(offsets, self.reach), "logits": logits}
+        [hidden] = self.after.run(batch, queries, values=values, **around, **read)
         return hidden, None
 
 

@@ -25,9 +25,10 @@ class DeformableReader(nn.Module):
     and points  [D: TadTR].
     """
 
-    def __init__(self, width: int, query_width: int, heads: int, points: int) -> None:
+    def __init__(self, config: ModelConfig, query_width: int) -> None:
         super().__init__()
-        self.heads, self.points = heads, points
+        width, heads, points = config.width, config.heads, config.points
+        self.heads, self.points, self.reach = heads, points, config.reach
         self.offsets = nn.Linear(query_width, heads * points)
         self.scores = nn.Linear(query_width, heads * points)
         self.value = nn.Linear(width, width)
@@ -80,7 +81,7 @@ class RDSA(DeformableReader):
     def __init__(self, config: ModelConfig) -> None:
         width = config.width
         # The query stays 3F wide [D]: with it, F = 256 gives the paper's 4.1 M parameters.
-        super().__init__(width, 3 * width, config.heads, config.points)
+        super().__init__(config, 3 * width)
         self.conv = NeighbourConv(width)  # [D]
         self.query = nn.Linear(3 * width, 3 * width)
 
@@ -96,6 +97,7 @@ class RDSA(DeformableReader):
         source = self.conv(dense * real)
         ends = gather_ends(source, references, lengths)
         offsets, scores = self._look(ends)
+        offsets = within(offsets, self.reach)
         return self.read(offsets, scores, references, source, lengths), offsets
 
     def steering(self) -> Iterator[nn.Parameter]:
@@ -126,13 +128,13 @@ class DeformableCrossAttention(DeformableReader):
     """Baseline: H decides where to look, and values come straight from D [P]."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.width, config.width, config.heads, config.points)
+        super().__init__(config, config.width)
 
     def forward(
         self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `RDSA.forward`."""
-        offsets = self.offsets(hidden)
+        offsets = within(self.offsets(hidden), self.reach)
         return self.read(offsets, self.scores(hidden), references, dense, lengths), offsets
 
 
@@ -154,6 +156,11 @@ READERS = {
     "deformable": DeformableCrossAttention,
     "cross": StandardCrossAttention,
 }
+
+
+def within(offsets: Tensor, reach: float | None) -> Tensor:
+    """Offsets in half-widths kept within `reach`, smoothly; None leaves them free, as the paper."""
+    return offsets if reach is None else reach * (offsets / reach).tanh()
 
 
 def gather_ends(source: Tensor, references: Tensor, lengths: Tensor) -> Tensor:

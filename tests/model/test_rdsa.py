@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from sdst.model import ModelConfig
 from sdst.model.layers import NeighbourConv
-from sdst.model.rdsa import RDSA
+from sdst.model.rdsa import RDSA, within
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])
@@ -38,3 +40,10 @@ def test_offsets_and_scores_are_those_of_the_query(rows: int) -> None:
     query = reader.query(ends)
     for found, linear in zip(reader._look(ends), (reader.offsets, reader.scores), strict=True):
         torch.testing.assert_close(found, linear(query), rtol=1e-4, atol=1e-5)
+
+
+def test_points_stay_within_their_reach_of_the_reference() -> None:
+    offsets = torch.tensor([-100.0, -0.01, 0.0, 3.0, 100.0])
+    found = within(offsets, 3.0)
+    torch.testing.assert_close(found, torch.tensor([-3.0, -0.01, 0.0, 3 * math.tanh(1), 3.0]))
+    assert within(offsets, None) is offsets
