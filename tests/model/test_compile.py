@@ -16,7 +16,13 @@ from sdst.model import SDST, LossConfig, Targets, grounding_loss
 pytestmark = pytest.mark.slow
 # Steps are unrolled: one or two of them show what many would.
 VARIANTS = [
-    {"attention": "rdsa", "context": "sparse", "layers": 2, "schedule": (2, 1)},
+    {
+        "attention": "rdsa",
+        "context": "sparse",
+        "layers": 2,
+        "schedule": (2, 1),
+        "reads": "saliency",
+    },
     {"attention": "rdsa", "context": "none", "layers": 1},
     {"attention": "deformable", "context": "sparse", "layers": 1},
     {"attention": "cross", "context": "none", "layers": 1},
