@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import bench_deformable_attention as deformable
+from benchmarks import bench_mark_saliency as marking
 from benchmarks.bench_dense_attention import CHANNELS, HEADS
 from benchmarks.bench_end_to_end import SCHEDULES, answers, patches, recipe
 from benchmarks.bench_gathered_attention import Problem, by_name
@@ -30,6 +31,7 @@ from sdst.kernels import (
     deformable_attention,
     dense_attention,
     linear_assignment,
+    mark_saliency,
     pool_tokens,
     select_tokens,
     temporal_nms,
@@ -40,6 +42,8 @@ from sdst.kernels.dense_attention import bytes as attention_bytes
 from sdst.kernels.dense_attention import flops as attention_flops
 from sdst.kernels.linear_assignment import bytes as assignment_bytes
 from sdst.kernels.linear_assignment import flops as assignment_flops
+from sdst.kernels.mark_saliency import bytes as mark_bytes
+from sdst.kernels.mark_saliency import flops as mark_flops
 from sdst.kernels.pool_tokens import bytes as pool_bytes
 from sdst.kernels.pool_tokens import flops as pool_flops
 from sdst.kernels.select_tokens import bytes as select_bytes
@@ -149,6 +153,29 @@ def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
         told["bytes"] = pool_bytes(*tokens.shape, tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **told)
+
+
+@pytest.mark.parametrize("dtype", marking.DTYPES)
+@pytest.mark.parametrize("shape", marking.SHAPES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def bench_mark_saliency_on_gpu(benchmark, direction: str, shape: str, dtype: str) -> None:
+    inputs = marking.make_inputs(shape, marking.DTYPES[dtype], "cuda")
+    dense, _, added, _ = inputs
+    upstream = torch.randn(dense.shape, device="cuda").to(dense.dtype)
+
+    def run(implementation: str) -> tuple[Tensor, ...]:
+        if direction == "forward":
+            with torch.no_grad():
+                return (mark_saliency(*inputs, implementation=implementation),)
+        out = mark_saliency(*inputs, implementation=implementation)
+        return torch.autograd.grad(out, (dense, added), upstream)
+
+    told = {}
+    if direction == "forward":
+        told["flops"] = mark_flops(*dense.shape)
+        told["bytes"] = mark_bytes(*dense.shape, dense.element_size())
+    calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
+    compare(benchmark, "mark_saliency", calls, 2e-2, **told)
 
 
 @pytest.mark.parametrize(

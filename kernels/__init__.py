@@ -13,6 +13,7 @@ from sdst.kernels.dispatch import ImplementationError, unsupported_reasons, use_
 from sdst.kernels.dropout import dropout
 from sdst.kernels.gathered_attention import gathered_attention
 from sdst.kernels.linear_assignment import NonFiniteCostError, linear_assignment
+from sdst.kernels.mark_saliency import mark_saliency
 from sdst.kernels.pool_tokens import pool_tokens
 from sdst.kernels.quantization import dequantize, quantize
 from sdst.kernels.select_tokens import select_tokens
@@ -28,6 +29,7 @@ __all__ = [
     "dropout",
     "gathered_attention",
     "linear_assignment",
+    "mark_saliency",
     "pool_tokens",
     "quantize",
     "row_program",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 
-ABI_VERSION = 8  # SDST_ABI_VERSION of csrc/include/sdst.h
+ABI_VERSION = 9  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAMES = ("cpu", "cuda")
 
@@ -34,6 +34,8 @@ SIGNATURES = {
         "sdst_dense_attention_forward": "pnnn" * 3 + "ppp" + "nnnnn" + "fi",
         "sdst_dense_attention_backward": "pnnn" * 4 + "ppppp" + "nnnnn" + "fi",
         "sdst_dropout": "ppp" + "nn" + "fii",
+        "sdst_mark_saliency_forward": "pppppp" + "nnnn" + "ii",
+        "sdst_mark_saliency_backward": "pppp" + "nnn" + "ii",
         "sdst_pool_tokens_forward": "pppppp" + "nnnnnn" + "ii",
         "sdst_pool_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
         "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnnn" + "ii",

@@ -80,6 +80,7 @@ def typical_call(op: str) -> tuple:
         "select_tokens": (x, x[:, 0, 0]),
         "pool_tokens": (x, x[:, 0, 0]),
         "gathered_attention": (x, x, lengths[None], x[:, :1, 0, 0], lengths[None] > 0),
+        "mark_saliency": (x[:, :, 0], x[:, 0, 0], x[0, 0, 0], lengths),
         "linear_assignment": (x[:, :, :, 0].float(), lengths),
         "row_program": (x,),
         "temporal_nms": (x[:, :, 0, :2], x[:, :, 0, 0], lengths),

@@ -5,7 +5,7 @@
 
 // Raised with every change of an exported signature, together with ABI_VERSION in
 // kernels/library.py.
-#define SDST_ABI_VERSION 8
+#define SDST_ABI_VERSION 9
 
 #define SDST_API extern "C" __attribute__((visibility("default")))
 

@@ -1,5 +1,5 @@
 // Reading the frozen token store, whatever number type it is kept in, eight floats at a time; and
-// writing in fp32 and bf16.
+// writing in fp32, fp16 and bf16.
 #pragma once
 
 #include "sdst.h"
@@ -71,6 +71,24 @@ SDST_INLINE void narrow(const Lanes& x, BFloat* p) {
     const Words nan = reinterpret_cast<Words>(x != x);
     const Halves high = __builtin_convertvector(((rounded & ~nan) | (quiet & nan)) >> 16, Halves);
     std::memcpy(p, &high, sizeof(high));
+}
+
+// As above. Below the least normal half the processor rounds: in a sum with 0.5, whose last place
+// is that of the halves there. Above the greatest half and what rounds to it is infinity.
+SDST_INLINE void narrow(const Lanes& x, Half* p) {
+    typedef uint16_t Halves __attribute__((vector_size(16)));
+    const Words all = reinterpret_cast<Words>(x), sign = all & 0x80000000, bits = all ^ sign;
+    const Words normal = (bits - 0x37fff001 + (bits >> 13 & 1)) >> 13;
+    const Lanes shifted = reinterpret_cast<Lanes>(bits) + 0.5f;
+    const Words small = reinterpret_cast<Words>(shifted) - 0x3f000000;
+    const Words below = reinterpret_cast<Words>(bits < 0x38800000);
+    const Words above = reinterpret_cast<Words>(bits >= 0x47800000);
+    const Words nan = reinterpret_cast<Words>(x != x);
+    const Words finite = (small & below) | (normal & ~below);
+    const Words special = (nan & 0x7e00) | (~nan & 0x7c00);
+    const Words half = (finite & ~above) | (special & above) | sign >> 16;
+    const Halves low = __builtin_convertvector(half, Halves);
+    std::memcpy(p, &low, sizeof(low));
 }
 
 // The first `count` < 8 of them.

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sdst.kernels import mark_saliency
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenAttention
-from sdst.model.heads import saliency_scores
 from sdst.model.layers import (
     MLP,
     CrossAttention,
     FeedForward,
     Residual,
     SelfAttention,
-    length_mask,
     sine_encoding,
 )
 from sdst.model.rdsa import READERS
@@ -113,19 +112,7 @@ class SaliencyMark(nn.Module):
         Returns:
             [B, L, F].
         """
-        with torch.no_grad():
-            z = standardised(saliency_scores(dense, sentence), lengths)
-        return dense + (z[..., None] * self.direction).to(dense.dtype)
-
-
-def standardised(values: Tensor, lengths: Tensor) -> Tensor:
-    """values [B, L] with mean 0 and deviation 1 over the valid part of each row, 0 beyond it."""
-    real = length_mask(lengths, values.shape[1])
-    count = lengths.clamp(min=1)[:, None]
-    mean = torch.where(real, values, 0.0).sum(1, keepdim=True) / count
-    centred = torch.where(real, values - mean, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred * (variance + 1e-6).rsqrt()
+        return mark_saliency(dense, sentence, self.direction, lengths)
 
 
 class MomentQueries(nn.Module):

@@ -29,6 +29,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from sdst.kernels import gpu  # noqa: E402
 from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
 from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
+from sdst.kernels.mark_saliency import WIDEST  # noqa: E402
+from sdst.kernels.mark_saliency import triton as marking  # noqa: E402
 from sdst.kernels.pool_tokens import triton as pooling  # noqa: E402
 from sdst.kernels.select_tokens import triton as selection  # noqa: E402
 
@@ -82,6 +84,13 @@ def pool(stored: torch.dtype) -> None:
     pooling.backward(pooling.forward(*call), *call)
 
 
+def mark(dtype: torch.dtype, batch: int, clips: int, width: int) -> None:
+    """Marking by saliency."""
+    dense, sentence = empty(batch, clips, width, dtype=dtype), empty(batch, width, dtype=dtype)
+    direction, lengths = empty(width, dtype=torch.float32), empty(batch, dtype=torch.int64)
+    marking.backward(*marking.forward(dense, sentence, direction, lengths))
+
+
 CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
     "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
@@ -91,6 +100,9 @@ CALLS: dict[str, Callable[[torch.dtype], None]] = {
     "select_tokens, int8 store": lambda dtype: select(dtype, torch.int8),
     "pool_tokens": pool,
     "pool_tokens, int8 store": lambda dtype: pool(torch.int8),
+    "mark_saliency": lambda dtype: mark(dtype, 32, 75, 256),
+    "mark_saliency, long video": lambda dtype: mark(dtype, 1, 4800, 256),
+    "mark_saliency, widest": lambda dtype: mark(dtype, 32, 75, WIDEST),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import test_deformable_attention as deformable
 import test_gathered_attention as gathered
+import test_mark_saliency as marking
 import test_pool_tokens as pooling
 import test_select_tokens as selection
 import torch
@@ -25,7 +26,13 @@ from sdst.kernels import dequantize, gpu, pool_tokens, quantize, select_tokens
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-OPS = ("deformable_attention", "gathered_attention", "select_tokens", "pool_tokens")
+OPS = (
+    "deformable_attention",
+    "gathered_attention",
+    "select_tokens",
+    "pool_tokens",
+    "mark_saliency",
+)
 
 if INTERPRETED:
     # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
@@ -424,3 +431,70 @@ class TestPoolTokens:
         out = pool_tokens(tokens, u, kept, lengths, scales=scales, implementation=implementation)
         upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
         return [out.detach(), *torch.autograd.grad(out, u, upstream)]
+
+
+class TestMarkSaliency:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_forward_and_backward(self, dtype: torch.dtype) -> None:
+        self.check(marking.make_inputs(dtype=dtype))
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 37, 300), (2, 530, 130)])
+    def test_odd_sizes_and_videos_of_more_than_one_program(self, shape: tuple[int, ...]) -> None:
+        batch, clips, width = shape
+        self.check(marking.make_inputs(clips, width, batch=batch))
+
+    def test_one_program_and_several_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        inputs = on_device(*marking.make_inputs(clips=40, width=130))
+        alone = marking.run("triton", inputs)
+        monkeypatch.setattr(import_module("sdst.kernels.mark_saliency.triton"), "LONG", 0)
+        for mine, other in zip(marking.run("triton", inputs), alone, strict=True):
+            torch.testing.assert_close(mine, other)
+
+    @pytest.mark.parametrize("clips", [7, 520])
+    def test_lengths_end_with_the_clips(self, clips: int) -> None:
+        inputs = marking.make_inputs(clips, batch=3)
+        self.check((*inputs[:3], torch.tensor([clips + 2, -1, 1])))
+        self.check((*inputs[:3], None))
+
+    @pytest.mark.parametrize("clips", [7, 520])
+    def test_nan_in_the_padding(self, clips: int) -> None:
+        inputs = on_device(*marking.make_inputs(clips))
+        dense, lengths = inputs[0], inputs[3]
+        valid = torch.arange(clips, device=DEVICE) < lengths[:, None]
+        clean = marking.run("triton", inputs)
+        dense[~valid] = torch.nan
+        dirty = marking.run("triton", inputs)
+        assert torch.equal(dirty[0][valid], clean[0][valid])
+        assert dirty[0][~valid].isnan().all()
+        assert all(torch.equal(a, b) for a, b in zip(dirty[1:], clean[1:], strict=True))
+
+    @pytest.mark.parametrize("clips", [7, 520])
+    def test_a_single_clip_stays_as_it_is(self, clips: int) -> None:
+        inputs = on_device(*marking.make_inputs(clips))
+        assert torch.equal(marking.run("triton", inputs)[0][2:], inputs[0][2:])
+
+    def test_views_and_expanded_inputs(self) -> None:
+        dense, sentence, direction, lengths = marking.make_inputs()
+        step = torch.stack((sentence, sentence), 1)[:, 1]
+        padded = torch.full((4, 9, 19), torch.nan)
+        padded[:, :7] = dense
+        for x in (padded[:, :7], dense[:1].expand_as(dense), dense.mT.contiguous().mT):
+            self.check((x, step, direction, lengths))
+
+    @pytest.mark.parametrize("shape", [(0, 7, 19), (4, 0, 19)])
+    def test_nothing_to_mark(self, shape: tuple[int, ...]) -> None:
+        dense, sentence = torch.zeros(shape), torch.zeros(shape[0], shape[2])
+        inputs = on_device(dense, sentence, torch.ones(shape[2]))
+        out, _, grad = marking.run("triton", (*inputs, None))
+        assert out.shape == shape
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+    def test_the_registered_op_is_sound(self) -> None:
+        dense, sentence, direction, lengths = on_device(*marking.make_inputs())
+        op = torch.ops.sdst.mark_saliency_forward.default
+        leaves = dense.requires_grad_(), sentence, direction.requires_grad_()
+        torch.library.opcheck(op, (*leaves, lengths))
+
+    def check(self, inputs: marking.Inputs) -> None:
+        inputs = tuple(x if x is None else x.to(DEVICE) for x in inputs)
+        marking.assert_as_exact_as_the_reference(inputs, marking.run("triton", inputs))

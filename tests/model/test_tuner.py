@@ -13,7 +13,7 @@ from sdst.config import load_config
 from sdst.kernels import dequantize, quantize
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
 from sdst.model.heads import move_relatively
-from sdst.model.sparse import SaliencyMark, standardised
+from sdst.model.sparse import SaliencyMark
 from sdst.model.tuner import parameter_count
 
 BATCH, CLIPS, TOKENS, WORDS = 3, 11, 4, 6
@@ -237,14 +237,6 @@ def test_a_reference_that_ran_against_an_end_is_led_back() -> None:
     assert moved.tolist() == [[1.0, 1.0]]
     moved[0, 0].backward()
     assert by.grad[0, 0] > 0
-
-
-def test_saliency_is_read_standardised_over_the_valid_clips() -> None:
-    values = torch.tensor([[1.0, 2.0, 3.0, torch.nan], [5.0, torch.inf, 0.0, 0.0]])
-    z = standardised(values, torch.tensor([3, 1]))
-    side = 1.5**0.5
-    expected = torch.tensor([[-side, 0.0, side, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
 
 
 def test_no_gradient_flows_from_what_moment_queries_read_into_saliency() -> None:
