@@ -23,8 +23,8 @@ from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.demo.render import FPS, FRAME_SIZE, encode
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.grounder import Grounding
 from sdst.search import Found
 

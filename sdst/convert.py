@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from sdst.config import Config, load_config, packaged_configs
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import DTYPES, FeatureSource, FeatureStore
-from sdst.data.origins import lacking
+from sdst.data.store.origins import lacking
+from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, run
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.

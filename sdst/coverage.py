@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdst.config import Config
 from sdst.data.annotations import Annotation
-from sdst.data.features import INDEX, FeatureSource, FeatureStore
+from sdst.data.store.reader import INDEX, FeatureSource, FeatureStore
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
 from sdst.sources import NAMED, Splits, open_files, packed_path

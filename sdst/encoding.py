@@ -16,7 +16,7 @@ import torch
 from sdst.backbones import Backbone, load_backbone
 from sdst.checkpoint import trained_on
 from sdst.config import Config, cache_dir
-from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction import Report, extract_features
 

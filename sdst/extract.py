@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
-from sdst.data.features import INDEX, STORED, FeatureStore
+from sdst.data.store.reader import INDEX, STORED, FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from sdst.ahead import Ahead, encoder_threads, map_ahead
 from sdst.backbones import Backbone
 from sdst.budget import BudgetError, MemoryBudget
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
-from sdst.data.origins import lacking, query_origins, video_origins
+from sdst.data.store.origins import lacking, query_origins, video_origins
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.data.video import ClipReader
 from sdst.errors import InputError
 
@@ -69,7 +69,7 @@ def extract_features(
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
             slower, and may change the last bit of a feature. The text tower is let go where no
             sentence is encoded. None sets no bound.
-        dtype: of the store, one of `sdst.data.features.STORED`.
+        dtype: of the store, one of `sdst.data.store.reader.STORED`.
         may_be_empty: make a store even where no video can be read.
 
     Raises:

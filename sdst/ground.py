@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.config import PRECISIONS
-from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
+from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.queries import check_queries, read_queries

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sdst.backbones import TextFeatures, load_backbone
 from sdst.checkpoint import load_checkpoint
-from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.encoding import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.errors import InputError
 from sdst.kernels import dequantize

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.encoding import VideoEncoder
 from sdst.errors import InputError
 from sdst.predict import Prediction

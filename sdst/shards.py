@@ -20,10 +20,10 @@ import torch
 from tqdm import tqdm
 
 from sdst.backbones import Backbone
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
-from sdst.data.origins import lacking, query_origins, video_origins
+from sdst.data.store.origins import lacking, query_origins, video_origins
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction import Report, extract_features, store_meta
 

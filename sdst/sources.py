@@ -20,10 +20,10 @@ from sdst.backbones import Backbone, load_backbone
 from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset, is_in_sight
-from sdst.data.feature_writer import NotWritable, StoreInUse
-from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
-from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
+from sdst.data.feature_files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
 from sdst.data.planted import PlantedFeatures
+from sdst.data.store.reader import VERSION, FeatureSource, FeatureStore, require
+from sdst.data.store.writer import NotWritable, StoreInUse
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
 from sdst.extraction import Report, extract_features

@@ -15,8 +15,8 @@ import pytest
 
 from sdst import extract, ground, sources, train
 from sdst.config import load_config, save_config
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction import extract_features
 from sdst.sources import open_data

@@ -14,7 +14,7 @@ import torch
 
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.data import video
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
@@ -202,15 +202,15 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.test_extract import GreyBackbone, extract
-from sdst.data import feature_writer
-from sdst.data.feature_writer import FeatureWriter
+from sdst.data.store import writer
+from sdst.data.store.writer import FeatureWriter
 
 folder, out, when = sys.argv[1:]
 def die(name):
     if name == when:
         os.kill(os.getpid(), 9)
 
-finish, replace_text = FeatureWriter._finish_video, feature_writer.replace_text
+finish, replace_text = FeatureWriter._finish_video, writer.replace_text
 def die_with_some_videos(self, *video):
     die(f"{len(self.video_ids)} videos")
     finish(self, *video)
@@ -219,7 +219,7 @@ def die_around_the_index(*arguments):
     replace_text(*arguments)
     die("behind the index")
 FeatureWriter._finish_video = die_with_some_videos
-feature_writer.replace_text = die_around_the_index
+writer.replace_text = die_around_the_index
 videos = {path.stem: path for path in sorted(Path(folder).iterdir())}
 extract(videos, Path(out), clip_length=1.0, resume=True)
 """

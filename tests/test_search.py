@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdst import Grounder
-from sdst.data.features import FeatureStore, VideoFeatures
+from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction import extract_features
 from sdst.search import groups

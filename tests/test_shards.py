@@ -12,7 +12,7 @@ import pytest
 from test_extract import GreyBackbone, cut_in_pictures, write_video
 
 from sdst import shards
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.extraction import Report, extract_features
 from sdst.shards import Share, extract_share
@@ -57,7 +57,7 @@ from pathlib import Path
 sys.path[:0] = ["tests"]
 from test_shards import run_share
 from sdst import shards
-from sdst.data.feature_writer import FeatureWriter
+from sdst.data.store.writer import FeatureWriter
 
 wait = shards._wait_for_all
 def wait_and_die_before_the_join_is_published(*arguments):
@@ -99,7 +99,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
 from test_shards import run_share
-from sdst.data.feature_writer import FeatureWriter
+from sdst.data.store.writer import FeatureWriter
 
 finish = FeatureWriter._finish_video
 def die_after_the_first(self, *video):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from sdst import SDST
 from sdst.config import load_config
 from sdst.data.annotations import Annotation, read_annotations, write_annotations
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
 from sdst.kernels import ImplementationError, use_implementation

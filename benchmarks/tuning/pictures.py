@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from sdst.backbones.openclip import OpenClipBackbone
-from sdst.data.features import QueryFeatures, VideoFeatures
+from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.data.video import ClipReader, probe
 
 

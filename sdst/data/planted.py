@@ -37,10 +37,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from sdst.data.annotations import Annotation
 from sdst.data.config import PlantedConfig
-from sdst.data.features import QueryFeatures, VideoFeatures
-from sdst.data.files import Layout, endpoint_features, unit_vectors
+from sdst.data.feature_files import Layout, endpoint_features, unit_vectors
 from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
 from sdst.data.planted_timing import elsewhere, halves, relevance, runs, widened
+from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.errors import InputError
 
 MEANINGS = 64  # dimensions of the space of meanings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdst.data.files import unit_vectors
+from sdst.data.feature_files import unit_vectors
 
 HIDDEN = 512  # units between the two layers of a nonlinear map
 # Root mean square of |u| - E|u| and of tanh(u), u standard normal: divisors that keep variances.

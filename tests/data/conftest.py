@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from tests.features import META, text_features, video_features
 
 

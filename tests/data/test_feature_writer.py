@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdst.data.feature_writer import FeatureWriter, NotWritable
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter, NotWritable
 from sdst.errors import InputError
 from tests.features import META, K, text_features, video_features
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore, require
+from sdst.data.store.reader import FeatureStore, require
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from tests.features import DT, DV, META, K, P, text_features, video_features
 

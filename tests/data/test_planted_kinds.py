@@ -13,7 +13,7 @@ import pytest
 from sdst.config import load_config, packaged_configs
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
-from sdst.data.files import LAYOUTS
+from sdst.data.feature_files import LAYOUTS
 from sdst.data.planted import MEANINGS, PlantedConfig, PlantedFeatures
 from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
 from sdst.data.planted_timing import halves, runs

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from einops import EinopsError, rearrange
 
-from sdst.data.features import QueryFeatures, VideoFeatures
+from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.errors import InputError
 
 # Lengths that should agree may differ by a few clips, or by a share: QVHighlights annotates videos

@@ -1,4 +1,4 @@
-"""Writes a feature store (`sdst.data.features`), all at once or not at all, and lets it grow.
+"""Writes a feature store (`sdst.data.store.reader`), all at once or not at all, and lets it grow.
 
 What is written is told in a journal, entry by entry; the index is put in place at the end. A writer
 that was killed is gone on with behind what its journal tells. A finished store grows by the same
@@ -22,10 +22,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sdst.data.features import DTYPES, INDEX, SCALES, FeatureStore, number_types
-from sdst.data.journal import JOURNAL, Entry, Journal
 from sdst.data.jsonl import replace_text
-from sdst.data.origins import lacking
+from sdst.data.store.journal import JOURNAL, Entry, Journal
+from sdst.data.store.origins import lacking
+from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError
 
 PIECE = 2**22  # bytes read at once when a video is completed
@@ -145,7 +145,7 @@ class FeatureWriter:
         """Append a video of at most `clips` clips, some at a time; one video at once.
 
         The features of an hour of video need not be in memory together. The video takes the place
-        of one that is there of another origin (`sdst.data.origins`).
+        of one that is there of another origin (`sdst.data.store.origins`).
         """
         self._refuse_twice("video", vid, origin)
         return VideoWriter(self, vid, clips, origin)
@@ -159,7 +159,7 @@ class FeatureWriter:
     ) -> None:
         """Append a sentence: tokens `[K, N, Dt]`, embedding `[E]`.
 
-        It takes the place of one that is there of another origin (`sdst.data.origins`).
+        It takes the place of one that is there of another origin (`sdst.data.store.origins`).
         """
         self._refuse_twice("query", qid, origin)
         layers, length, width = tokens.shape

@@ -1,12 +1,12 @@
 """The feature store: what the frozen backbone said, read through memory maps.
 
-It is written, and grows, by `sdst.data.feature_writer`.
+It is written, and grows, by `sdst.data.store.writer`.
 
 A store is a folder of flat binary files and one JSON index that says what lies where:
 
     index.json              shapes, number type, meta; clips, seconds and checksum of every video,
                             tokens and checksum of every query; what they were made of
-                            (`sdst.data.origins`), and the faults of damaged videos
+                            (`sdst.data.store.origins`), and the faults of damaged videos
     video_tokens.bin        per video  [K, L, P, Dv]
     video_embeddings.bin    per video  [L, E]
     query_tokens.bin        per query  [K, N, Dt]
@@ -108,7 +108,8 @@ class FeatureStore:
         device: keep all features there, as tensors; None maps the files.
 
     Attributes:
-        video_origins, query_origins: what the features were made of, by id (`sdst.data.origins`).
+        video_origins, query_origins: what the features were made of, by id
+            (`sdst.data.store.origins`).
         faults: by vid, a line for each fault of a damaged video's file.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sdst.data.features import (
+from sdst.data.store.reader import (
     FORMAT,
     ORIGINS,
     VERSION,
