@@ -32,8 +32,8 @@ from scipy.special import ndtr
 from benchmarks.runs import FIGURES
 from sdst.config import Config, load_config
 from sdst.data.annotations import Annotation
-from sdst.data.planted import MEANINGS, PlantedConfig, PlantedFeatures
-from sdst.data.planted_timing import relevance
+from sdst.data.planted.features import MEANINGS, PlantedConfig, PlantedFeatures
+from sdst.data.planted.timing import relevance
 from sdst.errors import run
 from sdst.evaluation import evaluate
 from sdst.evaluation.retrieval import temporal_iou

@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.data.config import PlantedConfig
+from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError
 from sdst.model.config import LossConfig, ModelConfig
 

@@ -21,7 +21,7 @@ from sdst.config import FROM_FEATURES, Config, cache_dir
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
-from sdst.data.planted import PlantedFeatures
+from sdst.data.planted.features import PlantedFeatures
 from sdst.data.store.reader import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.store.writer import NotWritable, StoreInUse
 from sdst.data.video_files import dataset_videos

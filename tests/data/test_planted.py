@@ -15,7 +15,7 @@ from sdst.convert import convert
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
 from sdst.data.feature_files import LAYOUTS
-from sdst.data.planted import SHOWN, PlantedConfig, PlantedFeatures, relevance
+from sdst.data.planted.features import SHOWN, PlantedConfig, PlantedFeatures, relevance
 from sdst.errors import InputError
 from sdst.sources import open_data
 from tests.native import write_annotations

@@ -14,9 +14,9 @@ from sdst.config import load_config, packaged_configs
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
 from sdst.data.feature_files import LAYOUTS
-from sdst.data.planted import MEANINGS, PlantedConfig, PlantedFeatures
-from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
-from sdst.data.planted_timing import halves, runs
+from sdst.data.planted.features import MEANINGS, PlantedConfig, PlantedFeatures
+from sdst.data.planted.maps import Binding, Phases, TokenMap, even, odd
+from sdst.data.planted.timing import halves, runs
 from sdst.errors import InputError
 from sdst.sources import files_identity, open_data
 from tests.native import write_annotations

@@ -13,7 +13,7 @@ some tokens p show it (s_m) and only the last layers k. The background b wanders
 layer on its own, and e is white. What is learned on one split about words so holds on another.
 
 So a cosine of a clip and the sentence, both projected, is all that it takes to find a moment. Three
-harder kinds, alone or together, take that away (`sdst.data.planted_maps` has their formulas):
+harder kinds, alone or together, take that away (`sdst.data.planted.maps` has their formulas):
 
 - `order`: a moment changes from a first phase to a second in the middle; decoys elsewhere in the
   video show the second phase first. A clip, or a bag of clips, is the same in both.
@@ -36,10 +36,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from sdst.data.annotations import Annotation
-from sdst.data.config import PlantedConfig
 from sdst.data.feature_files import Layout, endpoint_features, unit_vectors
-from sdst.data.planted_maps import Binding, Phases, TokenMap, even, odd
-from sdst.data.planted_timing import elsewhere, halves, relevance, runs, widened
+from sdst.data.planted.config import PlantedConfig
+from sdst.data.planted.maps import Binding, Phases, TokenMap, even, odd
+from sdst.data.planted.timing import elsewhere, halves, relevance, runs, widened
 from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.errors import InputError
 
