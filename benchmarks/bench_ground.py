@@ -22,9 +22,9 @@ from sdst import SDST, Grounder
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.checkpoint import RunFolder
 from sdst.config import load_config
-from sdst.data.demo.render import FPS, FRAME_SIZE, encode
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
+from sdst.demo.render import FPS, FRAME_SIZE, encode
 from sdst.grounder import Grounding
 from sdst.search import Found
 

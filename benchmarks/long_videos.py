@@ -33,9 +33,9 @@ from torch import Tensor
 
 from sdst.checkpoint import load_checkpoint
 from sdst.config import PredictConfig
-from sdst.data.demo import DemoSize
-from sdst.data.demo.labels import Question, ask, matching
-from sdst.data.demo.scenes import Scene, plan_scene
+from sdst.demo import DemoSize
+from sdst.demo.labels import Question, ask, matching
+from sdst.demo.scenes import Scene, plan_scene
 from sdst.evaluation.retrieval import evaluate_retrieval
 from sdst.long import ground_long
 from sdst.model import SDST, ModelConfig

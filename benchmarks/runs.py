@@ -13,8 +13,8 @@ from safetensors.torch import load_model
 
 from sdst.checkpoint import RunFolder
 from sdst.config import cache_dir, load_config
-from sdst.data.demo import DemoSize, prepare_demo
 from sdst.data.jsonl import replace_text
+from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError
 from sdst.evaluation import evaluate
 from sdst.model import SDST

@@ -108,7 +108,7 @@ def open_data(config: Config, wait: bool = True) -> Data:
 def dataset_root(config: Config) -> Path:
     """The dataset's folder; the demo renders itself into it first."""
     if config.data.dataset == "demo":
-        from sdst.data.demo import prepare_demo
+        from sdst.demo import prepare_demo
 
         root = Path(config.data.root or cache_dir() / "demo")
         return prepare_demo(root, processes=len(os.sched_getaffinity(0)))

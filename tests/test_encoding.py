@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sdst import Grounder, encoding
-from sdst.data.demo.render import write_video
-from sdst.data.demo.scenes import plan_scene
+from sdst.demo.render import write_video
+from sdst.demo.scenes import plan_scene
 from sdst.errors import InputError
 from tests.grounding import QUERIES, small_config, write_checkpoint
 

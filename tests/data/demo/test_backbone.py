@@ -9,13 +9,13 @@ import open_clip
 import pytest
 import torch
 
-from sdst.data.demo import BACKBONE
-from sdst.data.demo.labels import ask
-from sdst.data.demo.pretrain import VOCABULARY, pixels, pretrain
-from sdst.data.demo.probe import probe
-from sdst.data.demo.scenes import COLOURS, SPLITS, plan_scene
-from sdst.data.demo.stills import make_stills
-from sdst.data.demo.vocabulary import learn_merges, write_vocabulary
+from sdst.demo import BACKBONE
+from sdst.demo.labels import ask
+from sdst.demo.pretraining.probe import probe
+from sdst.demo.pretraining.stills import make_stills
+from sdst.demo.pretraining.train import VOCABULARY, pixels, pretrain
+from sdst.demo.pretraining.vocabulary import learn_merges, write_vocabulary
+from sdst.demo.scenes import COLOURS, SPLITS, plan_scene
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdst.data.demo.boxes import PhraseAlignment, _geometries, _meant, _things_over
-from sdst.data.demo.scenes import Look
-from sdst.data.demo.sentences import Description, Seen
-from sdst.data.demo.stills import Still
+from sdst.demo.pretraining.boxes import PhraseAlignment, _geometries, _meant, _things_over
+from sdst.demo.pretraining.stills import Still
+from sdst.demo.scenes import Look
+from sdst.demo.sentences import Description, Seen
 
 BALL = Seen(Look("small", "red", "ball"), x=0.3, y=0.9, diameter=0.2, stretch=1.0, opacity=1.0)
 STAR = Seen(Look("large", "blue", "star"), x=0.5, y=0.5, diameter=0.4, stretch=1.0, opacity=1.0)

@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
-import sdst.data.demo as demo
+import sdst.demo as demo
 from sdst.data.annotations import read_annotations
-from sdst.data.demo import DemoSize, prepare_demo
-from sdst.data.demo.render import FPS, FRAME_SIZE
+from sdst.demo import DemoSize, prepare_demo
+from sdst.demo.render import FPS, FRAME_SIZE
 from sdst.errors import InputError
 
 TINY = DemoSize(train=2, val=1, test=1)

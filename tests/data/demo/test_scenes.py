@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdst.data.demo.labels import ask, matching, ratings, relevant_clips
-from sdst.data.demo.scenes import (
+from sdst.demo.labels import ask, matching, ratings, relevant_clips
+from sdst.demo.scenes import (
     ACTIONS,
     COLOURS,
     GROWTH,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdst.data.demo.scenes import ACTIONS, COLOURS, SHAPES, Look
-from sdst.data.demo.sentences import Description, Seen, caption, describe, query, with_article
+from sdst.demo.scenes import ACTIONS, COLOURS, SHAPES, Look
+from sdst.demo.sentences import Description, Seen, caption, describe, query, with_article
 
 
 def test_a_query_has_many_paraphrases() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdst.data.demo.scenes import RESIZING, Look
+from sdst.demo.scenes import RESIZING, Look
 
 _SIZES = {
     "small": ("small", "little", "tiny"),

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sdst.data.demo.render import encode, frames
-from sdst.data.demo.scenes import ACTIONS, Scene, plan_scene, trace, unseen
-from sdst.data.demo.sentences import Description, Seen, caption, describe, name, query
+from sdst.demo.render import encode, frames
+from sdst.demo.scenes import ACTIONS, Scene, plan_scene, trace, unseen
+from sdst.demo.sentences import Description, Seen, caption, describe, name, query
 
 _PER_SCENE = 6
 _SCENES_PER_FILE = 16

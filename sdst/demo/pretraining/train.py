@@ -1,8 +1,8 @@
 """Pre-train the packaged backbone: a tiny CLIP on still frames with captions and boxes.
 
-    python -m sdst.data.demo.pretrain
+    python -m sdst.demo.pretraining.train
 
-It was run once; its result lies in `sdst/data/demo/backbone`. First the vision tower learns what
+It was run once; its result lies in `sdst/demo/backbone`. First the vision tower learns what
 is where (`boxes`), then both towers learn captions as well, with CLIP's contrastive loss. All of it
 sees single frames only, so what happens over time is left to the side-tuner.
 """
@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdst.data.demo import BACKBONE
-from sdst.data.demo.boxes import BoxReaders, PhraseAlignment
-from sdst.data.demo.stills import Still, captions, make_stills, phrases
-from sdst.data.demo.vocabulary import learn_merges, write_vocabulary
+from sdst.demo import BACKBONE
+from sdst.demo.pretraining.boxes import BoxReaders, PhraseAlignment
+from sdst.demo.pretraining.stills import Still, captions, make_stills, phrases
+from sdst.demo.pretraining.vocabulary import learn_merges, write_vocabulary
 from sdst.errors import run
 
 VOCABULARY = "bpe_vocabulary.txt.gz"

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdst.data.demo.scenes import COLOURS, SHAPES, Look
-from sdst.data.demo.sentences import Description, Seen, size_of
-from sdst.data.demo.stills import Still
+from sdst.demo.pretraining.stills import Still
+from sdst.demo.scenes import COLOURS, SHAPES, Look
+from sdst.demo.sentences import Description, Seen, size_of
 
 _GEOMETRY = 5  # x and y in patches, log diameter, width over height, opacity
 

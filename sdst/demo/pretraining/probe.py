@@ -1,6 +1,6 @@
 """What a linear reader finds in the frozen features: presence, place and size of objects.
 
-    python -m sdst.data.demo.probe [--backbone FOLDER]
+    python -m sdst.demo.pretraining.probe [--backbone FOLDER]
 
 Fits ridge regressions on stills the backbone was not trained on.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import open_clip
 import torch
 
-from sdst.data.demo import BACKBONE
-from sdst.data.demo.pretrain import LAYERS, pixels, tapped
-from sdst.data.demo.scenes import COLOURS, SHAPES
-from sdst.data.demo.stills import Still, make_stills
+from sdst.demo import BACKBONE
+from sdst.demo.pretraining.stills import Still, make_stills
+from sdst.demo.pretraining.train import LAYERS, pixels, tapped
+from sdst.demo.scenes import COLOURS, SHAPES
 from sdst.errors import run
 
 _SEED = 9_000_000

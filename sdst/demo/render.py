@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdst.data.demo.scenes import Scene, Trace, trace
+from sdst.demo.scenes import Scene, Trace, trace
 
 FRAME_SIZE = 112
 FPS = 4

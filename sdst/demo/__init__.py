@@ -26,9 +26,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdst.data.annotations import Annotation, write_annotations
-from sdst.data.demo.labels import ask, ratings, relevant_clips
-from sdst.data.demo.render import write_video
-from sdst.data.demo.scenes import SPLITS, Scene, Split, plan_scene
+from sdst.demo.labels import ask, ratings, relevant_clips
+from sdst.demo.render import write_video
+from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
 
 logger = logging.getLogger(__name__)

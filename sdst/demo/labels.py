@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdst.data.demo.scenes import SPLITS, Look, Moment, Scene, Stay, trace, unseen
-from sdst.data.demo.sentences import Description, describe, query
+from sdst.demo.scenes import SPLITS, Look, Moment, Scene, Stay, trace, unseen
+from sdst.demo.sentences import Description, describe, query
 
 RATERS = 3
 _LONGEST = 0.6  # share of the video that the windows of one query may cover
