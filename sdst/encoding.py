@@ -18,7 +18,7 @@ from sdst.checkpoint import trained_on
 from sdst.config import Config, cache_dir
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
-from sdst.extraction import Report, extract_features
+from sdst.extraction.pipeline import Report, extract_features
 
 logger = logging.getLogger(__name__)
 

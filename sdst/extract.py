@@ -86,7 +86,7 @@ def _extract_dataset(config: Config) -> FeatureStore:
             f"data.features is {config.data.features}: the features are there already; "
             "python -m sdst.convert packs them"
         )
-    from sdst.shards import Share
+    from sdst.extraction.shards import Share
     from sdst.sources import open_data
 
     if Share.of_environment().world > 1:
@@ -105,8 +105,8 @@ def _extract_videos(options: argparse.Namespace) -> int:
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
 
     from sdst.backbones import load_backbone
-    from sdst.extraction import Report, extract_features
-    from sdst.shards import Share, extract_share
+    from sdst.extraction.pipeline import Report, extract_features
+    from sdst.extraction.shards import Share, extract_share
     from sdst.sources import sentences
 
     share, queries = Share.of_environment(), sentences(annotations)

@@ -26,7 +26,7 @@ from sdst.data.store.reader import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.store.writer import NotWritable, StoreInUse
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError
-from sdst.extraction import Report, extract_features
+from sdst.extraction.pipeline import Report, extract_features
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sdst.ahead import Ahead, map_ahead
+from sdst.extraction.ahead import Ahead, map_ahead
 
 
 def until(condition) -> bool:

@@ -14,10 +14,10 @@ import torch
 from test_extract import GreyBackbone, write_video
 
 from sdst.backbones import load_backbone
-from sdst.budget import BudgetError, MemoryBudget
 from sdst.data.video import VideoInfo
 from sdst.errors import InputError
-from sdst.extraction import Report, extract_features
+from sdst.extraction.budget import BudgetError, MemoryBudget
+from sdst.extraction.pipeline import Report, extract_features
 from sdst.memory import own_memory, parse_bytes
 
 ROOMY = 2**40

@@ -18,7 +18,7 @@ from sdst.config import load_config, save_config
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
-from sdst.extraction import extract_features
+from sdst.extraction.pipeline import extract_features
 from sdst.sources import open_data
 from tests.videos import cut_in_pictures
 

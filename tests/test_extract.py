@@ -18,7 +18,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
-from sdst.extraction import Report, extract_features
+from sdst.extraction.pipeline import Report, extract_features
 from tests.videos import cut_in_pictures
 
 K, P, WIDTH = 2, 3, 4

@@ -10,7 +10,7 @@ import pytest
 from sdst import Grounder
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
-from sdst.extraction import extract_features
+from sdst.extraction.pipeline import extract_features
 from sdst.search import groups
 from tests.grounding import QUERIES
 

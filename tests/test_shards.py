@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from test_extract import GreyBackbone, cut_in_pictures, write_video
 
-from sdst import shards
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
-from sdst.extraction import Report, extract_features
-from sdst.shards import Share, extract_share
+from sdst.extraction import shards
+from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.shards import Share, extract_share
 
 QUERIES = {1: "a red ball", "two": "a dog that runs away"}
 
@@ -56,7 +56,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = ["tests"]
 from test_shards import run_share
-from sdst import shards
+from sdst.extraction import shards
 from sdst.data.store.writer import FeatureWriter
 
 wait = shards._wait_for_all

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from sdst.ahead import Ahead, encoder_threads, map_ahead
 from sdst.backbones import Backbone
-from sdst.budget import BudgetError, MemoryBudget
 from sdst.data.store.origins import lacking, query_origins, video_origins
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.data.video import ClipReader
 from sdst.errors import InputError
+from sdst.extraction.ahead import Ahead, encoder_threads, map_ahead
+from sdst.extraction.budget import BudgetError, MemoryBudget
 
 DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,
