@@ -18,7 +18,7 @@ from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.sources import Data, open_data
-from sdst.trainer import Trainer, make_accelerator, make_loader
+from sdst.training.trainer import Trainer, make_accelerator, make_loader
 
 VIDEOS = {"train": 200, "val": 8}
 CLIPS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 75, 5, 768, 1024

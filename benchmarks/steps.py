@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from sdst.config import Config
 from sdst.kernels import quantize
 from sdst.model import SDST, ModelConfig, Outputs, Targets, grounding_loss
-from sdst.optim import make_optimizer
+from sdst.training.optim import make_optimizer
 
 CLIPS, WORDS, MOMENTS = 75, 20, 3  # QVHighlights' clips, words and moments of a query
 

@@ -9,7 +9,7 @@ import torch
 
 from sdst.config import TrainConfig
 from sdst.model import SDST, ModelConfig
-from sdst.optim import make_optimizer, make_scheduler
+from sdst.training.optim import make_optimizer, make_scheduler
 
 MODEL = ModelConfig(layers=2, video_width=8, text_width=8, width=16, heads=2)
 

@@ -16,7 +16,7 @@ from sdst.data.video import num_clips
 from sdst.model import SDST
 from sdst.sources import open_data
 from sdst.train import main
-from sdst.trainer import batch_loss, targets_of
+from sdst.training.trainer import batch_loss, targets_of
 
 
 def tiny_batch(options: list[str], multiple: int):

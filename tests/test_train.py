@@ -25,7 +25,7 @@ from sdst.model.health import HEALTH, SparseHealth
 from sdst.predict import predict_split
 from sdst.sources import open_data
 from sdst.train import main
-from sdst.trainer import batch_loss, make_loader
+from sdst.training.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 
@@ -149,7 +149,7 @@ def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
             memory.setdefault(name, torch.empty(())).copy_(term.detach())
         return loss, dict(memory), health
 
-    monkeypatch.setattr("sdst.trainer.batch_loss", replay)
+    monkeypatch.setattr("sdst.training.trainer.batch_loss", replay)
     main(["--output", str(tmp_path), *tiny_options])
     found, expected = (
         (folder / "metrics.jsonl").read_text() for folder in (tmp_path, tiny_checkpoint)

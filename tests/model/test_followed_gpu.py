@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from sdst.kernels import gpu
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets
-from sdst.trainer import batch_loss
+from sdst.training.trainer import batch_loss
 
 
 class NothingCrosses(TorchDispatchMode):

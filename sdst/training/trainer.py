@@ -22,16 +22,16 @@ from sdst.checkpoint import Progress, RunFolder
 from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
-from sdst.distributed import gather_batch
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
-from sdst.optim import make_optimizer, make_scheduler
 from sdst.predict import Prediction, as_record, predict, predict_zero_shot
 from sdst.sources import Data
+from sdst.training.distributed import gather_batch
+from sdst.training.optim import make_optimizer, make_scheduler
 
 # Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
 # of these waits for the device.
