@@ -25,8 +25,8 @@ from sdst.config import load_config
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.demo.render import FPS, FRAME_SIZE, encode
-from sdst.grounder import Grounding
-from sdst.search import Found
+from sdst.grounding.grounder import Grounding
+from sdst.grounding.search import Found
 
 LAYERS, CLIPS, WIDTH = 4, 75, 768
 CLIP_LENGTH = 2.0
@@ -95,7 +95,7 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounder]:
     run.save_model(SDST(config.model))
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("SDST_CACHE", str(folder / "cache"))
-        patches.setattr("sdst.encoding.load_backbone", lambda *_: RandomBackbone())
+        patches.setattr("sdst.grounding.encoder.load_backbone", lambda *_: RandomBackbone())
         yield Grounder(run.path, device="cpu")
 
 

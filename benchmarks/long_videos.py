@@ -37,9 +37,9 @@ from sdst.demo import DemoSize
 from sdst.demo.labels import Question, ask, matching
 from sdst.demo.scenes import Scene, plan_scene
 from sdst.evaluation.retrieval import evaluate_retrieval
-from sdst.long import ground_long
+from sdst.grounding.decode import Prediction, decode
+from sdst.grounding.long_videos import ground_long
 from sdst.model import SDST, ModelConfig
-from sdst.predict import Prediction, decode
 from sdst.sources import open_data
 
 LENGTHS = (75, 600, 4_800, 36_000, 72_000)
@@ -224,7 +224,7 @@ def in_stretches(model: SDST, row: Row, options: PredictConfig) -> list[Predicti
 
 def by_saliency(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
     """In stretches, but what the selected tokens say of a stretch is left out."""
-    with patch("sdst.long.FIT_WEIGHT", 0.0):
+    with patch("sdst.grounding.long_videos.FIT_WEIGHT", 0.0):
         return in_stretches(model, row, options)
 
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.runs import TEST_VIDEOS, head, judged, row, trained
 from sdst.config import PRECISIONS
 from sdst.errors import run
-from sdst.predict import check_precision
+from sdst.grounding.decode import check_precision
 
 TRAINED = {"fp32": "no", "bf16": "bf16"}  # by the names of train.precision
 

@@ -17,8 +17,8 @@ from sdst.data.jsonl import replace_text
 from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError
 from sdst.evaluation import evaluate
+from sdst.evaluation.predict import predict
 from sdst.model import SDST
-from sdst.predict import predict
 from sdst.sources import Data, open_data
 from sdst.train import train
 

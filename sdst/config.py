@@ -140,7 +140,7 @@ class PredictConfig:
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
         nms_sigma: width of `gaussian`.
         stretch: clips above which `sdst.ground` cuts a video into stretches of so many (see
-            `sdst.long`); None: as most of the training videos have.
+            `sdst.grounding.long_videos`); None: as most of the training videos have.
         overlap: clips that neighbouring stretches share; None: as most moments of the training
             have, at most half a stretch.
         context: under `model.context: sparse`, what the moments of a stretch are told from: tokens

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sdst import Grounder, encoding
+from sdst import Grounder
 from sdst.demo.render import write_video
 from sdst.demo.scenes import plan_scene
 from sdst.errors import InputError
+from sdst.grounding import encoder
 from tests.grounding import QUERIES, small_config, write_checkpoint
 
 
@@ -18,13 +19,13 @@ from tests.grounding import QUERIES, small_config, write_checkpoint
 def extractions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The videos that were decoded and encoded, in order."""
     calls: list[Path] = []
-    extract = encoding.extract_features
+    extract = encoder.extract_features
 
     def counted(videos, *arguments, **options):
         calls.extend(videos.values())
         return extract(videos, *arguments, **options)
 
-    monkeypatch.setattr(encoding, "extract_features", counted)
+    monkeypatch.setattr(encoder, "extract_features", counted)
     return calls
 
 
@@ -79,11 +80,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(grounder, film, tmp_path
 
 
 def test_memory_holds_the_videos_used_last(grounder, film, tmp_path):
-    for i in range(encoding.VIDEOS_IN_MEMORY + 2):
+    for i in range(encoder.VIDEOS_IN_MEMORY + 2):
         path = tmp_path / f"{i}.mp4"
         path.write_bytes(film.read_bytes())
         grounder.encoder.encode(path)
-    assert len(grounder.encoder._recent) == encoding.VIDEOS_IN_MEMORY
+    assert len(grounder.encoder._recent) == encoder.VIDEOS_IN_MEMORY
 
 
 def test_a_backbone_of_other_widths_is_refused(tmp_path, own_cache):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sdst import Grounder, ZeroShotGrounder
-from sdst.encoding import VIDEOS_IN_MEMORY
 from sdst.errors import InputError
+from sdst.grounding.encoder import VIDEOS_IN_MEMORY
+from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import library
-from sdst.zero_shot import zero_shot_moments
 from tests.grounding import QUERIES, small_config, write_checkpoint
 from tests.processor import needs_bf16
 from tests.test_extract import cut_in_pictures

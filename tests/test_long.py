@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
+from sdst.grounding.decode import decode
+from sdst.grounding.long_videos import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.kernels import dequantize, pyramid, quantize, select_tokens
-from sdst.long import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.model.running_selection import RunningSelection, SelectedTokens
-from sdst.predict import decode
 
 LAYERS, TOKENS, WIDTH = 2, 3, 12
 CUT = PredictConfig(stretch=10, overlap=4)
@@ -78,7 +78,7 @@ def test_how_many_stretches_are_read_at_once_changes_nothing(
 ) -> None:
     call = (model, make_video(50), make_texts(1), 1.0, 50.0, options)
     [together] = ground_long(*call)
-    monkeypatch.setattr("sdst.long.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("sdst.grounding.long_videos.BYTES_AT_ONCE", 1)
     [apart] = ground_long(*call)
     np.testing.assert_allclose(apart.windows, together.windows, atol=1e-5)
     np.testing.assert_allclose(apart.saliency, together.saliency, atol=1e-5)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
+from sdst.grounding.decode import decode, rank, round_ends
 from sdst.model import Outputs
-from sdst.predict import decode, rank, round_ends
 
 
 def rounded(start: float, end: float, duration: float, unit: float) -> list[float]:

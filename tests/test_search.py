@@ -11,7 +11,7 @@ from sdst import Grounder
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
-from sdst.search import groups
+from sdst.grounding.search import groups
 from tests.grounding import QUERIES
 
 

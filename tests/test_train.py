@@ -20,9 +20,9 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
+from sdst.evaluation.predict import predict_split
 from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
-from sdst.predict import predict_split
 from sdst.sources import open_data
 from sdst.train import main
 from sdst.training.trainer import batch_loss, make_loader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdst.zero_shot import excess, proposals, smooth, suppress, zero_shot_moments
+from sdst.grounding.zero_shot import excess, proposals, smooth, suppress, zero_shot_moments
 
 TEXT = np.array([1.0, 0.0], np.float32)
 

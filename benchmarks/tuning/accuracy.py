@@ -24,7 +24,7 @@ from sdst.data.jsonl import replace_text
 from sdst.data.video_files import dataset_videos
 from sdst.errors import run
 from sdst.evaluation import evaluate
-from sdst.predict import predict
+from sdst.evaluation.predict import predict
 from sdst.sources import Data, dataset_root, open_data
 
 WARMUP = 1 / 7  # share of the steps, the demo's

@@ -34,9 +34,9 @@ from sdst.config import Config, load_config
 from sdst.data.batches import Batch
 from sdst.data.jsonl import replace_text
 from sdst.errors import run
+from sdst.grounding.decode import decode
 from sdst.memory import peak_memory
 from sdst.model import parameter_count
-from sdst.predict import decode
 
 
 @dataclass(frozen=True)

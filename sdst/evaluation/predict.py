@@ -18,11 +18,11 @@ from sdst.config import PRECISIONS, PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
+from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import library, temporal_nms
 from sdst.model import Outputs
 from sdst.model.spans import to_ends
 from sdst.sources import open_data
-from sdst.zero_shot import zero_shot_moments
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 A moment's score is a probability within its video, as in training, where every video holds what is
 asked for. Which video holds it is told by saliency, which is trained against other videos as well,
-as for the stretches of a long one (`sdst.long`):
+as for the stretches of a long one (`sdst.grounding.long_videos`):
 
     score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
 
@@ -20,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sdst.data.store.reader import FeatureStore, VideoFeatures
-from sdst.encoding import VideoEncoder
 from sdst.errors import InputError
-from sdst.predict import Prediction
+from sdst.grounding.decode import Prediction
+from sdst.grounding.encoder import VideoEncoder
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ import torch
 from torch import Tensor
 
 from sdst.config import PredictConfig
+from sdst.grounding.decode import Prediction, rank, round_ends
 from sdst.model import SDST, Outputs
 from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
 from sdst.model.spans import to_ends
-from sdst.predict import Prediction, rank, round_ends
 
 BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of stretches
 STRETCHES_AT_ONCE = 32

@@ -18,15 +18,15 @@ from torch.nn.utils.rnn import pad_sequence
 from sdst.backbones import TextFeatures, load_backbone
 from sdst.checkpoint import load_checkpoint
 from sdst.data.store.reader import FeatureStore, VideoFeatures
-from sdst.encoding import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.errors import InputError
+from sdst.grounding.decode import Prediction, check_precision, decode, inference
+from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
+from sdst.grounding.long_videos import ground_long
+from sdst.grounding.queries import check_queries
+from sdst.grounding.search import Found, Ranking, groups, videos_of
+from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import dequantize
-from sdst.long import ground_long
 from sdst.model import SDST, EncodedVideo
-from sdst.predict import Prediction, check_precision, decode, inference
-from sdst.queries import check_queries
-from sdst.search import Found, Ranking, groups, videos_of
-from sdst.zero_shot import zero_shot_moments
 
 # Of all queries that are answered together: so many that a CPU's caches still hold what is between
 # two products, or that a GPU computes longer than it takes to be told what.
@@ -99,7 +99,7 @@ class Grounder(_Grounder):
     A video is decoded and encoded once: what the backbone says is kept in memory for the videos
     used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
     on projections of the video that are made once for all of them. A video longer than those of the
-    training is read in stretches (`sdst.long`).
+    training is read in stretches (`sdst.grounding.long_videos`).
 
         grounder = Grounder("runs/demo")
         [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
@@ -163,7 +163,7 @@ class Grounder(_Grounder):
         skipped: list[str] | None = None,
         progress: bool = False,
     ) -> list[list[Found]]:
-        """The moments of many videos that fit each of `queries` best (`sdst.search` says how).
+        """The moments of many videos that fit each of `queries` best (`sdst.grounding.search` says how).
 
         Short videos are answered together.
 
@@ -238,7 +238,7 @@ class Grounder(_Grounder):
 class ZeroShotGrounder(_Grounder):
     """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
 
-    It is the baseline of every report, and any video works with it: `sdst.zero_shot`.
+    It is the baseline of every report, and any video works with it: `sdst.grounding.zero_shot`.
 
     Args:
         backbone: as for `load_backbone`.
