@@ -163,9 +163,9 @@ class Grounder(_Grounder):
         skipped: list[str] | None = None,
         progress: bool = False,
     ) -> list[list[Found]]:
-        """The moments of many videos that fit each of `queries` best (`sdst.grounding.search` says how).
+        """The moments of many videos that fit each of `queries` best.
 
-        Short videos are answered together.
+        `sdst.grounding.search` says how. Short videos are answered together.
 
         Args:
             videos: files by their ids, each of which is read once; or a store of `sdst.extract`.

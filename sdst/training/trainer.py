@@ -23,9 +23,10 @@ from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.errors import InputError
-from sdst.evaluation.predict import Prediction, as_record, predict, predict_zero_shot
+from sdst.evaluation.predict import as_record, predict, predict_zero_shot
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
+from sdst.grounding.decode import Prediction
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
