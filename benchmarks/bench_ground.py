@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst import SDST, Grounder
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.checkpoint import RunFolder

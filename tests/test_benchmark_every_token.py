@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.every_token import EveryToken
+from benchmarks.studies.every_token import EveryToken
 from sdst import SDST
 from sdst.config import load_config
 from sdst.model import ModelConfig

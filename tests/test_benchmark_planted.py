@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.planted import KINDS, RECIPE, VARIANTS, Budget, options_of
+from benchmarks.studies.planted import KINDS, RECIPE, VARIANTS, Budget, options_of
 from sdst.config import Config, load_config
 
 

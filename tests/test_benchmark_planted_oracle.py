@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.planted_oracle import (
+from benchmarks.studies.planted_oracle import (
     KINDS,
     RECIPE,
     NaiveFilter,

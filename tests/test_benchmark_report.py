@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from benchmarks import conftest as hooks
+from benchmarks.measuring.roofline import Roofline
 from benchmarks.report import main
-from benchmarks.roofline import Roofline
 from sdst.errors import InputError
 from sdst.memory import peak_memory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runs import FIGURES, head, judged, row, trained
+from benchmarks.studies.runs import FIGURES, head, judged, row, trained
 from sdst.config import cache_dir
 from sdst.errors import InputError
 from tests.processor import needs_bf16
@@ -23,7 +23,9 @@ def run(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_a_finished_run_is_read_and_not_repeated(run, tiny_options, monkeypatch) -> None:
     folder, metrics = run
-    monkeypatch.setattr("benchmarks.runs.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "benchmarks.studies.runs.train", lambda *_, **__: pytest.fail("trained again")
+    )
     assert trained(folder, "demo", [*tiny_options, *EPOCH]) == json.loads(json.dumps(metrics))
 
 
@@ -47,7 +49,7 @@ def test_a_run_is_judged_by_as_many_videos_as_asked_for(run, own_cache, monkeypa
     report = judged(folder, 3)
     assert report["brief"].keys() == metrics["report"]["brief"].keys()
     assert len(list((cache_dir() / "demo-3" / "videos").glob("test_*.mp4"))) == 3
-    monkeypatch.setattr("benchmarks.runs.predict", lambda *_, **__: pytest.fail("again"))
+    monkeypatch.setattr("benchmarks.studies.runs.predict", lambda *_, **__: pytest.fail("again"))
     assert judged(folder, 3) == report
 
 

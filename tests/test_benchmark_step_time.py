@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring.steps import TrainingStep
 from benchmarks.step_time import (
     H100,
     Machine,
@@ -15,7 +16,6 @@ from benchmarks.step_time import (
     predict_table,
     record_step,
 )
-from benchmarks.steps import TrainingStep
 from sdst.config import Config, load_config
 
 

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("peft", reason="benchmarks.tuning needs peft: pip install -e '.[test]'")
+pytest.importorskip("peft", reason="benchmarks.studies.tuning needs peft: pip install -e '.[test]'")
 
-from benchmarks.tuning import __main__ as tuning
-from benchmarks.tuning import cost
-from benchmarks.tuning.cost import SETUPS, random_batch
-from benchmarks.tuning.pictures import Pictures
-from benchmarks.tuning.strategies import STRATEGIES, OnFeatures, Training, make_model, with_backbone
+from benchmarks.studies.tuning import __main__ as tuning
+from benchmarks.studies.tuning import cost
+from benchmarks.studies.tuning.cost import SETUPS, random_batch
+from benchmarks.studies.tuning.pictures import Pictures
+from benchmarks.studies.tuning.strategies import (
+    STRATEGIES,
+    OnFeatures,
+    Training,
+    make_model,
+    with_backbone,
+)
 from sdst.backbones import load_backbone
 from sdst.data.annotations import read_annotations
 from sdst.data.batches import GroundingDataset, collate

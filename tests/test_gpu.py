@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import captured
-from benchmarks.steps import TrainingStep
+from benchmarks.measuring.gpu import captured
+from benchmarks.measuring.steps import TrainingStep
 from sdst import Grounder
 from sdst.backbones import load_backbone
 from sdst.config import load_config

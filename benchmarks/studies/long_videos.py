@@ -1,4 +1,4 @@
-"""`python -m benchmarks.long_videos`: what a long video costs, and whether moments are found in it.
+"""`python -m benchmarks.studies.long_videos`: what long videos cost, and whether moments are found.
 
 Without arguments: processor time and peak memory of one query on 75 to 72,000 clips (ten hours at
 two a second), pooled and patch tokens, in a table and `--plot`. Every point is a process of its
@@ -258,7 +258,7 @@ def accuracy(checkpoint: Path, queries: int) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_videos")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.long_videos")
     parser.add_argument("--plot", type=Path, metavar="OUT.png")
     parser.add_argument("--longest", type=int, default=max(LENGTHS), metavar="CLIPS")
     parser.add_argument("--context", choices=("stretch", "video"), default=CUT.context)

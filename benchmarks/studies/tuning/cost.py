@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tuning.cost SETUP STRATEGY`: what training by one strategy costs.
+"""`python -m benchmarks.studies.tuning.cost SETUP STRATEGY`: what training by one strategy costs.
 
 A process of its own per strategy, so that none finds memory or warm pages that another has left.
 With `queries` in place of a strategy: what answering costs, by all of them in turns.
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.tuning.strategies import (
+from benchmarks.studies.tuning.strategies import (
     STRATEGIES,
     OnFeatures,
     OnPictures,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tuning`: side-tuning against the other ways of adapting a backbone.
+"""`python -m benchmarks.studies.tuning`: side-tuning against the other ways of adapting a backbone.
 
 All strategies have the same demo data, batches, optimiser and losses, and as much training time as
 `--steps` of side-tuning take, or as many queries. The head on the last layer is SDST's
@@ -17,10 +17,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.runs import FIGURES, TEST_VIDEOS, cell
-from benchmarks.tuning.cost import QUERIES, SETUPS
-from benchmarks.tuning.figures import plot_accuracy, plot_speed
-from benchmarks.tuning.strategies import STRATEGIES
+from benchmarks.studies.runs import FIGURES, TEST_VIDEOS, cell
+from benchmarks.studies.tuning.cost import QUERIES, SETUPS
+from benchmarks.studies.tuning.figures import plot_accuracy, plot_speed
+from benchmarks.studies.tuning.strategies import STRATEGIES
 from sdst.errors import run
 
 REFERENCE = "sdst"  # whose training time all get under `time`
@@ -32,7 +32,9 @@ Result = dict
 
 def main() -> None:
     """Run what is not yet there; print the tables in Markdown and draw the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.tuning", description=__doc__
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--figures", type=Path, default=Path("docs"), help="folder of the figures")
     parser.add_argument("--steps", type=int, default=400)
@@ -65,7 +67,9 @@ def measured(folder: Path, setup: str) -> dict[str, Result]:
     """What every strategy costs on one backbone."""
 
     def cost(name: str) -> Result:
-        return finished(folder / f"{setup}-{name}.json", "benchmarks.tuning.cost", setup, name)
+        return finished(
+            folder / f"{setup}-{name}.json", "benchmarks.studies.tuning.cost", setup, name
+        )
 
     answering = cost(QUERIES)
     return {name: {**cost(name), **answering[name]} for name in STRATEGIES}
@@ -84,7 +88,9 @@ def trained(options: argparse.Namespace, name: str, steps: int, seed: int) -> Re
     numbers = {"steps": steps, "batch": options.batch, "seed": seed, "videos": TEST_VIDEOS}
     file = f"{name}-{steps}x{options.batch}-seed{seed}-{TEST_VIDEOS}.json"
     arguments = [part for key, value in numbers.items() for part in (f"--{key}", str(value))]
-    return finished(options.output / "demo" / file, "benchmarks.tuning.accuracy", name, *arguments)
+    return finished(
+        options.output / "demo" / file, "benchmarks.studies.tuning.accuracy", name, *arguments
+    )
 
 
 def finished(file: Path, module: str, *arguments: str) -> Result:

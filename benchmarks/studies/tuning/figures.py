@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from benchmarks.runs import FIGURES
-from benchmarks.tuning.cost import SETUPS
-from benchmarks.tuning.strategies import STRATEGIES
+from benchmarks.studies.runs import FIGURES
+from benchmarks.studies.tuning.cost import SETUPS
+from benchmarks.studies.tuning.strategies import STRATEGIES
 from sdst.plots import HAIR, INK, MUTED, SERIES
 
 SHOWN = "R1@0.5"

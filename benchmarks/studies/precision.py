@@ -1,4 +1,4 @@
-"""`python -m benchmarks.precision`: what products of bf16 cost in accuracy on the demo.
+"""`python -m benchmarks.studies.precision`: what products of bf16 cost in accuracy on the demo.
 
 The demo's recipe is trained in fp32 and in bf16, and each run answers in both; the table holds mean
 and spread over seeds on `--videos` test videos. The gain is measured by
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.runs import TEST_VIDEOS, head, judged, row, trained
+from benchmarks.studies.runs import TEST_VIDEOS, head, judged, row, trained
 from sdst.config import PRECISIONS
 from sdst.errors import run
 from sdst.grounding.decode import check_precision
@@ -22,7 +22,9 @@ TRAINED = {"fp32": "no", "bf16": "bf16"}  # by the names of train.precision
 
 def main() -> None:
     """Train in both with all seeds, answer in both and print the table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.precision", description=__doc__
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/precision"))
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")

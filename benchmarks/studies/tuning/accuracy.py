@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tuning.accuracy STRATEGY`: one strategy, trained on the demo."""
+"""`python -m benchmarks.studies.tuning.accuracy STRATEGY`: one strategy, trained on the demo."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.runs import TEST_VIDEOS, demo_of_tests
-from benchmarks.tuning.pictures import Pictures
-from benchmarks.tuning.strategies import STRATEGIES, OnPictures, Training
+from benchmarks.studies.runs import TEST_VIDEOS, demo_of_tests
+from benchmarks.studies.tuning.pictures import Pictures
+from benchmarks.studies.tuning.strategies import STRATEGIES, OnPictures, Training
 from sdst.backbones import load_backbone
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch, GroundingDataset, collate

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ablation`: what each part of the side-tuner buys on the demo.
+"""`python -m benchmarks.studies.ablation`: what each part of the side-tuner buys on the demo.
 
 Every variant is trained with the same data, budget and seeds; the table holds mean and spread on
 `--videos` test videos.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.runs import TEST_VIDEOS, head, row, trained_on_demo
+from benchmarks.studies.runs import TEST_VIDEOS, head, row, trained_on_demo
 from sdst.errors import run
 
 VARIANTS = {

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.trade_off`: what sparse context and a coarse-to-fine schedule cost and buy.
+"""`python -m benchmarks.studies.trade_off`: what sparse context and a schedule cost and buy.
 
 The paper's block and three schedules under a sparse context are trained on the demo (its own
 recipe, judged by `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights
-(see `benchmarks.planted`), with the same data, budget and seeds. Time and memory are of a training
-step and a forward pass at the paper's size, 32 videos of QVHighlights, turn by turn. The table goes
-to the screen, the figure to `--plot`.
+(see `benchmarks.studies.planted`), with the same data, budget and seeds. Time and memory are of a
+training step and a forward pass at the paper's size, 32 videos of QVHighlights, turn by turn. The
+table goes to the screen, the figure to `--plot`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import planted
-from benchmarks.interleave import interleave
-from benchmarks.runs import FIGURES, TEST_VIDEOS, cell, trained, trained_on_demo
-from benchmarks.steps import TrainingStep, forward_pass
+from benchmarks.measuring.interleave import interleave
+from benchmarks.measuring.steps import TrainingStep, forward_pass
+from benchmarks.studies import planted
+from benchmarks.studies.runs import FIGURES, TEST_VIDEOS, cell, trained, trained_on_demo
 from sdst.config import load_config
 from sdst.errors import run
 from sdst.memory import peak_memory
@@ -165,7 +165,9 @@ def _draw_panel(axes: Axes, costs: dict[Variant, Cost], runs: dict[Variant, list
 
 def main() -> None:
     """Train what is not there yet, measure, print the table and draw the figure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trade_off", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.trade_off", description=__doc__
+    )
     add = parser.add_argument
     add("--annotations", type=Path, metavar="DIR", help="of QVHighlights; without it the demo only")
     add("--output", type=Path, default=Path("runs/trade_off"), help="finished runs are kept there")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planted`: side-tuners compared on QVHighlights' timing, without its videos.
+"""`python -m benchmarks.studies.planted`: side-tuners compared on QVHighlights' timing alone.
 
 The recipe `qvhighlights_internvideo2` in InternVideo2's shapes, either on features planted in the
 real annotations (`--annotations DIR` of `highlight_{train,val}_release.jsonl`; see
@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.runs import head, row, trained
+from benchmarks.studies.runs import head, row, trained
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.errors import run
@@ -117,7 +117,9 @@ def options_of(budget: Budget, seed: int) -> list[str]:
 
 def main() -> None:
     """Train the variants with all seeds and print the table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.planted", description=__doc__
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--annotations", type=Path, metavar="DIR")
     source.add_argument("--features", type=Path, metavar="DIR")

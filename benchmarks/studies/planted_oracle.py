@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planted_oracle --annotations DIR`: how hard planted features are.
+"""`python -m benchmarks.studies.planted_oracle --annotations DIR`: how hard planted features are.
 
 Two matched filters on the features of `qvhighlights_internvideo2`, for every kind of planted
 features (`sdst.data.planted`), scored as a model is. The oracle knows the maps, the strengths and
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
-from benchmarks.runs import FIGURES
+from benchmarks.studies.runs import FIGURES
 from sdst.config import Config, load_config
 from sdst.data.annotations import Annotation
 from sdst.data.planted.features import MEANINGS, PlantedConfig, PlantedFeatures

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.every_token`: what sparse token selection costs in accuracy on the demo.
+"""`python -m benchmarks.studies.every_token`: what sparse token selection costs in accuracy.
 
 The demo's recipe is trained as it is and with every frozen token projected and attended to, with
 the same data, budget and seeds; the table holds mean and spread on `--videos` test videos. What
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.runs import TEST_VIDEOS, head, row, trained_on_demo
+from benchmarks.studies.runs import TEST_VIDEOS, head, row, trained_on_demo
 from sdst.errors import run
 from sdst.model import SDST, EncodedVideo, ModelConfig
 from sdst.model.layers import CrossAttention
@@ -63,7 +63,9 @@ MODELS = {"sparse selection": SDST, "every token": EveryToken}
 
 def main() -> None:
     """Train both models with all seeds and print the table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.every_token", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.every_token", description=__doc__
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/every_token"))
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
