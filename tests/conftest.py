@@ -85,7 +85,7 @@ def films(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small untrained model on the demo's backbone."""
-    from tests.grounding import small_config, write_checkpoint
+    from tests.untrained import small_config, write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("ground") / "run", small_config())
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_extract import GreyBackbone, write_video
 
 from sdst.backbones import load_backbone
 from sdst.data.video import VideoInfo
@@ -19,6 +18,7 @@ from sdst.errors import InputError
 from sdst.extraction.budget import BudgetError, MemoryBudget
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.memory import own_memory, parse_bytes
+from tests.extraction.grey import GreyBackbone, write_video
 
 ROOMY = 2**40
 SMALL = VideoInfo(duration=10.0, fps=2.0, width=16, height=16, num_frames=20)

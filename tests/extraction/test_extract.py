@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -19,44 +18,8 @@ from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
 from sdst.extraction.pipeline import Report, extract_features
+from tests.extraction.grey import QUERIES, WIDTH, GreyBackbone, K, P, extract, write_video
 from tests.videos import cut_in_pictures
-
-K, P, WIDTH = 2, 3, 4
-
-
-class GreyBackbone:
-    """A frame's features are its mean grey level over 255, a sentence's its number of words."""
-
-    name = "grey"
-    fingerprint = "grey-1"
-    device = torch.device("cpu")
-    image_size = (16, 16)
-    frames_at_once = 1
-    layers, tokens_per_frame = K, P
-    video_width = text_width = embed_width = WIDTH
-
-    def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
-        grey = torch.from_numpy(frames.mean(axis=(1, 2, 3)) / 255).float()
-        return FrameFeatures(
-            grey.view(1, -1, 1, 1).expand(K, -1, P, WIDTH), grey.view(-1, 1).expand(-1, WIDTH)
-        )
-
-    def encode_text(self, texts: list[str]) -> list[TextFeatures]:
-        counts = [len(text.split()) for text in texts]
-        return [TextFeatures(torch.full((K, n, WIDTH), n), torch.ones(WIDTH)) for n in counts]
-
-
-def write_video(path: Path, levels: list[int]) -> Path:
-    """Two frames a second, of the given grey levels."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=2, options={"crf": "4"})
-        stream.width = stream.height = 16
-        stream.pix_fmt = "yuv420p"
-        for level in levels:
-            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), "rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture
@@ -71,13 +34,6 @@ def videos(tmp_path: Path) -> dict[str, Path]:
             "bright": [200] * 10,
         }.items()
     }
-
-
-QUERIES = {1: "a red ball", "two": "a dog that runs away"}
-
-
-def extract(videos: dict[str, Path], out: Path, queries: dict = QUERIES, **options):
-    return extract_features(videos, queries, GreyBackbone(), out, progress=False, **options)
 
 
 @pytest.fixture
@@ -201,7 +157,7 @@ def test_not_one_readable_video_is_an_error(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.test_extract import GreyBackbone, extract
+from tests.extraction.grey import extract
 from sdst.data.store import writer
 from sdst.data.store.writer import FeatureWriter
 

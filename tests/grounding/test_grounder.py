@@ -13,9 +13,9 @@ from sdst.errors import InputError
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import library
-from tests.grounding import QUERIES, small_config, write_checkpoint
 from tests.processor import needs_bf16
-from tests.test_extract import cut_in_pictures
+from tests.untrained import QUERIES, small_config, write_checkpoint
+from tests.videos import cut_in_pictures
 
 
 def test_every_query_gets_an_answer_in_order(grounder, film):

@@ -12,7 +12,7 @@ from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
 from sdst.grounding.search import groups
-from tests.grounding import QUERIES
+from tests.untrained import QUERIES
 
 
 def test_moments_of_many_videos_are_ranked_by_score_and_evidence(grounder, films):

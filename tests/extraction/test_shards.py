@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_extract import GreyBackbone, cut_in_pictures, write_video
 
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.extraction import shards
 from sdst.extraction.pipeline import Report, extract_features
-from sdst.extraction.shards import Share, extract_share
-
-QUERIES = {1: "a red ball", "two": "a dog that runs away"}
+from sdst.extraction.shards import Share
+from tests.extraction.grey import QUERIES, GreyBackbone, run_share, write_video
+from tests.videos import cut_in_pictures
 
 
 @pytest.fixture
@@ -29,14 +28,6 @@ def videos(tmp_path: Path) -> dict[str, Path]:
         write_video(folder / f"{name}.mp4", generator.integers(16, 235, 40).tolist())
     (folder / "broken.mp4").write_bytes(b"no video")
     return {path.stem: path for path in sorted(folder.iterdir())}
-
-
-def run_share(rank: int, videos: dict[str, Path], out: Path, world: int = 2, **options):
-    """The store (in the first process) and the report of one process."""
-    report = Report()
-    settings = {"clip_length": 1.0, "frames_per_clip": 1, "report": report, **options}
-    store = extract_share(Share(rank, world), videos, QUERIES, GreyBackbone(), out, **settings)
-    return store, report
 
 
 def run_alone(videos: dict[str, Path], out: Path, **options):
@@ -54,8 +45,7 @@ def assert_same_bytes(store: Path, other: Path) -> None:
 JOIN_KILLED = """
 import os, sys
 from pathlib import Path
-sys.path[:0] = ["tests"]
-from test_shards import run_share
+from tests.extraction.grey import run_share
 from sdst.extraction import shards
 from sdst.data.store.writer import FeatureWriter
 
@@ -97,8 +87,7 @@ def test_every_process_has_its_part(videos) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-sys.path[:0] = ["tests"]
-from test_shards import run_share
+from tests.extraction.grey import run_share
 from sdst.data.store.writer import FeatureWriter
 
 finish = FeatureWriter._finish_video

@@ -12,7 +12,7 @@ from sdst.demo.render import write_video
 from sdst.demo.scenes import plan_scene
 from sdst.errors import InputError
 from sdst.grounding import encoder
-from tests.grounding import QUERIES, small_config, write_checkpoint
+from tests.untrained import QUERIES, small_config, write_checkpoint
 
 
 @pytest.fixture
