@@ -17,7 +17,7 @@ from benchmarks.measuring.interleave import interleave, ratio
 from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.convert import convert
-from sdst.sources import Data, open_data
+from sdst.sources.dataset import Data, open_data
 from sdst.training.trainer import Trainer, make_accelerator, make_loader
 
 VIDEOS = {"train": 200, "val": 8}

@@ -87,7 +87,7 @@ def _extract_dataset(config: Config) -> FeatureStore:
             "python -m sdst.convert packs them"
         )
     from sdst.extraction.shards import Share
-    from sdst.sources import open_data
+    from sdst.sources.dataset import open_data
 
     if Share.of_environment().world > 1:
         raise InputError("several processes share out --videos; with --config start one alone")
@@ -107,7 +107,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
     from sdst.backbones import load_backbone
     from sdst.extraction.pipeline import Report, extract_features
     from sdst.extraction.shards import Share, extract_share
-    from sdst.sources import sentences
+    from sdst.sources.dataset import sentences
 
     share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)

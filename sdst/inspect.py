@@ -82,7 +82,7 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
         overrides += ["--data.clip_length", str(options.clip_length)]
     config = load_config(options.config or ("custom" if options.root else "demo"), overrides)
 
-    from sdst.sources import dataset_root  # brings PyTorch along
+    from sdst.sources.dataset import dataset_root  # brings PyTorch along
 
     root = dataset_root(config)
     files = {name: root / file for name, file in config.data.annotations.items()}
@@ -132,7 +132,7 @@ def _published(
     splits: dict[str, list[Annotation]],
     annotations: Sequence[Annotation],
 ) -> list[str]:
-    from sdst.sources import open_files, packed_path  # brings PyTorch along
+    from sdst.sources.dataset import open_files, packed_path  # brings PyTorch along
 
     packed = packed_path(config, root)
     if packed.exists():

@@ -43,7 +43,7 @@ def train(
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     from sdst.model import parameter_count
-    from sdst.sources import open_data
+    from sdst.sources.dataset import open_data
     from sdst.training.distributed import main_process_first
     from sdst.training.trainer import Trainer, check_run, make_accelerator
 

@@ -20,7 +20,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.kernels import dequantize
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 from tests.features import META, text_features, video_features
 from tests.native import WIDTHS, training_options, write_annotations, write_features
 

@@ -23,7 +23,7 @@ from sdst.evaluation import read_predictions
 from sdst.evaluation.predict import predict_split
 from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 from sdst.train import main
 from sdst.training.trainer import batch_loss, make_loader
 
@@ -210,7 +210,7 @@ def test_features_in_a_devices_memory_give_the_same_run(
         store._maps = {name: values.as_subclass(Elsewhere) for name, values in store._maps.items()}
         return store
 
-    monkeypatch.setattr("sdst.sources._on_device", on_device)
+    monkeypatch.setattr("sdst.sources.dataset._on_device", on_device)
     main(["--output", str(tmp_path), *tiny_options, "--data.on_device", "true"])
     assert_same_weights(tmp_path, tiny_checkpoint)
     found, expected = (

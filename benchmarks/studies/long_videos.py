@@ -40,7 +40,7 @@ from sdst.evaluation.retrieval import evaluate_retrieval
 from sdst.grounding.decode import Prediction, decode
 from sdst.grounding.long_videos import ground_long
 from sdst.model import SDST, ModelConfig
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 
 LENGTHS = (75, 600, 4_800, 36_000, 72_000)
 LAYERS, WIDTH, WORDS = 4, 768, 20

@@ -19,7 +19,7 @@ from sdst.errors import InputError
 from sdst.evaluation import evaluate
 from sdst.evaluation.predict import predict
 from sdst.model import SDST
-from sdst.sources import Data, open_data
+from sdst.sources.dataset import Data, open_data
 from sdst.train import train
 
 TEST_VIDEOS = 1000  # that a run on the demo is judged by

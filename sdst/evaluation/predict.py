@@ -18,7 +18,7 @@ from sdst.errors import InputError
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.model import Outputs
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 
 
 def predict(

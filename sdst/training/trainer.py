@@ -30,7 +30,7 @@ from sdst.grounding.decode import Prediction
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
-from sdst.sources import Data
+from sdst.sources.dataset import Data
 from sdst.training.distributed import gather_batch
 from sdst.training.optim import make_optimizer, make_scheduler
 

@@ -14,7 +14,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.batches import collate
 from sdst.data.video import num_clips
 from sdst.model import SDST
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 from sdst.train import main
 from sdst.training.trainer import batch_loss, targets_of
 
