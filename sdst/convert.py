@@ -24,7 +24,7 @@ from sdst.errors import InputError, run
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:
-    from sdst.sources.dataset import Splits
+    from sdst.sources.splits import Splits
 
 
 def convert(config: Config, dtype: str = "float16", progress: bool = True) -> FeatureStore:
@@ -39,13 +39,9 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
         InputError: a file is missing, corrupt or does not fit, or the store has other numbers; what
             is packed stays.
     """
-    from sdst.sources.dataset import (
-        dataset_root,
-        files_identity,
-        open_files,
-        packed_path,
-        read_splits,
-    )
+    from sdst.sources.dataset import dataset_root
+    from sdst.sources.files import files_identity, open_files, packed_path
+    from sdst.sources.splits import read_splits
 
     root = dataset_root(config)
     path = packed_path(config, root)
@@ -161,7 +157,8 @@ def _store_of_files(options: argparse.Namespace, overrides: list[str]) -> Featur
             "pack; python -m sdst.extract encodes videos"
         )
     if options.verify:
-        from sdst.sources.dataset import dataset_root, packed_path
+        from sdst.sources.dataset import dataset_root
+        from sdst.sources.files import packed_path
 
         return FeatureStore(packed_path(config, dataset_root(config)))
     return convert(config, options.dtype or "float16")

@@ -107,7 +107,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
     from sdst.backbones import load_backbone
     from sdst.extraction.pipeline import Report, extract_features
     from sdst.extraction.shards import Share, extract_share
-    from sdst.sources.dataset import sentences
+    from sdst.sources.splits import sentences
 
     share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)

@@ -132,7 +132,7 @@ def _published(
     splits: dict[str, list[Annotation]],
     annotations: Sequence[Annotation],
 ) -> list[str]:
-    from sdst.sources.dataset import open_files, packed_path  # brings PyTorch along
+    from sdst.sources.files import open_files, packed_path  # brings PyTorch along
 
     packed = packed_path(config, root)
     if packed.exists():

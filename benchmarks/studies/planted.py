@@ -19,7 +19,7 @@ from benchmarks.studies.runs import head, row, trained
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.errors import run
-from sdst.sources.dataset import packed_path
+from sdst.sources.files import packed_path
 
 RECIPE = "qvhighlights_internvideo2"
 

@@ -37,7 +37,8 @@ from sdst.data.planted.timing import relevance
 from sdst.errors import run
 from sdst.evaluation import evaluate
 from sdst.evaluation.retrieval import temporal_iou
-from sdst.sources.dataset import open_files, read_splits
+from sdst.sources.files import open_files
+from sdst.sources.splits import read_splits
 
 RECIPE = "qvhighlights_internvideo2"
 ORDER, BINDING = ["--planted.order", "true"], ["--planted.binding", "true"]

@@ -20,7 +20,8 @@ from benchmarks.studies.planted_oracle import (
 )
 from sdst.config import load_config
 from sdst.data.annotations import Annotation
-from sdst.sources.dataset import open_files, read_splits
+from sdst.sources.files import open_files
+from sdst.sources.splits import read_splits
 
 DOG = Annotation(1, "a dog jumps", "park", 20.0, windows=((4, 12),))  # clips 2 to 5 of 10
 BOTH = np.array([-1, -1, 1, 1, 1, 1, -1, -1, -1, -1], float)

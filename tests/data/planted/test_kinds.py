@@ -18,7 +18,8 @@ from sdst.data.planted.features import MEANINGS, PlantedConfig, PlantedFeatures
 from sdst.data.planted.maps import Binding, Phases, TokenMap, even, odd
 from sdst.data.planted.timing import halves, runs
 from sdst.errors import InputError
-from sdst.sources.dataset import files_identity, open_data
+from sdst.sources.dataset import open_data
+from sdst.sources.files import files_identity
 from tests.native import write_annotations
 
 CLIP_LENGTH = 2.0
