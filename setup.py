@@ -156,7 +156,7 @@ class NativeWheel(bdist_wheel):
 setup(
     packages=find_packages(include=["sdst", "sdst.*"]),
     package_data={
-        "sdst": ["py.typed", "configs/*.yaml", "configs/parts/*.yaml", "data/demo/backbone/*"]
+        "sdst": ["py.typed", "configs/*.yaml", "configs/parts/*.yaml", "demo/backbone/*"]
     },
     ext_modules=native_libraries(),
     cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.convert import convert
-from sdst.sources import Data, open_data
-from sdst.trainer import Trainer, make_accelerator, make_loader
+from sdst.sources.dataset import Data, open_data
+from sdst.training.trainer import Trainer, make_accelerator, make_loader
 
 VIDEOS = {"train": 200, "val": 8}
 CLIPS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 75, 5, 768, 1024

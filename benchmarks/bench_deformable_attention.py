@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import deformable_attention, library
 from sdst.kernels.deformable_attention import bytes, flops
 from sdst.kernels.deformable_attention.reference import deformable_attention as gather

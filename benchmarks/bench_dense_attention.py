@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import cross_attention, dense_attention
 from sdst.kernels.dense_attention import bytes, flops
 from sdst.memory import peak_memory

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import dropout, library
 from sdst.kernels.dropout import bytes, flops
 from sdst.memory import peak_memory

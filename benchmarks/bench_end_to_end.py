@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.every_token import EveryToken
-from benchmarks.interleave import interleave, ratio
-from benchmarks.steps import TrainingStep, count_flops, forward_pass, random_inputs
+from benchmarks.measuring.interleave import interleave, ratio
+from benchmarks.measuring.steps import TrainingStep, count_flops, forward_pass, random_inputs
+from benchmarks.studies.every_token import EveryToken
 from sdst.config import Config, load_config
 from sdst.memory import peak_memory
 from sdst.model import SDST

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from benchmarks.decoding import write_minute
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.backbones import Backbone, load_backbone
 from sdst.data.video import ClipReader
-from sdst.extraction import extract_features
+from sdst.extraction.pipeline import extract_features
 from sdst.kernels import library
 
 # Random weights: as fast as trained ones.

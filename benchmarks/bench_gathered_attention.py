@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.interleave import interleave, ratio
-from benchmarks.tokens import SHAPES, shape_of
+from benchmarks.measuring.interleave import interleave, ratio
+from benchmarks.measuring.tokens import SHAPES, shape_of
 from sdst.kernels import gathered_attention, library, pyramid, quantize
 from sdst.kernels.gathered_attention import bytes, flops
 from sdst.memory import peak_memory

@@ -20,12 +20,12 @@ from benchmarks import bench_mark_saliency as marking
 from benchmarks.bench_dense_attention import CHANNELS, HEADS
 from benchmarks.bench_end_to_end import SCHEDULES, answers, patches, recipe
 from benchmarks.bench_gathered_attention import Problem, by_name
-from benchmarks.every_token import EveryToken
-from benchmarks.gpu import captured, finished, peak_memory
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.gpu import captured, finished, peak_memory
+from benchmarks.measuring.interleave import interleave, ratio
+from benchmarks.measuring.steps import TrainingStep, count_flops
+from benchmarks.measuring.tokens import LARGE, make_store, shape_of
 from benchmarks.step_time import RECIPE, VARIANTS
-from benchmarks.steps import TrainingStep, count_flops
-from benchmarks.tokens import LARGE, make_store, shape_of
+from benchmarks.studies.every_token import EveryToken
 from sdst.config import load_config
 from sdst.kernels import (
     deformable_attention,

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst import SDST, Grounder
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.checkpoint import RunFolder
 from sdst.config import load_config
-from sdst.data.demo.render import FPS, FRAME_SIZE, encode
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
-from sdst.grounder import Grounding
-from sdst.search import Found
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
+from sdst.demo.render import FPS, FRAME_SIZE, encode
+from sdst.grounding.grounder import Grounding
+from sdst.grounding.search import Found
 
 LAYERS, CLIPS, WIDTH = 4, 75, 768
 CLIP_LENGTH = 2.0
@@ -95,7 +95,7 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounder]:
     run.save_model(SDST(config.model))
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("SDST_CACHE", str(folder / "cache"))
-        patches.setattr("sdst.encoding.load_backbone", lambda *_: RandomBackbone())
+        patches.setattr("sdst.grounding.encoder.load_backbone", lambda *_: RandomBackbone())
         yield Grounder(run.path, device="cpu")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import library, linear_assignment
 from sdst.kernels.linear_assignment import bytes, flops
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.tokens import compare
+from benchmarks.measuring.tokens import compare
 from sdst.kernels import library, mark_saliency
 from sdst.kernels.mark_saliency import bytes, flops
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.tokens import COMPILED, SHAPES, STORES, compare, make_store
+from benchmarks.measuring.tokens import COMPILED, SHAPES, STORES, compare, make_store
 from sdst.kernels import library, select_tokens
 from sdst.kernels.select_tokens import bytes, flops, reference
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.interleave import interleave, ratio
+from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import library, temporal_nms
 from sdst.kernels.temporal_nms import bytes, flops
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.roofline import measure
+from benchmarks.measuring.roofline import measure
 from sdst.kernels import library
 
 

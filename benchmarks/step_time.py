@@ -37,9 +37,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.gpu import captured, seconds
-from benchmarks.roofline import measure
-from benchmarks.steps import TrainingStep
+from benchmarks.measuring.gpu import captured, seconds
+from benchmarks.measuring.roofline import measure
+from benchmarks.measuring.steps import TrainingStep
 from sdst.config import Config, load_config
 from sdst.errors import run
 

@@ -12,14 +12,14 @@ __version__ = "0.1.0"
 __all__ = ["SDST", "Grounder", "ModelConfig", "ZeroShotGrounder"]
 
 if TYPE_CHECKING:
-    from sdst.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
     from sdst.model import SDST, ModelConfig
 
 _HOMES = {
     "SDST": "model",
-    "Grounder": "grounder",
+    "Grounder": "grounding.grounder",
     "ModelConfig": "model",
-    "ZeroShotGrounder": "grounder",
+    "ZeroShotGrounder": "grounding.grounder",
 }
 
 

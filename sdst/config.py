@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.data.config import PlantedConfig
+from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError
 from sdst.model.config import LossConfig, ModelConfig
 
@@ -39,7 +39,7 @@ class DataConfig:
         root: the dataset's folder; the demo's default is `cache_dir() / "demo"`.
         annotations: file of every split in `root`; `train` and `val` must be there, `test` may.
         features: `encode` runs `backbone` over `root`/videos once; otherwise the layout of feature
-            files that are there already, a name in `sdst.data.files.LAYOUTS`.
+            files that are there already, a name in `sdst.data.feature_files.LAYOUTS`.
         video_features: folders of such files in `root`, joined in this order.
         text_features: folder of such files of the queries.
         endpoints: append every clip's relative start and end to such features.
@@ -140,7 +140,7 @@ class PredictConfig:
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
         nms_sigma: width of `gaussian`.
         stretch: clips above which `sdst.ground` cuts a video into stretches of so many (see
-            `sdst.long`); None: as most of the training videos have.
+            `sdst.grounding.long_videos`); None: as most of the training videos have.
         overlap: clips that neighbouring stretches share; None: as most moments of the training
             have, at most half a stretch.
         context: under `model.context: sparse`, what the moments of a stretch are told from: tokens

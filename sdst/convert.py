@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from sdst.config import Config, load_config, packaged_configs
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import DTYPES, FeatureSource, FeatureStore
-from sdst.data.origins import lacking
+from sdst.data.store.origins import lacking
+from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, run
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:
-    from sdst.sources import Splits
+    from sdst.sources.splits import Splits
 
 
 def convert(config: Config, dtype: str = "float16", progress: bool = True) -> FeatureStore:
@@ -39,7 +39,9 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
         InputError: a file is missing, corrupt or does not fit, or the store has other numbers; what
             is packed stays.
     """
-    from sdst.sources import dataset_root, files_identity, open_files, packed_path, read_splits
+    from sdst.sources.dataset import dataset_root
+    from sdst.sources.files import files_identity, open_files, packed_path
+    from sdst.sources.splits import read_splits
 
     root = dataset_root(config)
     path = packed_path(config, root)
@@ -155,7 +157,8 @@ def _store_of_files(options: argparse.Namespace, overrides: list[str]) -> Featur
             "pack; python -m sdst.extract encodes videos"
         )
     if options.verify:
-        from sdst.sources import dataset_root, packed_path
+        from sdst.sources.dataset import dataset_root
+        from sdst.sources.files import packed_path
 
         return FeatureStore(packed_path(config, dataset_root(config)))
     return convert(config, options.dtype or "float16")

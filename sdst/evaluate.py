@@ -87,7 +87,7 @@ def _answers(options: Namespace) -> Iterator[Answers]:
             str(options.predictions),
         )
         return
-    from sdst.predict import predict_split  # brings the model and the backbone along
+    from sdst.evaluation.predict import predict_split  # brings the model and the backbone along
 
     if options.split is None and options.submit is not None:
         splits = ("val", "test")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sdst.config import Config, load_config
 from sdst.data.annotations import read_annotations
-from sdst.data.features import INDEX, STORED, FeatureStore
+from sdst.data.store.reader import INDEX, STORED, FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
@@ -86,8 +86,8 @@ def _extract_dataset(config: Config) -> FeatureStore:
             f"data.features is {config.data.features}: the features are there already; "
             "python -m sdst.convert packs them"
         )
-    from sdst.shards import Share
-    from sdst.sources import open_data
+    from sdst.extraction.shards import Share
+    from sdst.sources.dataset import open_data
 
     if Share.of_environment().world > 1:
         raise InputError("several processes share out --videos; with --config start one alone")
@@ -105,9 +105,9 @@ def _extract_videos(options: argparse.Namespace) -> int:
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
 
     from sdst.backbones import load_backbone
-    from sdst.extraction import Report, extract_features
-    from sdst.shards import Share, extract_share
-    from sdst.sources import sentences
+    from sdst.extraction.pipeline import Report, extract_features
+    from sdst.extraction.shards import Share, extract_share
+    from sdst.sources.splits import sentences
 
     share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.config import PRECISIONS
-from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
+from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
-from sdst.queries import check_queries, read_queries
+from sdst.grounding.queries import check_queries, read_queries
 from sdst.times import format_time
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:
-    from sdst.grounder import Grounder, Grounding, ZeroShotGrounder
-    from sdst.search import Found
+    from sdst.grounding.grounder import Grounder, Grounding, ZeroShotGrounder
+    from sdst.grounding.search import Found
 
 
 def format_table(answer: Grounding) -> str:
@@ -169,7 +169,7 @@ def _open_videos(options: argparse.Namespace) -> dict[str, Path] | FeatureStore 
 
 
 def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
-    from sdst.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
     if options.zero_shot:
         return ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)

@@ -12,16 +12,24 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdst.data.annotations import Annotation, read_annotations
+from sdst.data.store.reader import INDEX, FeatureSource, FeatureStore
+from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError, run
 from sdst.evaluation.retrieval import LENGTH_RANGES
+
+if TYPE_CHECKING:
+    from sdst.config import Config
+
+NAMED = 10  # of the missing videos or queries; the rest is counted
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,7 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
         overrides += ["--data.clip_length", str(options.clip_length)]
     config = load_config(options.config or ("custom" if options.root else "demo"), overrides)
 
-    from sdst.coverage import coverage  # these bring PyTorch along
-    from sdst.data.video_files import dataset_videos
-    from sdst.sources import dataset_root
+    from sdst.sources.dataset import dataset_root  # brings PyTorch along
 
     root = dataset_root(config)
     files = {name: root / file for name, file in config.data.annotations.items()}
@@ -100,6 +106,70 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
             root / "videos", {a.vid for found in annotations.values() for a in found}
         )
     draw(options, splits, config.data.clip_length, videos)
+
+
+def coverage(config: Config, root: Path, splits: dict[str, list[Annotation]]) -> list[str]:
+    """A line for the videos, and one for every set of features: how many are there, which are not.
+
+    Nothing is encoded or packed, and nothing missing is an error.
+    """
+    annotations = [a for split in splits.values() for a in split]
+    if config.data.features != "encode":
+        return _published(config, root, splits, annotations)
+    folder, vids = root / "videos", {a.vid for a in annotations}
+    videos = dataset_videos(folder, vids) if folder.is_dir() else {}
+    stores = sorted(index.parent for index in root.glob(f"features/*/{INDEX}"))
+    return [
+        f"{folder}: {_found('videos', vids, videos)}",
+        *(_describe_store(store, annotations) for store in stores),
+        *([] if stores else ["no features yet; sdst.extract or the first training makes them"]),
+    ]
+
+
+def _published(
+    config: Config,
+    root: Path,
+    splits: dict[str, list[Annotation]],
+    annotations: Sequence[Annotation],
+) -> list[str]:
+    from sdst.sources.files import open_files, packed_path  # brings PyTorch along
+
+    packed = packed_path(config, root)
+    if packed.exists():
+        return [_describe_store(packed, annotations)]
+    lenient = replace(config, data=replace(config.data, allow_missing=True))
+    try:
+        _, files = open_files(lenient, root, splits)
+    except InputError as error:
+        return [f"no features: {error}"]
+    return [_describe(files, annotations), "not packed yet; sdst.convert does it"]
+
+
+def _describe_store(path: Path, annotations: Sequence[Annotation]) -> str:
+    try:
+        return _describe(FeatureStore(path), annotations)
+    except InputError as error:
+        return f"no features: {error}"
+
+
+def _describe(source: FeatureSource, annotations: Sequence[Annotation]) -> str:
+    shapes = source.shapes
+    videos = _found("videos", {a.vid for a in annotations}, source.video_ids)
+    queries = _found("queries", {a.qid for a in annotations}, source.query_ids)
+    return (
+        f"{source.path}: features of {videos}; {queries}; {shapes['layers']} layers, "
+        f"{shapes['tokens_per_frame']} x {shapes['video_width']} per clip, "
+        f"{shapes['text_width']} per word"
+    )
+
+
+def _found(kind: str, wanted: Collection, there: Collection) -> str:
+    missing = sorted(set(wanted).difference(there), key=str)
+    count = f"{len(wanted) - len(missing):,} of {len(wanted):,} {kind}"
+    if not missing:
+        return count
+    named = ", ".join(map(str, missing[:NAMED]))
+    return f"{count} (missing: {named}{', ...' if len(missing) > NAMED else ''})"
 
 
 def show_splits(splits: Mapping[str, Split]) -> None:

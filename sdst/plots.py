@@ -22,7 +22,7 @@ from sdst.evaluation.report import labelled
 from sdst.times import format_time
 
 if TYPE_CHECKING:
-    from sdst.grounder import Grounding
+    from sdst.grounding.grounder import Grounding
 
 INK, MUTED, HAIR = "#1f2933", "#7b8794", "#d9dee4"
 CURVE, MOMENT = "#8da2b8", "#d1495b"

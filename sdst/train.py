@@ -17,7 +17,7 @@ from sdst.errors import run
 if TYPE_CHECKING:
     from sdst.checkpoint import RunFolder
     from sdst.model import SDST
-    from sdst.trainer import Trainer
+    from sdst.training.trainer import Trainer
 
 
 def train(
@@ -42,10 +42,10 @@ def train(
 
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
-    from sdst.distributed import main_process_first
     from sdst.model import parameter_count
-    from sdst.sources import open_data
-    from sdst.trainer import Trainer, check_run, make_accelerator
+    from sdst.sources.dataset import open_data
+    from sdst.training.distributed import main_process_first
+    from sdst.training.trainer import Trainer, check_run, make_accelerator
 
     began = time.monotonic()
     accelerator = make_accelerator(config, folder.path)

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several packages share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user would have it: a few rendered videos and three annotation files."""
-    from sdst.data.demo import DemoSize, prepare_demo
+    from sdst.demo import DemoSize, prepare_demo
 
     root = tmp_path_factory.mktemp("dataset") / "tiny"
     return prepare_demo(root, DemoSize(train=6, val=2, test=2), processes=1)
@@ -60,8 +60,8 @@ def tiny_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered video of the demo."""
-    from sdst.data.demo.render import write_video
-    from sdst.data.demo.scenes import plan_scene
+    from sdst.demo.render import write_video
+    from sdst.demo.scenes import plan_scene
 
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     write_video(plan_scene("val", 0, 0), path)
@@ -71,8 +71,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def films(tmp_path: Path) -> dict[str, Path]:
     """Three videos and one that cannot be read, in a folder."""
-    from sdst.data.demo.render import write_video
-    from sdst.data.demo.scenes import plan_scene
+    from sdst.demo.render import write_video
+    from sdst.demo.scenes import plan_scene
 
     folder = tmp_path / "films"
     folder.mkdir()
@@ -85,7 +85,7 @@ def films(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small untrained model on the demo's backbone."""
-    from tests.grounding import small_config, write_checkpoint
+    from tests.untrained import small_config, write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("ground") / "run", small_config())
 

@@ -15,12 +15,12 @@ import torch
 from sdst import train
 from sdst.config import load_config
 from sdst.convert import main
-from sdst.data import feature_writer
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.store import writer
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.kernels import dequantize
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 from tests.features import META, text_features, video_features
 from tests.native import WIDTHS, training_options, write_annotations, write_features
 
@@ -83,7 +83,7 @@ def test_killed_and_run_again_it_goes_on_to_the_same_store(options, tmp_path):
     code = f"""
 import os, signal
 from sdst.convert import main
-from sdst.data.feature_writer import FeatureWriter
+from sdst.data.store.writer import FeatureWriter
 add = FeatureWriter.add_video
 def add_or_die(self, vid, *rest):
     if vid == "v5":
@@ -209,7 +209,7 @@ def repacked(store: FeatureStore, name: str, *options: str) -> FeatureStore:
 
 
 def test_a_copy_of_a_store_leaves_behind_what_was_replaced(grown, monkeypatch):
-    monkeypatch.setattr(feature_writer, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(writer, "CLIPS_AT_ONCE", 2)
     copy = repacked(grown, "copy")
     assert 0 < copy.nbytes < grown.nbytes
     assert (copy.meta, copy.dtype, copy.faults) == (grown.meta, grown.dtype, {"b": ["cut"]})

@@ -13,13 +13,14 @@ from threading import Barrier
 
 import pytest
 
-from sdst import extract, ground, sources, train
+from sdst import extract, ground, train
 from sdst.config import load_config, save_config
-from sdst.data.feature_writer import FeatureWriter
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
-from sdst.extraction import extract_features
-from sdst.sources import open_data
+from sdst.extraction.pipeline import extract_features
+from sdst.sources import encoded
+from sdst.sources.dataset import open_data
 from tests.videos import cut_in_pictures
 
 SETTINGS = {
@@ -208,8 +209,8 @@ def test_of_two_runs_at_once_one_encodes_and_the_other_waits(
             begin.wait()
         return extract_features(*arguments, **options)
 
-    monkeypatch.setattr(sources, "extract_features", together)
-    monkeypatch.setattr(sources, "LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(encoded, "extract_features", together)
+    monkeypatch.setattr(encoded, "LOOK_AGAIN", 0.1)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(open_data, 2 * [load_config("custom", options(copy)[2:])])
     assert "another process is writing this store; waiting for it" in caplog.text

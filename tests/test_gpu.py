@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import captured
-from benchmarks.steps import TrainingStep
+from benchmarks.measuring.gpu import captured
+from benchmarks.measuring.steps import TrainingStep
 from sdst import Grounder
 from sdst.backbones import load_backbone
 from sdst.config import load_config
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
-from tests.grounding import QUERIES
-from tests.model.test_tuner import random_inputs, random_targets, small_config
+from tests.model.small import random_inputs, random_targets, small_config
+from tests.untrained import QUERIES
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,11 +11,11 @@ import pytest
 
 from sdst.errors import InputError, run
 from sdst.ground import as_json, format_found, format_table, found_as_json, main
-from sdst.grounder import Grounding
-from sdst.search import Found
+from sdst.grounding.grounder import Grounding
+from sdst.grounding.search import Found
 from sdst.times import format_time
-from tests.grounding import QUERIES
 from tests.processor import needs_bf16
+from tests.untrained import QUERIES
 
 
 def test_the_command_prints_and_writes_everything(untrained, own_cache, film, tmp_path, capsys):

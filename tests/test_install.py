@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 RENDER = """
 from pathlib import Path
-from sdst.data.demo import DemoSize, prepare_demo
+from sdst.demo import DemoSize, prepare_demo
 prepare_demo(Path("data"), DemoSize(train=3, val=1, test=1), processes=1)
 """
 ANSWER = """
@@ -176,7 +176,7 @@ def test_the_wheel_holds_every_module_and_data_file_of_the_tree(wheel: Path) -> 
 
 def test_the_demos_backbone_is_small(wheel: Path) -> None:
     files = zipfile.ZipFile(wheel).infolist()
-    backbone = [i for i in files if i.filename.startswith("sdst/data/demo/backbone/")]
+    backbone = [i for i in files if i.filename.startswith("sdst/demo/backbone/")]
     assert 0 < sum(info.compress_size for info in backbone) <= 3 * 2**20
 
 

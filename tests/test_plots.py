@@ -9,7 +9,7 @@ from PIL import Image
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.grounder import Grounding
+from sdst.grounding.grounder import Grounding
 from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
 
 HISTORY = [

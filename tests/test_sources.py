@@ -14,7 +14,7 @@ from sdst.convert import main as convert
 from sdst.data.batches import collate
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
-from sdst.sources import Data, open_data
+from sdst.sources.dataset import Data, open_data
 from tests.native import (
     WIDTHS,
     clips_of,

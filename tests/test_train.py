@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from sdst import SDST
 from sdst.config import load_config
 from sdst.data.annotations import Annotation, read_annotations, write_annotations
-from sdst.data.features import FeatureStore
+from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
+from sdst.evaluation.predict import predict_split
 from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
-from sdst.predict import predict_split
-from sdst.sources import open_data
+from sdst.sources.dataset import open_data
 from sdst.train import main
-from sdst.trainer import batch_loss, make_loader
+from sdst.training.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 
@@ -149,7 +149,7 @@ def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
             memory.setdefault(name, torch.empty(())).copy_(term.detach())
         return loss, dict(memory), health
 
-    monkeypatch.setattr("sdst.trainer.batch_loss", replay)
+    monkeypatch.setattr("sdst.training.trainer.batch_loss", replay)
     main(["--output", str(tmp_path), *tiny_options])
     found, expected = (
         (folder / "metrics.jsonl").read_text() for folder in (tmp_path, tiny_checkpoint)
@@ -210,7 +210,7 @@ def test_features_in_a_devices_memory_give_the_same_run(
         store._maps = {name: values.as_subclass(Elsewhere) for name, values in store._maps.items()}
         return store
 
-    monkeypatch.setattr("sdst.sources._on_device", on_device)
+    monkeypatch.setattr("sdst.sources.dataset._on_device", on_device)
     main(["--output", str(tmp_path), *tiny_options, "--data.on_device", "true"])
     assert_same_weights(tmp_path, tiny_checkpoint)
     found, expected = (

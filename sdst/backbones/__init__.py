@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdst.errors import InputError
 
-DEMO_BACKBONE = Path(__file__).parents[1] / "data" / "demo" / "backbone"
+DEMO_BACKBONE = Path(__file__).parents[1] / "demo" / "backbone"
 
 
 @dataclass(frozen=True)

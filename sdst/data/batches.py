@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdst.data.annotations import Annotation
-from sdst.data.features import FeatureSource
+from sdst.data.store.reader import FeatureSource
 
 
 @dataclass

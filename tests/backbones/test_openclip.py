@@ -213,7 +213,9 @@ def test_the_fingerprint_depends_on_weights_and_layers(backbone, folder, tmp_pat
 
 def test_the_packaged_backbone_loads_under_its_short_name():
     if not DEMO_BACKBONE.is_dir():
-        pytest.skip("the packaged backbone has not been made: python -m sdst.data.demo.pretrain")
+        pytest.skip(
+            "the packaged backbone has not been made: python -m sdst.demo.pretraining.train"
+        )
     backbone = load_backbone("demo", layers=4, device="cpu")
     assert backbone.name == "demo"
     assert backbone.encode_text(["a red circle"])[0].tokens.shape[1] == 3 + 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import ImplementationError, deformable_attention, library, unsupported_reasons
+from tests.kernels.threads import assert_same_bits_in_threads
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))

@@ -8,7 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 
 from sdst.kernels import (
     cross_attention,
@@ -19,6 +18,7 @@ from sdst.kernels import (
 )
 from sdst.kernels.dense_attention import flash, windowed
 from sdst.kernels.dispatch import implementations
+from tests.kernels.threads import assert_same_bits_in_threads
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 
 from sdst.kernels import ImplementationError, dropout, library
 from sdst.kernels.dropout import reference
+from tests.kernels.threads import assert_same_bits_in_threads
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))

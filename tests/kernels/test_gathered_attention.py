@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +15,7 @@ from sdst.kernels import (
     quantize,
     unsupported_reasons,
 )
+from tests.kernels.threads import assert_same_bits_in_threads
 
 STRIDES = (1, 2, 4)
 needs_native = pytest.mark.skipif(

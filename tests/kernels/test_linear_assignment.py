@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import (
@@ -18,6 +17,7 @@ from sdst.kernels import (
     linear_assignment,
     unsupported_reasons,
 )
+from tests.kernels.threads import assert_same_bits_in_threads
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))

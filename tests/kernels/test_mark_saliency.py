@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import ImplementationError, mark_saliency
 from sdst.kernels.mark_saliency.reference import standardised
+from tests.kernels.threads import assert_same_bits_in_threads
 
 pytestmark = pytest.mark.usefixtures("implementation")
 native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor, nn
 
 from sdst.kernels import ImplementationError, library
@@ -20,6 +19,7 @@ from sdst.kernels.row_program import (
     read,
     sample,
 )
+from tests.kernels.threads import assert_same_bits_in_threads
 from tests.processor import needs_bf16
 
 needs_native = pytest.mark.skipif(

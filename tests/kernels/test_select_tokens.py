@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import dequantize, quantize, select_tokens
+from tests.kernels.threads import assert_same_bits_in_threads
 
 pytestmark = pytest.mark.usefixtures("implementation")
 native_only = pytest.mark.parametrize("implementation", ["native"], indirect=True)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from warp_shim import build
 
 from sdst.kernels import pyramid
 from sdst.kernels.select_tokens import cuda, reference
+from tests.kernels.warp_shim import build
 
 STRIDES = (1, 2, 4, 8)
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from threads import assert_same_bits_in_threads
 from torch import Tensor
 
 from sdst.kernels import ImplementationError, library, temporal_nms, unsupported_reasons
+from tests.kernels.threads import assert_same_bits_in_threads
 
 needs_native = pytest.mark.skipif(
     library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from warp_shim import build
 
 from sdst.kernels import temporal_nms
 from sdst.kernels.temporal_nms.reference import METHODS
+from tests.kernels.warp_shim import build
 
 THRESHOLD, SIGMA = 0.3, 0.5
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_compile import VARIANTS, make_model, training_step
-from test_tuner import random_inputs, random_targets
 
 from sdst.model import ModelConfig
 from sdst.model.context import TokenSelection
 from sdst.model.heads import saliency_scores
+from tests.model.small import VARIANTS, make_model, random_inputs, random_targets, training_step
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))

@@ -8,33 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_tuner import random_inputs, random_targets, small_config
-from torch import Tensor
 
-from sdst.model import SDST, LossConfig, Targets, grounding_loss
+from tests.model.small import VARIANTS, make_model, random_inputs, random_targets, training_step
 
 pytestmark = pytest.mark.slow
-# Steps are unrolled: one or two of them show what many would.
-OURS = {"reads": "saliency", "refinement": "relative"}
-VARIANTS = [
-    {"attention": "rdsa", "context": "sparse", "layers": 2, "schedule": (2, 1), **OURS},
-    {"attention": "rdsa", "context": "none", "layers": 1},
-    {"attention": "deformable", "context": "sparse", "layers": 1},
-    {"attention": "cross", "context": "none", "layers": 1},
-]
-
-
-def make_model(variant: dict) -> SDST:
-    """Without dropout, so that two runs compare."""
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    still = {"dropout": 0.0, "drop_path": 0.0, "projection_dropout": 0.0}
-    return SDST(small_config(**variant, **still))
-
-
-def training_step(model: SDST, inputs: tuple[Tensor, ...], targets: Targets) -> Tensor:
-    """The loss of a batch, from frozen features through matching to all terms."""
-    return grounding_loss(model(*inputs), targets, LossConfig())[0]
 
 
 def test_the_forward_is_one_graph() -> None:

@@ -11,8 +11,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from test_compile import VARIANTS, make_model
-from test_tuner import random_inputs, random_targets
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from sdst.kernels import gpu
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets
-from sdst.trainer import batch_loss
+from sdst.training.trainer import batch_loss
+from tests.model.small import VARIANTS, make_model, random_inputs, random_targets
 
 
 class NothingCrosses(TorchDispatchMode):

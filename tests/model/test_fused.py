@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.steps import count_flops
+from benchmarks.measuring.steps import count_flops
 from sdst.kernels import library, use_implementation
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.model.fused import fused_blocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -11,46 +10,19 @@ from torch import nn
 
 from sdst.config import load_config
 from sdst.kernels import dequantize, quantize
-from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets, grounding_loss
+from sdst.model import SDST, LossConfig, Outputs, grounding_loss
 from sdst.model.heads import move_relatively
 from sdst.model.sparse import SaliencyMark
 from sdst.model.tuner import parameter_count
-
-BATCH, CLIPS, TOKENS, WORDS = 3, 11, 4, 6
-
-
-def small_config(**changes: object) -> ModelConfig:
-    base = ModelConfig(
-        layers=3,
-        video_width=24,
-        text_width=20,
-        width=32,
-        queries=4,
-        heads=4,
-        context_tokens=12,
-        context_strides=(1, 2, 4),
-        context_segments=2,
-        pooled_tokens=2,
-    )
-    return dataclasses.replace(base, **changes)
-
-
-def random_inputs(config: ModelConfig, tokens: int = TOKENS) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-    video = torch.randn(
-        BATCH, config.layers, CLIPS, tokens, config.video_width, generator=generator
-    )
-    text = torch.randn(BATCH, config.layers, WORDS, config.text_width, generator=generator)
-    return video, text, torch.tensor([11, 7, 1]), torch.tensor([6, 2, 1])
-
-
-def random_targets() -> Targets:
-    spans = torch.tensor([[[0.3, 0.2], [0.7, 0.3]], [[0.5, 0.4], [0.0, 0.0]], [[0.5, 1.0], [0, 0]]])
-    saliency = torch.zeros(BATCH, CLIPS)
-    saliency[0, 2:5], saliency[1, 3:6], saliency[2, 0] = 3.0, 2.0, 4.0
-    lengths = torch.tensor([11, 7, 1])
-    return Targets(spans, torch.tensor([2, 1, 1]), saliency, lengths, torch.tensor([3, 4, 0]))
-
+from tests.model.small import (
+    BATCH,
+    CLIPS,
+    TOKENS,
+    WORDS,
+    random_inputs,
+    random_targets,
+    small_config,
+)
 
 VARIANTS = [
     {"attention": attention, "context": context, "schedule": schedule}

@@ -1,0 +1,1 @@
+"""How benchmarks measure: calls in turn, on a GPU, whole steps, against the roofline."""

@@ -1,0 +1,1 @@
+"""Ways of adapting a backbone to grounding, compared: `python -m benchmarks.studies.tuning`."""

@@ -1,0 +1,86 @@
+"""Pictures and token ids in the place of features: what a backbone that trains is fed with."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sdst.backbones.openclip import OpenClipBackbone
+from sdst.data.store.reader import QueryFeatures, VideoFeatures
+from sdst.data.video import ClipReader, probe
+
+
+class Pictures:
+    """A `FeatureSource` whose video tokens `[1, L, 1, 3 h w]` are the uint8 pictures of the clips.
+
+    Its query tokens `[1, N, 1]` are token ids. The videos are decoded and resized once, into
+    `folder`, which appears complete or not at all.
+
+    Args:
+        folder: one file of pictures `[L, 3 h w]` per video.
+        videos: files by vid.
+        queries: sentences by qid.
+        backbone: whose size and vocabulary they get.
+        clip_length: seconds; the picture of a clip is its middle one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        videos: Mapping[str, Path],
+        queries: Mapping[int | str, str],
+        backbone: OpenClipBackbone,
+        clip_length: float,
+    ) -> None:
+        self.path = folder
+        self.shapes = {
+            "layers": 1,
+            "tokens_per_frame": 1,
+            "video_width": 3 * backbone.image_size[0] * backbone.image_size[1],
+            "text_width": 1,
+            "embed_width": 0,
+        }
+        self._durations = {vid: probe(path).duration for vid, path in videos.items()}
+        if not folder.is_dir():
+            _decode(folder, videos, backbone, clip_length)
+        ids, lengths = backbone.tokenize(list(queries.values()))
+        self._ids = {
+            qid: row[:length].numpy()
+            for qid, row, length in zip(queries, ids, lengths, strict=True)
+        }
+
+    @property
+    def video_ids(self) -> list[str]:
+        return list(self._durations)
+
+    @property
+    def query_ids(self) -> list[int | str]:
+        return list(self._ids)
+
+    def video(self, vid: str) -> VideoFeatures:
+        pictures = np.load(self.path / f"{vid}.npy", mmap_mode="r")
+        return VideoFeatures(pictures[None, :, None], None, self._durations[vid])
+
+    def query(self, qid: int | str) -> QueryFeatures:
+        return QueryFeatures(self._ids[qid][None, :, None], None)
+
+
+def _decode(
+    folder: Path, videos: Mapping[str, Path], backbone: OpenClipBackbone, clip_length: float
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for vid, path in tqdm(videos.items(), desc="decoding", unit="video"):
+            frames = np.concatenate(list(ClipReader(path, clip_length)))
+            pictures = backbone.preprocess.fit(torch.from_numpy(frames))
+            np.save(building / f"{vid}.npy", pictures.flatten(1).numpy())
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)

@@ -1,1 +1,0 @@
-"""Ways of adapting a backbone to grounding, compared: `python -m benchmarks.tuning`."""

@@ -1,0 +1,1 @@
+"""Features made up from annotations: `features` says how, `config` how hard they are."""

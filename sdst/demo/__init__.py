@@ -1,0 +1,178 @@
+"""The embedded default dataset: captioned moments rendered by code into real video files.
+
+`train` and `val` never show a (shape, colour, action) combination of `scenes.unseen`; every video
+of `test` does, and asks for it first. A still frame tells which objects there are and where, never
+what they do, so a per-frame backbone cannot find the moments on its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdst.data.annotations import Annotation, write_annotations
+from sdst.demo.labels import ask, ratings, relevant_clips
+from sdst.demo.render import write_video
+from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
+from sdst.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+DEMO_CLIP_LENGTH = 1.0  # seconds
+BACKBONE = Path(__file__).parent / "backbone"
+_RECIPE = "recipe.json"
+_GENERATOR = ("__init__.py", "scenes.py", "sentences.py", "labels.py", "render.py")
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much is rendered: videos per split, most queries per video, and the seed of it all."""
+
+    train: int = 400
+    val: int = 40
+    test: int = 80
+    train_queries: int = 8
+    eval_queries: int = 4
+    seed: int = 0
+
+
+def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -> Path:
+    """Render the demo into `root`: `videos/<vid>.mp4`, `train.jsonl`, `val.jsonl`, `test.jsonl`.
+
+    Returns at once where `root` holds the same recipe already; the demo of another recipe is
+    replaced. The folder appears complete or not at all, and its content depends on `size` only. Of
+    several processes one renders, and the others wait for it.
+
+    Returns:
+        `root`.
+
+    Raises:
+        InputError: `root` holds something else, which stays.
+    """
+    size = size or DemoSize()
+    recipe = recipe_of(size)
+    if _recipe_in(root) == recipe:
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(root.parent):
+        if _recipe_in(root) != recipe:  # nor has another process made it meanwhile
+            _replace(root, size, processes)
+    return root
+
+
+def recipe_of(size: DemoSize) -> dict:
+    """What the rendered folder depends on: `size`, and the source text of the generator."""
+    sources = (Path(__file__).with_name(name).read_bytes() for name in _GENERATOR)
+    digest = hashlib.sha256(b"\0".join(sources)).hexdigest()
+    return {**asdict(size), "generator": digest[:16]}
+
+
+def annotate(scene: Scene, count: int, seed: int, first_qid: int) -> list[Annotation]:
+    """Annotations of up to `count` queries about `scene`, with qids from `first_qid` on."""
+    return [
+        Annotation(
+            qid=first_qid + i,
+            query=question.query,
+            vid=scene.vid,
+            duration=float(scene.duration),
+            windows=tuple((float(start), float(end)) for start, end in question.windows),
+            clip_ids=tuple(relevant_clips(question)),
+            saliency=tuple(tuple(marks) for marks in ratings(scene, question, seed)),
+        )
+        for i, question in enumerate(ask(scene, count, seed))
+    ]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with the same folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("%s: another process is rendering here; waiting for it", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(root: Path, size: DemoSize, processes: int) -> None:
+    """Render into a folder beside `root`, which then takes its place."""
+    nothing = not root.exists() or (root.is_dir() and not any(root.iterdir()))
+    if not nothing and _recipe_in(root) is None:
+        raise InputError(
+            f"data.root {root}: holds something else than the demo, which is rendered into a "
+            "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
+        )
+    building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    old = building.with_name(f"{building.name}-old")
+    try:
+        _render(building, size, processes)
+        (building / _RECIPE).write_text(json.dumps(recipe_of(size), indent=2) + "\n")
+        building.chmod(0o755)
+        if root.exists():
+            root.rename(old)
+        building.rename(root)
+    finally:
+        for folder in (building, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _render(folder: Path, size: DemoSize, processes: int) -> None:
+    (folder / "videos").mkdir()
+    jobs = [(split, index) for split in SPLITS for index in range(getattr(size, split))]
+    for split in SPLITS:
+        write_annotations(folder / f"{split}.jsonl", list(_annotations(split, size)))
+    # Spawned, so that no state of the caller (threads of torch, signal handlers) comes along.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(max(processes, 1), context, _leave_interrupts_to_the_parent)
+    try:
+        done = pool.map(partial(_render_one, folder, size.seed), jobs, chunksize=4)
+        for _ in tqdm(done, total=len(jobs), desc="rendering", unit="video"):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _render_one(folder: Path, seed: int, job: tuple[Split, int]) -> None:
+    scene = plan_scene(*job, seed)
+    write_video(scene, folder / "videos" / f"{scene.vid}.mp4")
+
+
+def _annotations(split: Split, size: DemoSize) -> Iterator[Annotation]:
+    count = size.train_queries if split == "train" else size.eval_queries
+    qid = 1_000_000 * SPLITS.index(split)
+    for index in range(getattr(size, split)):
+        for annotation in annotate(plan_scene(split, index, size.seed), count, size.seed, qid):
+            qid += 1
+            yield annotation
+
+
+def _recipe_in(root: Path) -> dict | None:
+    """What the demo in `root` was rendered by; None where there is none."""
+    try:
+        recipe = json.loads((root / _RECIPE).read_text())
+    except (OSError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) and "generator" in recipe else None

@@ -1,0 +1,1 @@
+"""How the demo's backbone was made; nothing else imports this."""

@@ -1,0 +1,117 @@
+"""Predictions of a model for every query of a split, as records of a submission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sdst.checkpoint import load_checkpoint
+from sdst.config import PredictConfig
+from sdst.data.annotations import Annotation
+from sdst.data.batches import GroundingDataset, collate
+from sdst.errors import InputError
+from sdst.grounding.decode import Prediction, check_precision, decode, inference
+from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.model import Outputs
+from sdst.sources.dataset import open_data
+
+
+def predict(
+    model: nn.Module,
+    dataset: GroundingDataset,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    options: PredictConfig | None = None,
+    precision: str = "fp32",
+) -> list[dict]:
+    """Predictions for every query of `dataset`, in its order, as official submission records.
+
+    Args:
+        precision: of the model's products, one of PRECISIONS.
+
+    Raises:
+        InputError: an answer is not finite, or the processor lacks the precision.
+    """
+    device = torch.device(device)
+    check_precision(precision, device)
+    model.eval()
+    loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
+    records = []
+    for samples in tqdm(loader, desc="predict", leave=False, disable=not progress):
+        batch = collate(samples).to(device)
+        annotations = [sample.annotation for sample in samples]
+        durations = [annotation.duration for annotation in annotations]
+        with inference(device, precision):
+            outputs = model(*batch.inputs())
+        check_finite(outputs)
+        answers = decode(outputs, batch.video_lengths, durations, dataset.clip_length, options)
+        records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
+    return records
+
+
+def check_finite(outputs: Outputs) -> None:
+    """Refuse answers of a model whose training diverged."""
+    if not (outputs.spans[-1].isfinite().all() and outputs.scores[-1].isfinite().all()):
+        raise InputError(
+            "the model's answers are not finite: its training diverged; lower train.lr or check "
+            "the features for NaN"
+        )
+
+
+def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:
+    """What the frozen backbone alone answers, by similarity of clips and sentence; the baseline.
+
+    Raises:
+        InputError: the features come without embeddings in a space shared by video and text.
+    """
+    if not dataset.source.shapes["embed_width"]:
+        raise InputError(
+            f"{dataset.source.path}: zero-shot needs features with embeddings in a space shared by "
+            "video and text; these have none"
+        )
+    records = []
+    for annotation in dataset.annotations:
+        clips = dataset.source.video(annotation.vid).embedding
+        sentence = dataset.source.query(annotation.qid).embedding
+        if isinstance(clips, Tensor):  # of a store in the memory of a device
+            clips, sentence = clips.cpu().numpy(), sentence.cpu().numpy()
+        windows, saliency = zero_shot_moments(
+            clips, sentence, dataset.clip_length, annotation.duration
+        )
+        records.append(as_record(annotation, Prediction(np.asarray(windows), saliency)))
+    return records
+
+
+def as_record(annotation: Annotation, answer: Prediction) -> dict:
+    """One line of an official submission file."""
+    return {
+        "qid": annotation.qid,
+        "query": annotation.query,
+        "vid": annotation.vid,
+        "pred_relevant_windows": [[round(float(x), 4) for x in row] for row in answer.windows],
+        "pred_saliency_scores": [float(x) for x in answer.saliency],
+    }
+
+
+def predict_split(
+    checkpoint: Path, split: str, precision: str = "fp32"
+) -> tuple[list[dict], list[Annotation], float]:
+    """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config, model = load_checkpoint(checkpoint)
+    dataset = open_data(config).dataset(split)
+    records = predict(
+        model.to(device),
+        dataset,
+        config.train.batch_size,
+        device,
+        options=config.predict,
+        precision=precision,
+    )
+    return records, dataset.annotations, config.data.clip_length

@@ -1,0 +1,1 @@
+"""Encoding videos and sentences into a store: alone or shared out, and within memory."""

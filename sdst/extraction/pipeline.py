@@ -1,0 +1,289 @@
+"""Encoding videos and sentences into a feature store: decoded, encoded and written at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from sdst.backbones import Backbone
+from sdst.data.store.origins import lacking, query_origins, video_origins
+from sdst.data.store.reader import FeatureStore
+from sdst.data.store.writer import FeatureWriter
+from sdst.data.video import ClipReader
+from sdst.errors import InputError
+from sdst.extraction.ahead import Ahead, encoder_threads, map_ahead
+from sdst.extraction.budget import BudgetError, MemoryBudget
+
+DECODERS = 2  # videos decoded at the same time, in the background
+# On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,
+# and of enough tokens for a tower's products to be at their best.
+CPU_BATCH, CPU_BATCH_TOKENS = 16, 400
+QUERIES_AT_ONCE = 256
+# A film of hours is one video, so parts of it count.
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
+
+# Of a video: its id, what reads it or why nothing does, and frames of some clips or their features.
+Piece = tuple[str, ClipReader | InputError, np.ndarray | tuple[np.ndarray, np.ndarray] | None]
+
+
+def extract_features(
+    videos: Mapping[str, Path],
+    queries: Mapping[int | str, str],
+    backbone: Backbone,
+    out: str | Path,
+    clip_length: float,
+    frames_per_clip: int = 1,
+    progress: bool = True,
+    resume: bool = False,
+    report: Report | None = None,
+    memory: int | None = None,
+    dtype: str = "float16",
+    may_be_empty: bool = False,
+) -> FeatureStore:
+    """Encode `videos` (by vid) and `queries` (by qid) into a store at `out`.
+
+    Decoding, encoding and writing overlap; memory holds a few batches of frames and their features,
+    however long a video is. The features of a clip are the mean over its frames, or over its groups
+    of frames if the backbone takes several at once.
+
+    Args:
+        clip_length: seconds of video per clip.
+        frames_per_clip: frames encoded per clip, evenly spaced.
+        progress: show a bar with videos and frames per second.
+        resume: go on where a run that did not get to its end, were it killed, has left off; and
+            add to a finished store what it lacks of `videos` and `queries`, changed files and
+            sentences included.
+        report: is told what is wrong with the videos, and says whether those that cannot be read
+            are left out; the default is not.
+        memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
+            slower, and may change the last bit of a feature. The text tower is let go where no
+            sentence is encoded. None sets no bound.
+        dtype: of the store, one of `sdst.data.store.reader.STORED`.
+        may_be_empty: make a store even where no video can be read.
+
+    Raises:
+        InputError: a video cannot be read and must not be left out, not one can be read, `out`
+            exists already or with `resume` was made with other settings, the backbone takes
+            another number of frames at once, or `memory` is too little; what is at `out` stays.
+        NotWritable: this process may not write to `out`.
+        StoreInUse: another process is writing to `out`.
+    """
+    if frames_per_clip % backbone.frames_at_once:
+        raise InputError(
+            f"frames_per_clip is {frames_per_clip}, but backbone {backbone.name} takes "
+            f"{backbone.frames_at_once} frames at once; expected a multiple of that"
+        )
+    writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
+    files, texts = video_origins(videos), query_origins(queries)
+    report = report or Report(strict=True)
+    if not writer.grows or writer.lacks(files, texts):
+        threads = torch.get_num_threads()
+        ahead = threads + 1
+        budget = None
+        if memory is not None:
+            budget = MemoryBudget(
+                memory,
+                backbone,
+                text=bool(queries),
+                decoders=DECODERS + 1,
+                encoders=threads,
+                batches=ahead + DECODERS + 2,
+            )
+        clips = _Clips(backbone, clip_length, frames_per_clip, budget)
+        with (
+            writer,
+            encoder_threads(backbone.device) as encoders,
+            ThreadPoolExecutor(DECODERS) as decoders,
+            _Progress(len(videos), frames_per_clip, progress) as bar,
+        ):
+            encode = partial(map_ahead, encoders, ahead=ahead)
+            new = {qid: queries[qid] for qid in lacking(texts, writer.query_origins)}
+            encoded = encode(backbone.encode_text, _groups(list(new.values())))
+            for qid, text in zip(new, chain.from_iterable(encoded), strict=True):
+                tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
+                writer.add_query(qid, tokens, embedding, texts[qid])
+            rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
+            bar.begin(len(videos) - len(rest))
+            pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
+            for vid, of_video in groupby(pieces, key=itemgetter(0)):
+                for part, written in _write_video(writer, vid, files[vid], of_video, report):
+                    bar.advance(part, written)
+                bar.finish_video()
+            if videos and not writer.video_ids and not may_be_empty:
+                raise InputError(f"none of {len(videos)} videos can be read: {report.skipped[0]}")
+    store = FeatureStore(out)
+    report.add_faults(store, videos)
+    return store
+
+
+def store_meta(backbone: Backbone, clip_length: float, frames_per_clip: int) -> dict:
+    """The `meta` of a store: what decides its features, besides the videos and queries."""
+    return {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "clip_length": clip_length,
+        "frames_per_clip": frames_per_clip,
+    }
+
+
+@dataclass
+class Report:
+    """What was wrong with the videos of a run.
+
+    Attributes:
+        strict: a video that cannot be read is an error; else it is left out.
+        skipped: a line for each video that could not be read.
+        faults: a line for each fault of videos that were used as far as they could be read.
+    """
+
+    strict: bool = False
+    skipped: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def add_faults(self, store: FeatureStore, videos: Iterable[str]) -> None:
+        """Those that `store` knows of these videos, now or earlier encoded."""
+        self.faults += [line for vid in videos for line in store.faults.get(vid, [])]
+
+
+class _Progress:
+    """A bar of videos, parts of one counted, and frames per second; a context manager."""
+
+    def __init__(self, videos: int, frames_per_clip: int, shown: bool) -> None:
+        self._bar = tqdm(total=videos, desc="encode", bar_format=BAR, disable=not shown)
+        self._frames_per_clip = frames_per_clip
+        self._done = self._clips = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def begin(self, done: int) -> None:
+        """So many videos are there from an earlier run."""
+        self._done = done
+        self._bar.update(done)
+
+    def advance(self, part: float, clips: int) -> None:
+        """This part of a video is done; of it `clips` just now."""
+        self._clips += clips
+        rate = self._clips * self._frames_per_clip / max(self._bar.format_dict["elapsed"], 1e-3)
+        self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
+        self._bar.update(self._done + part - self._bar.n)
+
+    def finish_video(self) -> None:
+        """A video is done, or left out."""
+        self._done += 1
+        self._bar.update(self._done - self._bar.n)
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """How videos become clips, and clips features.
+
+    Args:
+        budget: bounds the frames that are decoded at once.
+    """
+
+    backbone: Backbone
+    clip_length: float
+    frames_per_clip: int
+    budget: MemoryBudget | None
+
+    def open(self, path: Path) -> ClipReader:
+        """What reads the clips of a video."""
+        reader = ClipReader(path, self.clip_length, self.frames_per_clip)
+        if self.budget is not None:
+            most = self.budget.frames(reader.info, self.frames_per_clip)
+            reader.most_frames = min(reader.most_frames, most)
+        if self.backbone.device.type == "cpu":
+            tokens = self.backbone.tokens_per_frame
+            reader.batch_frames = min(CPU_BATCH, CPU_BATCH_TOKENS // tokens)
+        return reader
+
+    def encode(self, piece: Piece) -> Piece:
+        """The features of decoded frames: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16.
+
+        Those of a clip are the mean over its frames, or groups of frames.
+        """
+        vid, reader, frames = piece
+        if frames is None:
+            return piece
+        features = self.backbone.encode_frames(frames)
+        per_clip = self.frames_per_clip // self.backbone.frames_at_once
+        tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
+        embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
+        embedding = F.normalize(embedding, dim=-1)
+        return vid, reader, (tokens.half().cpu().numpy(), embedding.half().cpu().numpy())
+
+
+def _write_video(
+    writer: FeatureWriter, vid: str, origin: int | None, pieces: Iterable[Piece], report: Report
+) -> Iterator[tuple[float, int]]:
+    """Write what comes of one video; yields the part of it that is done, and clips just written."""
+    video, clips = None, 0
+    for _, reader, features in pieces:
+        if isinstance(reader, InputError):
+            if report.strict:
+                raise reader
+            report.skipped.append(str(reader))
+            if video is not None:
+                video.abandon()
+            return
+        if video is None:
+            video = writer.begin_video(vid, reader.wanted, origin)
+        tokens, embedding = features
+        video.write(tokens, embedding)
+        clips += tokens.shape[1]
+        yield clips / reader.wanted, tokens.shape[1]
+    video.finish(reader.duration, reader.faults)
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(texts), QUERIES_AT_ONCE):
+        yield texts[first : first + QUERIES_AT_ONCE]
+
+
+def _decode_ahead(
+    pool: ThreadPoolExecutor, videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
+) -> Iterator[Piece]:
+    """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
+    started: deque[Ahead[Piece]] = deque()
+    for vid, path in videos.items():
+        started.append(Ahead(pool, _read(vid, path, open_video), _room_for_more))
+        if len(started) > DECODERS:
+            yield from started.popleft()
+    for pieces in started:
+        yield from pieces
+
+
+def _room_for_more(waiting: Sequence[Piece]) -> bool:
+    """Whether memory may hold another batch of a video beside these, one at least."""
+    _, reader, frames = waiting[-1]
+    if frames is None:
+        return False
+    held = sum(len(frames) for _, _, frames in waiting)
+    return held + len(frames) <= reader.most_frames
+
+
+def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Iterator[Piece]:
+    """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
+    try:
+        reader = open_video(path)
+        for frames in reader:
+            yield vid, reader, frames
+    except BudgetError:
+        raise
+    except InputError as error:
+        yield vid, error, None

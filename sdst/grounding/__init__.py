@@ -1,0 +1,1 @@
+"""Answering: from videos and sentences to moments in seconds."""

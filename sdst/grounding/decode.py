@@ -1,0 +1,115 @@
+"""From a model's outputs to moments in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdst.config import PRECISIONS, PredictConfig
+from sdst.errors import InputError
+from sdst.kernels import library, temporal_nms
+from sdst.model import Outputs
+from sdst.model.spans import to_ends
+
+
+@dataclass
+class Prediction:
+    """The answer to one query.
+
+    Attributes:
+        windows: [M, 3], start and end in seconds and score, best first.
+        saliency: [L], score per clip.
+    """
+
+    windows: np.ndarray
+    saliency: np.ndarray
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse one that is none, or that would make answers on `device` slower.
+
+    Raises:
+        InputError: `precision` is not one of PRECISIONS, or bf16 where no products of it are.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "bf16" and device.type == "cpu" and not library.multiplies_bf16():
+        raise InputError(
+            "precision bf16: this processor has no products of bf16 (AVX512_BF16), or the native "
+            "library was not built; leave it out for fp32"
+        )
+
+
+@contextmanager
+def inference(device: torch.device, precision: str) -> Iterator[None]:
+    """No gradients, and the model's products in `precision`."""
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), bf16:
+        yield
+
+
+def decode(
+    outputs: Outputs,
+    lengths: Tensor,
+    durations: Sequence[float],
+    clip_length: float,
+    options: PredictConfig | None = None,
+) -> list[Prediction]:
+    """The last step's moments, ranked, in seconds and inside their video.
+
+    Args:
+        outputs: of B samples.
+        lengths: [B], valid clips.
+        durations: B, seconds.
+        clip_length: seconds per clip.
+        options: rounding and suppression; the default does neither.
+    """
+    options = options or PredictConfig()
+    seconds = (lengths * clip_length).float()
+    ends = to_ends(outputs.spans[-1].float()) * seconds[:, None, None]
+    limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)[:, None, None]
+    ends = torch.minimum(ends.clamp(min=0), limit)
+    if options.round_to is not None:
+        ends = round_ends(ends, limit, options.round_to)
+    order, scores = rank(ends, outputs.scores[-1].float(), options)
+    ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
+    windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
+    kept = (order >= 0).sum(1).tolist()
+    saliency = outputs.saliency[-1].float().cpu().numpy()
+    return [
+        Prediction(sample[:count], curve[:length])
+        for sample, count, curve, length in zip(
+            windows, kept, saliency, lengths.tolist(), strict=True
+        )
+    ]
+
+
+def round_ends(ends: Tensor, limit: Tensor, unit: float) -> Tensor:
+    """Starts and ends [B, M, 2] as multiples of `unit`, at least one apart where the video allows.
+
+    What lies at the video's end, `limit` [B, 1, 1], stays there.
+    """
+    rounded = torch.where(ends < limit, (ends / unit).round() * unit, ends)
+    start, end = torch.minimum(rounded, limit).split(1, dim=-1)
+    end = torch.minimum(torch.maximum(end, start + unit), limit)
+    start = torch.minimum(start, end - unit).clamp(min=0)
+    return torch.cat((start, end), dim=-1)
+
+
+def rank(ends: Tensor, scores: Tensor, options: PredictConfig) -> tuple[Tensor, Tensor]:
+    """Order [B, M] of moments [B, M, 2] by score, -1 behind the last one kept, and their scores."""
+    if options.nms == "none":
+        scores, order = scores.sort(descending=True, stable=True)
+        return order, scores
+    return temporal_nms(
+        ends,
+        scores,
+        method=options.nms,
+        threshold=options.nms_threshold,
+        sigma=options.nms_sigma,
+    )

@@ -1,0 +1,160 @@
+"""Encodes video files once, for all questions that are asked about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdst.backbones import Backbone, load_backbone
+from sdst.checkpoint import trained_on
+from sdst.config import Config, cache_dir
+from sdst.data.store.reader import FeatureStore, VideoFeatures
+from sdst.errors import InputError
+from sdst.extraction.pipeline import Report, extract_features
+
+logger = logging.getLogger(__name__)
+
+VIDEOS_IN_MEMORY = 4
+_VID = "video"  # the only entry of a cached store
+
+
+class VideoEncoder:
+    """What a backbone says of video files, kept in memory for those used last and on disk for all.
+
+    The disk cache lies under `cache_dir()/grounding`; long videos stay memory-mapped.
+
+    Args:
+        backbone: frozen.
+        clip_length: seconds per clip.
+        frames_per_clip: frames encoded per clip.
+    """
+
+    def __init__(self, backbone: Backbone, clip_length: float, frames_per_clip: int = 1) -> None:
+        self.backbone, self.clip_length = backbone, clip_length
+        self.frames_per_clip = frames_per_clip
+        self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
+
+    def encode(self, video: str | Path, progress: bool = False) -> VideoFeatures:
+        """The features of a video file. What is wrong with a damaged one is logged.
+
+        Args:
+            video: a video file.
+            progress: show a bar while it is encoded for the first time.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        path = Path(video)
+        if not path.is_file():
+            raise InputError(f"{video}: no such video file")
+        key = self._identity(path)
+        if key not in self._recent:
+            self._recent[key] = self._load_or_encode(
+                path, cache_dir() / "grounding" / key, progress
+            )
+        self._recent.move_to_end(key)
+        while len(self._recent) > VIDEOS_IN_MEMORY:
+            self._recent.popitem(last=False)
+        return self._recent[key]
+
+    def _identity(self, path: Path) -> str:
+        """Names a video's features: the file, the backbone and how clips are sampled."""
+        status = path.stat()
+        identity = [
+            str(path.resolve()),
+            status.st_size,
+            status.st_mtime_ns,
+            self.backbone.fingerprint,
+            self.clip_length,
+            self.frames_per_clip,
+        ]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+    def _load_or_encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
+        if folder.exists():
+            try:
+                return FeatureStore(folder).video(_VID)
+            except InputError:  # damaged: made anew
+                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            return self._encode(path, folder, progress)
+        except OSError:  # the cache cannot be written: the features stay in memory alone
+            with tempfile.TemporaryDirectory() as scratch:
+                features = self._encode(path, Path(scratch) / "store", progress)
+                return VideoFeatures(
+                    np.array(features.tokens), np.array(features.embedding), features.duration
+                )
+
+    def _encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
+        report = Report(strict=True)
+        videos, settings = {_VID: path}, (self.clip_length, self.frames_per_clip)
+        store = extract_features(
+            videos, {}, self.backbone, folder, *settings, progress=progress, report=report
+        )
+        for fault in report.faults:
+            logger.warning(fault)
+        return store.video(_VID)
+
+
+def encoder_of(
+    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+) -> VideoEncoder:
+    """What makes of a new video the features that a checkpoint was trained on.
+
+    Raises:
+        InputError: nothing here does, or `backbone` is another one.
+    """
+    data, layers = config.data, config.model.layers
+    if data.features == "encode":
+        if backbone is not None:
+            raise InputError(
+                f"--backbone {backbone}: checkpoint {checkpoint} was trained on {data.backbone} "
+                "and takes no other; leave the option out"
+            )
+        loaded = load_backbone(data.backbone, layers, device)
+        _check_fit(loaded, config, trained_on(checkpoint))
+        return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
+    if data.features != "sdst" or data.endpoints:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on feature files of others ({data.features}), which "
+            "nothing here makes of a new video; train on videos (data.features encode) to ground "
+            "videos"
+        )
+    if backbone is None:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on SDST's published features; name the weights that "
+            "made them, --backbone internvideo2:PATH"
+        )
+    if not backbone.startswith("internvideo2:"):
+        raise InputError(
+            f"--backbone {backbone}: checkpoint {checkpoint} was trained on InternVideo2's "
+            "features; expected internvideo2:PATH"
+        )
+    loaded = load_backbone(backbone, layers, device)
+    loaded.check_published()
+    return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
+
+
+def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
+    """Refuse a backbone whose features are not those of the training."""
+    for name in ("video_width", "text_width"):
+        width, expected = getattr(backbone, name), getattr(config.model, name)
+        if width != expected:
+            raise InputError(
+                f"backbone {config.data.backbone}: {name} {width}, but the checkpoint was trained "
+                f"on {expected}; it needs the backbone of its features"
+            )
+    if backbone.fingerprint != features["fingerprint"]:
+        raise InputError(
+            f"backbone {config.data.backbone}: its weights or preprocessing are not those the "
+            f"checkpoint was trained with (fingerprint {backbone.fingerprint}, then "
+            f"{features['fingerprint']}); it needs the backbone of its features"
+        )

@@ -1,0 +1,306 @@
+"""Answers sentences about videos: `Grounder` with a trained side-tuner, `ZeroShotGrounder` without.
+
+`python -m sdst.ground` is their command.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sdst.backbones import TextFeatures, load_backbone
+from sdst.checkpoint import load_checkpoint
+from sdst.data.store.reader import FeatureStore, VideoFeatures
+from sdst.errors import InputError
+from sdst.grounding.decode import Prediction, check_precision, decode, inference
+from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
+from sdst.grounding.long_videos import ground_long
+from sdst.grounding.queries import check_queries
+from sdst.grounding.search import Found, Ranking, groups, videos_of
+from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.kernels import dequantize
+from sdst.model import SDST, EncodedVideo
+
+# Of all queries that are answered together: so many that a CPU's caches still hold what is between
+# two products, or that a GPU computes longer than it takes to be told what.
+CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The answer to one query.
+
+    Args:
+        query: the sentence.
+        windows: `[[start, end, score], ...]`, seconds, best first.
+        saliency: how well each of L clips fits the sentence, `[L]`, in [-1, 1].
+        clip_length: seconds per clip.
+        duration: seconds of the video.
+    """
+
+    query: str
+    windows: list[list[float]]
+    saliency: np.ndarray
+    clip_length: float
+    duration: float
+
+
+class _Grounder:
+    """Answers queries on video files; each is decoded and encoded once (`VideoEncoder`)."""
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        self.encoder = encoder
+        self.backbone = encoder.backbone
+
+    def ground(
+        self, video: str | Path, queries: Sequence[str], top: int = 5, progress: bool = False
+    ) -> list[Grounding]:
+        """The moments of `video` that each of `queries` describes.
+
+        Args:
+            video: a video file, of any length.
+            queries: sentences, any number of them.
+            top: most windows per query.
+            progress: show a bar while the video is encoded for the first time.
+
+        Raises:
+            InputError: the video cannot be read, a query is empty, or `top` is below 1.
+        """
+        _check_question(queries, top)
+        features = self.encoder.encode(video, progress)
+        texts = self.backbone.encode_text(queries)
+        return [
+            Grounding(
+                query=query,
+                windows=answer.windows[:top].tolist(),
+                saliency=answer.saliency,
+                clip_length=self.encoder.clip_length,
+                duration=features.duration,
+            )
+            for query, answer in zip(queries, self._answers(features, texts, top), strict=True)
+        ]
+
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        raise NotImplementedError
+
+
+class Grounder(_Grounder):
+    """Answers queries on video files with a trained side-tuner.
+
+    A video is decoded and encoded once: what the backbone says is kept in memory for the videos
+    used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
+    on projections of the video that are made once for all of them. A video longer than those of the
+    training is read in stretches (`sdst.grounding.long_videos`).
+
+        grounder = Grounder("runs/demo")
+        [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
+        start, end, score = answer.windows[0]
+
+    Args:
+        checkpoint: the `--output` folder of a training run.
+        device: default: CUDA where present, else the CPU.
+        backbone: for a checkpoint trained on features published by SDST, which name no backbone:
+            `internvideo2:PATH`.
+        precision: of the side-tuner's products. `bf16` answers about twice as fast on a processor
+            that has them (`sdst.info` says so), many queries at once 2.7 times.
+
+    Raises:
+        InputError: there is no checkpoint, or the processor lacks the precision.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device | None = None,
+        backbone: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_precision(precision, device)
+        self.precision = precision
+        self.config, model = load_checkpoint(Path(checkpoint))
+        self.model: SDST = model.to(device).eval()
+        self._scale = self.model.scale.item()
+        self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
+        self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
+        super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
+
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        with inference(self.backbone.device, self.precision):
+            return self._answers_by_model(video, [text.tokens for text in texts])
+
+    def _answers_by_model(self, video: VideoFeatures, tokens: list[Tensor]) -> list[Prediction]:
+        clip_length, options = self.encoder.clip_length, self.config.predict
+        if video.tokens.shape[1] > options.stretch:
+            return ground_long(
+                self.model, video.tokens, tokens, clip_length, video.duration, options, video.scales
+            )
+        encoded = self._encode(video)
+        predictions: list[Prediction] = []
+        for some in _batches(tokens, max(self.clips_at_once // encoded.clips, 1)):
+            outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
+            lengths = encoded.lengths.expand(len(some))
+            durations = [video.duration] * len(some)
+            predictions += decode(outputs, lengths, durations, clip_length, options)
+        return predictions
+
+    def search(
+        self,
+        videos: Mapping[str, str | Path] | FeatureStore,
+        queries: Sequence[str],
+        top: int = 10,
+        skipped: list[str] | None = None,
+        progress: bool = False,
+    ) -> list[list[Found]]:
+        """The moments of many videos that fit each of `queries` best.
+
+        `sdst.grounding.search` says how. Short videos are answered together.
+
+        Args:
+            videos: files by their ids, each of which is read once; or a store of `sdst.extract`.
+            queries: sentences.
+            top: most moments found for each.
+            skipped: is told of the videos that cannot be read, a line each; without it such a video
+                is an error.
+            progress: show a bar.
+
+        Raises:
+            InputError: a query is empty, `top` is below 1, a video cannot be read, or the store's
+                features are not those of the training.
+        """
+        _check_question(queries, top)
+        texts = self.backbone.encode_text(queries)
+        stretch = self.config.predict.stretch
+        ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
+        corpus = videos_of(videos, self.encoder, skipped, progress)
+        for group in groups(corpus, len(queries), self.clips_at_once, stretch):
+            answers = self._answers_of_all([video for _, video in group], texts, top)
+            for (vid, _), of_video in zip(group, answers, strict=True):
+                ranking.add(vid, of_video)
+        return ranking.best()
+
+    def _answers_of_all(
+        self, videos: list[VideoFeatures], texts: list[TextFeatures], top: int
+    ) -> list[list[Prediction]]:
+        """What `_answers` gives for every video, those of a group in one pass of the model."""
+        if len(videos) == 1:
+            return [self._answers(videos[0], texts, top)]
+        device = self.backbone.device
+        lengths = torch.tensor([video.tokens.shape[1] for video in videos], device=device)
+        video = _stacked([video.tokens for video in videos]).to(device)
+        scales = None
+        if videos[0].scales is not None:
+            scales = _stacked([video.scales for video in videos]).to(device)
+        index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
+        tokens, words = self._padded([text.tokens for text in texts])
+        tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
+        with inference(device, self.precision):
+            encoded = self.model.encode_video(video, lengths, scales)
+            outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
+        durations = [video.duration for video in videos for _ in texts]
+        options = self.config.predict
+        found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)
+        return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
+
+    def _encode(self, video: VideoFeatures) -> EncodedVideo:
+        """What the tuner needs of a video, kept for those used last."""
+        key = id(video)  # its own as long as the video is kept beside it
+        if key not in self._encoded:
+            self._encoded[key] = video, self._encode_anew(video)
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > VIDEOS_IN_MEMORY:
+            self._encoded.popitem(last=False)
+        return self._encoded[key][1]
+
+    def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
+        tokens = _floats(video)[None].to(self.encoder.backbone.device)
+        lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
+        return self.model.encode_video(tokens, lengths)
+
+    def _padded(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens [K, N, Dt] of some sentences as one batch [B, K, N, Dt], and their lengths."""
+        rows = pad_sequence([text.transpose(0, 1) for text in texts], batch_first=True)
+        lengths = torch.tensor([text.shape[1] for text in texts], device=rows.device)
+        return rows.transpose(1, 2), lengths
+
+
+class ZeroShotGrounder(_Grounder):
+    """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
+
+    It is the baseline of every report, and any video works with it: `sdst.grounding.zero_shot`.
+
+    Args:
+        backbone: as for `load_backbone`.
+        clip_length: seconds per clip.
+        frames_per_clip: frames encoded per clip.
+        device: default: CUDA where present, else the CPU.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "demo",
+        clip_length: float = 2.0,
+        frames_per_clip: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        loaded = load_backbone(backbone, layers=1, device=device)
+        frames_per_clip = frames_per_clip or loaded.frames_at_once
+        super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
+
+    def _answers(
+        self, video: VideoFeatures, texts: list[TextFeatures], top: int
+    ) -> list[Prediction]:
+        answers = [
+            zero_shot_moments(
+                video.embedding,
+                text.embedding.cpu().numpy(),
+                self.encoder.clip_length,
+                video.duration,
+                top,
+            )
+            for text in texts
+        ]
+        return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
+
+
+def _floats(video: VideoFeatures) -> Tensor:
+    """A short video's tokens [K, L, P, Dv] in fp32."""
+    tokens = torch.from_numpy(np.array(video.tokens, np.float32))
+    if video.scales is None:
+        return tokens
+    return dequantize(tokens, torch.from_numpy(np.array(video.scales)))
+
+
+def _stacked(videos: Sequence[np.ndarray]) -> Tensor:
+    """[V, K, L, ...] of videos [K, L, ...] as they are stored, zeros after the shorter ones.
+
+    It lies in memory layer by layer, as the model reads it.
+    """
+    layers, _, *rest = videos[0].shape
+    longest = max(video.shape[1] for video in videos)
+    stack = np.zeros((layers, len(videos), longest, *rest), videos[0].dtype)
+    for i, video in enumerate(videos):
+        stack[:, i, : video.shape[1]] = video
+    return torch.from_numpy(stack).transpose(0, 1)
+
+
+def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def _check_question(queries: Sequence[str], top: int) -> None:
+    check_queries(queries)
+    if top < 1:
+        raise InputError(f"top is {top}; expected at least 1 window per query")

@@ -1,0 +1,164 @@
+"""The best moments of many videos: what `Grounder.search` reads, groups and ranks.
+
+A moment's score is a probability within its video, as in training, where every video holds what is
+asked for. Which video holds it is told by saliency, which is trained against other videos as well,
+as for the stretches of a long one (`sdst.grounding.long_videos`):
+
+    score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
+
+over the stretch about the moment, so that a video's length does not speak for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sdst.data.store.reader import FeatureStore, VideoFeatures
+from sdst.errors import InputError
+from sdst.grounding.decode import Prediction
+from sdst.grounding.encoder import VideoEncoder
+
+
+@dataclass(frozen=True)
+class Found:
+    """A moment of one of many videos.
+
+    Args:
+        vid: the video's id.
+        start, end: seconds.
+        score: the moment's probability, less where the video fits the query less than others.
+    """
+
+    vid: str
+    start: float
+    end: float
+    score: float
+
+
+class Ranking:
+    """Takes in the answers of one video after the other and ranks the moments of all.
+
+    Args:
+        queries: how many are asked.
+        top: most moments kept of a video, and given in the end, for each query.
+        scale: the model's inverse temperature.
+        clip_length: seconds per clip.
+        stretch: clips about a moment whose saliency speaks for it.
+    """
+
+    def __init__(
+        self, queries: int, top: int, scale: float, clip_length: float, stretch: int
+    ) -> None:
+        self.top, self.scale = top, scale
+        self.clip_length, self.stretch = clip_length, stretch
+        # of each query: a video, a window with its score, and its evidence
+        self._candidates: list[list[tuple[str, list[float], float]]] = [[] for _ in range(queries)]
+
+    def add(self, vid: str, answers: Sequence[Prediction]) -> None:
+        """Take in what a video answers to every query."""
+        for candidates, answer in zip(self._candidates, answers, strict=True):
+            candidates += [
+                (vid, window, self._evidence(window, answer.saliency))
+                for window in answer.windows[: self.top].tolist()
+            ]
+
+    def best(self) -> list[list[Found]]:
+        """The best moments for every query, best first."""
+        return [self._ranked(candidates) for candidates in self._candidates]
+
+    def _ranked(self, candidates: list[tuple[str, list[float], float]]) -> list[Found]:
+        most = max((evidence for *_, evidence in candidates), default=0.0)
+        found = [
+            Found(vid, start, end, score * math.exp(evidence - most))
+            for vid, (start, end, score), evidence in candidates
+        ]
+        return sorted(found, key=lambda moment: -moment.score)[: self.top]
+
+    def _evidence(self, window: list[float], saliency: np.ndarray) -> float:
+        """log mean exp(scale * S_t) over the stretch about a window."""
+        clips = min(self.stretch, len(saliency))
+        center = round((window[0] + window[1]) / 2 / self.clip_length)
+        first = min(max(center - clips // 2, 0), len(saliency) - clips)
+        logits = self.scale * saliency[first : first + clips].astype(float)
+        return float(np.logaddexp.reduce(logits) - np.log(clips))
+
+
+def videos_of(
+    corpus: Mapping[str, str | Path] | FeatureStore,
+    encoder: VideoEncoder,
+    skipped: list[str] | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[str, VideoFeatures]]:
+    """The features of many videos under their ids, one after the other.
+
+    Args:
+        corpus: files by their ids, each of which is read once; or a store of `sdst.extract`.
+        encoder: reads the files.
+        skipped: is told of the files that cannot be read; without it such a file is an error.
+        progress: show a bar.
+
+    Raises:
+        InputError: the store's features are not those that `encoder` makes, or a file cannot be
+            read.
+    """
+    if isinstance(corpus, FeatureStore):
+        _check_store(corpus, encoder)
+    for vid in tqdm(corpus, "search", unit="video", disable=not progress):
+        if isinstance(corpus, FeatureStore):
+            yield vid, corpus.video(vid)
+            continue
+        try:
+            yield vid, encoder.encode(corpus[vid])
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+
+
+def groups(
+    videos: Iterable[tuple[str, VideoFeatures]], queries: int, most: int, stretch: int
+) -> Iterator[list[tuple[str, VideoFeatures]]]:
+    """Videos that may be answered together: a few short ones, or one that is long.
+
+    Args:
+        videos: ids and features.
+        queries: asked of every video.
+        most: tokens of a layer, padding included, that a group may have for all queries.
+        stretch: clips above which a video is long.
+    """
+    group: list[tuple[str, VideoFeatures]] = []
+    longest = 0
+    for vid, video in videos:
+        _, clips, per_clip, _ = video.tokens.shape
+        longest = max(longest, clips)
+        too_many = (len(group) + 1) * longest * per_clip * queries > most
+        if group and (too_many or longest > stretch):
+            yield group
+            group, longest = [], clips
+        group.append((vid, video))
+    if group:
+        yield group
+
+
+def _check_store(store: FeatureStore, encoder: VideoEncoder) -> None:
+    """Refuse a store whose features are not those that the model was trained on."""
+    backbone = encoder.backbone
+    expected = {
+        "fingerprint": backbone.fingerprint,
+        "clip_length": encoder.clip_length,
+        "frames_per_clip": encoder.frames_per_clip,
+    }
+    for name, value in expected.items():
+        if store.meta.get(name) != value:
+            raise InputError(
+                f"{store.path}: {name} {store.meta.get(name)}, expected {value}, that of the "
+                f"training; extract the videos with --backbone {backbone.name} --layers "
+                f"{backbone.layers} --clip-length {encoder.clip_length:g} --frames-per-clip "
+                f"{encoder.frames_per_clip}"
+            )

@@ -1,0 +1,190 @@
+"""A dataset ready to train on: its annotations and its features, made on first use."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdst.config import FROM_FEATURES, Config, cache_dir
+from sdst.data.annotations import Annotation
+from sdst.data.batches import GroundingDataset, is_in_sight
+from sdst.data.feature_files import FeatureFiles, fewest_clips
+from sdst.data.planted.features import PlantedFeatures
+from sdst.data.store.reader import FeatureSource, FeatureStore, require
+from sdst.errors import InputError
+from sdst.sources.encoded import encoded
+from sdst.sources.files import files_identity, published
+from sdst.sources.splits import Splits, read_splits
+
+logger = logging.getLogger(__name__)
+
+MOST = 0.95  # of the training videos, and of their moments
+DEVICE_SHARE = 0.5  # of a GPU's free memory that features may take
+
+
+@dataclass
+class Data:
+    """The splits that a dataset has, over one source of features.
+
+    Attributes:
+        source: features of all splits.
+        meta: what decides what the features are: the backbone and its settings, or the files.
+        config: the one that was opened, with what it leaves open (`LEFT_OPEN`) decided.
+    """
+
+    splits: Splits
+    source: FeatureSource
+    meta: dict
+    config: Config
+
+    def has_truth(self, split: str) -> bool:
+        """Whether there is such a split, and it can be evaluated on."""
+        found = self.splits.get(split)
+        return found is not None and all(a.has_truth for a in found)
+
+    def dataset(self, split: str) -> GroundingDataset:
+        """The queries of `split` with their features."""
+        if split not in self.splits:
+            raise InputError(
+                f"split {split!r}: the dataset has {', '.join(self.splits)}; choose one of these"
+            )
+        config = self.config
+        return GroundingDataset(
+            self.splits[split],
+            self.source,
+            config.data.clip_length,
+            config.model.layers,
+            config.train.seed,
+        )
+
+
+def open_data(config: Config, wait: bool = True) -> Data:
+    """Render (the demo), encode and open what `config.data` names; each only if not yet done.
+
+    Args:
+        wait: for another process that is encoding the same, a run of another seed, say.
+
+    Raises:
+        StoreInUse: another process is encoding the same, and `wait` is not set.
+    """
+    root = dataset_root(config)
+    splits = read_splits(config, root)
+    if config.data.features == "encode":
+        splits, source = encoded(config, root, splits, wait)
+        meta = source.meta
+    else:
+        splits, source = published(config, root, splits)
+        meta = files_identity(config)
+    if config.data.on_device and isinstance(source, FeatureStore):
+        source = _on_device(source)
+    if not isinstance(source, PlantedFeatures):
+        splits["train"] = _in_sight(splits["train"], source, config.data.clip_length)
+    config = _with_stretches(_with_widths(config, source), splits["train"])
+    require(
+        source,
+        layers=config.model.layers,
+        video_width=config.model.video_width,
+        text_width=config.model.text_width,
+    )
+    return Data(splits, source, meta, config)
+
+
+def dataset_root(config: Config) -> Path:
+    """The dataset's folder; the demo renders itself into it first."""
+    if config.data.dataset == "demo":
+        from sdst.demo import prepare_demo
+
+        root = Path(config.data.root or cache_dir() / "demo")
+        return prepare_demo(root, processes=len(os.sched_getaffinity(0)))
+    if not config.data.root:
+        raise InputError("data.dataset is custom; name its folder with --data.root DIR")
+    root = Path(config.data.root)
+    if not root.is_dir():
+        raise InputError(f"data.root {root}: no such folder; name the dataset's with --data.root")
+    return root
+
+
+def _in_sight(
+    queries: list[Annotation], source: FeatureSource, clip_length: float
+) -> list[Annotation]:
+    """The queries to learn from: without those that ask for what their video's features lack."""
+    doubtful = queries
+    if isinstance(source, FeatureFiles):  # these take long to open, and refuse other lengths
+        sure = [fewest_clips(a.duration / clip_length) for a in queries]
+        doubtful = [
+            a for a, n in zip(queries, sure, strict=True) if not is_in_sight(a, n, clip_length)
+        ]
+    clips = {vid: source.video(vid).tokens.shape[1] for vid in {a.vid for a in doubtful}}
+    lost = {a.qid for a in doubtful if not is_in_sight(a, clips[a.vid], clip_length)}
+    if len(lost) == len(queries):
+        raise InputError(f"{source.path}: no moment of train lies within its video's features")
+    if lost:
+        logger.warning(
+            "%s: %d of %d queries of train ask for moments behind the end of their video's "
+            "features; they are left out",
+            source.path,
+            len(lost),
+            len(queries),
+        )
+    return [a for a in queries if a.qid not in lost]
+
+
+def _on_device(store: FeatureStore) -> FeatureStore:
+    """`store` in the memory of the GPU if there is one and it fits."""
+    if not torch.cuda.is_available():
+        logger.warning("data.on_device: no GPU here; %s stays a memory map", store.path)
+        return store
+    free, _ = torch.cuda.mem_get_info()
+    if store.nbytes > DEVICE_SHARE * free:
+        logger.warning(
+            "data.on_device: %s has %.1f GB, more than half of the GPU's free %.1f GB; it stays a "
+            "memory map",
+            store.path,
+            store.nbytes / 1e9,
+            free / 1e9,
+        )
+        return store
+    return FeatureStore(store.path, torch.device("cuda", torch.cuda.current_device()))
+
+
+def _with_widths(config: Config, source: FeatureSource) -> Config:
+    """`config` with the widths that it leaves to the features (0)."""
+    left_open = {
+        name: source.shapes[name]
+        for name in ("video_width", "text_width")
+        if getattr(config.model, name) == FROM_FEATURES
+    }
+    return replace(config, model=replace(config.model, **left_open))
+
+
+def _with_stretches(config: Config, queries: list[Annotation]) -> Config:
+    """`config` with the stretches that long videos are read in, where it leaves them open.
+
+    A stretch is as long as most videos of the training, and most moments fit into an overlap.
+    """
+    predict, clip_length = config.predict, config.data.clip_length
+    stretch, overlap = predict.stretch, predict.overlap
+    if stretch is None:
+        stretch = _most({a.vid: a.duration for a in queries}.values(), clip_length)
+    if overlap is None:
+        moments = [end - start for a in queries for start, end in a.windows or ()]
+        overlap = min(_most(moments, clip_length), stretch // 2)
+    if overlap >= stretch:
+        raise InputError(
+            f"predict.overlap is {overlap}, expected less than the {stretch} clips that most "
+            "training videos have; lower it, or give predict.stretch"
+        )
+    return replace(config, predict=replace(predict, stretch=stretch, overlap=overlap))
+
+
+def _most(seconds: Iterable[float], clip_length: float) -> int:
+    """Clips that are enough for `MOST` of these lengths; 0 where there are none."""
+    seconds = list(seconds)
+    return math.ceil(np.quantile(seconds, MOST) / clip_length) if seconds else 0

@@ -1,0 +1,117 @@
+"""Features that are encoded from videos on first use, and then kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from sdst.backbones import Backbone, load_backbone
+from sdst.config import Config
+from sdst.data.feature_files import close_lengths
+from sdst.data.store.reader import VERSION, FeatureStore
+from sdst.data.store.writer import NotWritable, StoreInUse
+from sdst.data.video_files import dataset_videos
+from sdst.errors import InputError
+from sdst.extraction.pipeline import Report, extract_features
+from sdst.sources.files import digest
+from sdst.sources.splits import Splits, keep_available, sentences
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN = 1.0  # seconds until a store that another process writes is tried again
+
+
+def encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Splits, FeatureStore]:
+    """The feature store of these queries and videos, of which it extracts what is not there yet.
+
+    One store serves all that is read from the same files of annotations at the same settings.
+    """
+    folder = root / "videos"
+    videos = dataset_videos(folder, {a.vid for split in splits.values() for a in split})
+    splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
+    queries = sentences(splits)
+    backbone = load_backbone(config.data.backbone, config.model.layers)
+    settings = {
+        "format": VERSION,
+        "backbone": backbone.fingerprint,
+        "clip_length": config.data.clip_length,
+        "frames_per_clip": config.data.frames_per_clip,
+    }
+    if config.data.store != "float16":
+        settings["store"] = config.data.store
+    path = root / "features" / digest({**settings, "annotations": config.data.annotations})
+    store = _extracted(config, path, backbone, videos, queries, wait)
+    available = store.video_ids, store.query_ids
+    splits = keep_available(splits, folder, *available, config.data.allow_missing)
+    _check_durations(splits, store, config.data.clip_length)
+    return splits, store
+
+
+def _extracted(
+    config: Config,
+    path: Path,
+    backbone: Backbone,
+    videos: dict[str, Path],
+    queries: dict[int | str, str],
+    wait: bool,
+) -> FeatureStore:
+    """The store at `path`, made or grown by what it lacks; what is wrong is logged."""
+    data = config.data
+    report = Report(strict=not data.allow_missing)
+    extract = partial(
+        extract_features,
+        videos,
+        queries,
+        backbone,
+        path,
+        clip_length=data.clip_length,
+        frames_per_clip=data.frames_per_clip,
+        dtype=data.store,
+        resume=True,
+        report=report,
+    )
+    # What cannot be read is lacking for ever, which must not keep others from what is there.
+    enough = data.allow_missing and path.exists()
+    try:
+        store = _when_free(extract) if wait and not enough else extract()
+    except NotWritable:
+        if not enough:
+            raise
+        return FeatureStore(path)
+    for line in report.faults + report.skipped:
+        logger.warning(line)
+    return store
+
+
+def _when_free(extract: Callable[[], FeatureStore]) -> FeatureStore:
+    """What `extract` gives, as soon as no other process is at it."""
+    waiting = False
+    while True:
+        try:
+            return extract()
+        except StoreInUse as error:
+            if not waiting:
+                logger.warning("%s; waiting for it", error)
+            waiting = True
+            time.sleep(LOOK_AGAIN)
+
+
+def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) -> None:
+    """Refuse annotations of another cut of a video than the one that was encoded.
+
+    A damaged file may be shorter than what was annotated.
+    """
+    for split, queries in splits.items():
+        for annotation in queries:
+            encoded = store.video(annotation.vid).duration
+            if annotation.vid in store.faults and encoded < annotation.duration:
+                continue
+            if not close_lengths(encoded / clip_length, annotation.duration / clip_length):
+                raise InputError(
+                    f"{split}: qid {annotation.qid!r} says that video {annotation.vid} has "
+                    f"{annotation.duration:g} s, its file has {encoded:g} s; correct the duration "
+                    "or take the file that was annotated"
+                )

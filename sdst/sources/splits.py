@@ -1,0 +1,116 @@
+"""The annotations of a dataset by split, as far as there is something for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from sdst.config import Config
+from sdst.data.annotations import Annotation, read_annotations
+from sdst.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NAMED = 10  # of what is missing; the rest is counted
+
+Splits = dict[str, list[Annotation]]
+
+
+def read_splits(config: Config, root: Path) -> Splits:
+    """The annotations of every split whose file is there.
+
+    Raises:
+        InputError: the file of `train` or `val` is missing, or one of its queries is unlabelled.
+    """
+    data = config.data
+    files = {split: root / name for split, name in data.annotations.items()}
+    splits = {
+        split: _of_domain(read_annotations(file, clip_length=data.clip_length), data.domain, file)
+        for split, file in files.items()
+        if file.is_file()
+    }
+    splits = {split: annotations[: data.limit] for split, annotations in splits.items()}
+    for split in ("train", "val"):
+        if split not in splits:
+            raise InputError(
+                f"{files.get(split, root)}: no such file; data.annotations names the annotations "
+                "of train, val and optionally test"
+            )
+        if unlabelled := [a.qid for a in splits[split] if not a.has_truth]:
+            raise InputError(
+                f"{files[split]}: {len(unlabelled)} queries have no relevant_windows "
+                f"(first: qid {unlabelled[0]}); only test may be unlabelled"
+            )
+    return splits
+
+
+def _of_domain(annotations: list[Annotation], domain: str | None, file: Path) -> list[Annotation]:
+    """Those of `domain`, all where it is None."""
+    if domain is None:
+        return annotations
+    if kept := [a for a in annotations if a.domain == domain]:
+        return kept
+    found = sorted({a.domain for a in annotations if a.domain}) or ["none"]
+    raise InputError(f"{file}: no video of data.domain {domain}; its domains: {', '.join(found)}")
+
+
+def keep_available(
+    splits: Splits,
+    where: Path,
+    videos: Collection[str],
+    queries: Collection[int | str] | None,
+    allow_missing: bool,
+    advice: str = "get them",
+) -> Splits:
+    """Splits without the annotations whose videos or queries are missing, which are listed.
+
+    Args:
+        videos, queries: what there is in `where`; None is everything.
+
+    Raises:
+        InputError: something is missing and `allow_missing` is False, or a split has nothing left.
+    """
+    annotations = [a for split in splits.values() for a in split]
+    lists = []
+    for kind, wanted, there in (
+        ("videos", {a.vid for a in annotations}, videos),
+        ("queries", {a.qid for a in annotations}, queries),
+    ):
+        if there is not None and (missing := sorted(wanted.difference(there), key=str)):
+            rest = ", ..." if len(missing) > NAMED else ""
+            named = ", ".join(map(str, missing[:NAMED]))
+            lists.append(f"{len(missing)} of {len(wanted)} annotated {kind} ({named}{rest})")
+    if not lists:
+        return splits
+    if not allow_missing:
+        raise InputError(
+            f"{where}: not found: {' and '.join(lists)}; {advice}, or go on without by "
+            "--data.allow_missing true"
+        )
+    logger.warning("%s: left out, as not found: %s", where, " and ".join(lists))
+    videos, queries = set(videos), None if queries is None else set(queries)
+    kept = {
+        split: [a for a in found if a.vid in videos and (queries is None or a.qid in queries)]
+        for split, found in splits.items()
+    }
+    if empty := [split for split, found in kept.items() if not found]:
+        raise InputError(f"{where}: nothing found for any query of {empty[0]}; check data.root")
+    return kept
+
+
+def sentences(splits: Splits) -> dict[int | str, str]:
+    """Every query by its id.
+
+    Raises:
+        InputError: one id stands for two sentences.
+    """
+    queries: dict[int | str, str] = {}
+    for split, found in splits.items():
+        for annotation in found:
+            if queries.setdefault(annotation.qid, annotation.query) != annotation.query:
+                raise InputError(
+                    f"{split}: qid {annotation.qid} stands for another query before it; give "
+                    "every query an id of its own"
+                )
+    return queries

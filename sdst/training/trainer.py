@@ -1,0 +1,460 @@
+"""Training a side-tuner on a frozen backbone's features: steps, validations, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sdst.checkpoint import Progress, RunFolder
+from sdst.config import Config
+from sdst.data.annotations import Annotation
+from sdst.data.batches import Batch, GroundingDataset, collate
+from sdst.errors import InputError
+from sdst.evaluation.predict import as_record, predict, predict_zero_shot
+from sdst.evaluation.protocols import PROTOCOLS, Protocol
+from sdst.evaluation.report import figures_of, labelled
+from sdst.grounding.decode import Prediction
+from sdst.kernels import NonFiniteCostError
+from sdst.model import SDST, LossConfig, Targets, grounding_loss
+from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
+from sdst.sources.dataset import Data
+from sdst.training.distributed import gather_batch
+from sdst.training.optim import make_optimizer, make_scheduler
+
+# Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
+# of these waits for the device.
+_LOOK_EVERY = 10
+
+
+class Trainer:
+    """One run: the model, what optimises it, and where it stands.
+
+    The run is a function of the config: data order, positive clips and dropout depend on (seed,
+    epoch) alone, so going on after the last complete epoch repeats what would have been.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        model_class: type[SDST] = SDST,
+    ) -> None:
+        self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
+        self.progress = Progress()
+        self.faults: set[str] = set()  # of the sparse stream, that were said
+        self.stop_asked = self.interrupted = False
+        set_seed(config.train.seed)
+        self.dataset = data.dataset("train")
+        self.validation = data.dataset("val")
+        loader = make_loader(self.dataset, config, accelerator.num_processes)
+        model = model_class(config.model)
+        optimizer = make_optimizer(model, config.train)
+        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        # Autocast is for training alone (`batch_loss`): rounded scores of validation would tie.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        compiled = config.train.compile
+        compile = partial(torch.compile, mode=compiled)
+        self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
+        self.steps_per_epoch = len(self.loader) // config.train.accumulation
+        self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
+        accelerator.register_for_checkpointing(self.scheduler)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    @property
+    def bare_model(self) -> SDST:
+        """The model without what `accelerate` wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """What training computes in by autocast; None is fp32."""
+        return autocast_dtype(self.accelerator)
+
+    @property
+    def learns_moments(self) -> bool:
+        """Whether any loss is of moments; a recipe for highlights alone has none."""
+        loss = self.config.loss
+        return any((loss.classification, loss.l1, loss.iou, loss.actionness))
+
+    @property
+    def protocol(self) -> Protocol:
+        """How predictions are scored."""
+        return PROTOCOLS[self.config.data.protocol]
+
+    def resume(self) -> None:
+        """Go back to the end of the last complete epoch, or to the beginning without one."""
+        state = self.folder.last_state()
+        if state is None:
+            self.say("nothing to resume yet; starting at the beginning")
+        else:
+            self.accelerator.load_state(str(state))
+            self.progress = self.folder.load_progress(state)
+            self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+        if self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.progress.epoch)
+        self.accelerator.wait_for_everyone()
+
+    def fit(self) -> None:
+        """Train to the end, or until Ctrl-C."""
+        config = self.config.train
+        bar = tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="train",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar, stop_on_interrupt(self.ask_to_stop):
+            for epoch in range(self.progress.epoch + 1, config.epochs + 1):
+                losses, health = self.train_epoch(epoch, bar)
+                if self.interrupted:
+                    break
+                self.progress.epoch = epoch
+                if epoch % config.validate_every == 0 or epoch == config.epochs:
+                    self.validate(losses, health)
+                if self.accelerator.is_main_process:
+                    self.folder.save_state(self.progress, self._save_state)
+                self.accelerator.wait_for_everyone()
+        if self.progress.best is None and self.accelerator.is_main_process:
+            self.folder.save_model(self.bare_model)
+
+    def train_epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], dict[str, float]]:
+        """One pass over the training queries; means of every loss term and of `SparseHealth`."""
+        set_seed(self.config.train.seed * 1_000_003 + epoch, device_specific=True)
+        self.dataset.epoch = epoch
+        self.loader.set_epoch(epoch)
+        self.model.train()
+        history = []
+        for number, batch in enumerate(self.loader):
+            if number >= self.steps_per_epoch * self.config.train.accumulation:
+                continue  # too few are left for a step
+            with self.accelerator.accumulate(self.model):
+                terms = self.train_step(batch)
+            history.append(terms)
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.step += 1
+            bar.update()
+            if self.progress.step % _LOOK_EVERY == 0:
+                self.log_step(epoch, terms, bar)
+            if self.should_stop():
+                self.interrupted = True
+                break
+        means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        self.check_finite(means["loss"])
+        health = {name: means.pop(name) for name in HEALTH}
+        self.check_health(health)
+        return means, health
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, loss, backward, and an optimiser step when its gradients are complete.
+
+        Returns:
+            The loss, its terms and the figures of `SparseHealth`.
+        """
+        batch = batch.to(self.accelerator.device)
+        inputs, targets = batch.inputs(), targets_of(batch)
+        try:
+            loss, terms, health = self.batch_loss(
+                self.model, inputs, targets, self.config.loss, self.precision
+            )
+        except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
+            raise self.diverged(math.nan) from error
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+        self.optimizer.step()
+        if self.accelerator.sync_gradients:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        terms = {"loss": loss, **terms, **vars(health)}
+        # A copy: under `reduce-overhead` they lie where the next step's will.
+        values = torch.stack([term.detach() for term in terms.values()])
+        return dict(zip(terms, values.unbind(), strict=True))
+
+    def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
+        """Show the loss and write it to TensorBoard."""
+        values = {name: term.item() for name, term in terms.items()}
+        self.check_finite(values["loss"])
+        rate = self.scheduler.get_last_lr()[0]
+        bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
+        logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
+        self.accelerator.log(logged, step=self.progress.step)
+
+    def check_finite(self, loss: float) -> None:
+        """End a run whose loss is not finite."""
+        if not math.isfinite(loss):
+            raise self.diverged(loss)
+
+    def check_health(self, health: dict[str, float]) -> None:
+        """Print one line the first time that the sparse stream is found collapsed."""
+        if self.progress.step < self.config.train.warmup_steps or not self.learns_moments:
+            return
+        for fault in collapses(health) - self.faults:
+            self.say(f"step {self.progress.step}: {fault}")
+            self.faults.add(fault)
+
+    def diverged(self, loss: float) -> InputError:
+        """What ends such a run."""
+        return InputError(
+            f"training diverged by step {self.progress.step}: the loss is {loss}; lower train.lr "
+            f"(now {self.config.train.lr}) or check the features for NaN"
+        )
+
+    def validate(self, losses: dict[str, float], health: dict[str, float]) -> None:
+        """Evaluate on `val`, log it, and keep the model if it is the best so far."""
+        records = self.predict(self.validation)
+        if not self.accelerator.is_main_process:
+            return
+        figures = figures_of(self.report(records, self.validation.annotations))
+        score = selected_figure(figures, self.config.train.select_by)
+        progress = self.progress
+        is_best = progress.best is None or score > progress.best
+        if is_best:
+            progress.best, progress.best_epoch = score, progress.epoch
+            self.folder.save_model(self.bare_model)
+        record = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "losses": losses,
+            "sparse_stream": health,
+            "val": figures,
+        }
+        self.folder.log_metrics(record)
+        self.accelerator.log(
+            {f"val/{name}": value for name, value in figures.items()}, step=progress.step
+        )
+        headline = labelled(figures, self.protocol.headline)
+        line = "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
+        best = "  (best)" if is_best else ""
+        self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
+
+    def predict(self, dataset: GroundingDataset) -> list[dict]:
+        """Predictions for `dataset`, shared out over the processes and put together again."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        records = predict(
+            self.bare_model,
+            dataset.share(rank, processes),
+            device=self.accelerator.device,
+            progress=rank == 0,
+            options=self.config.predict,
+        )
+        if processes == 1:
+            return records
+        of_all: list[list[dict]] = gather_object([records])
+        return [of_all[i % processes][i // processes] for i in range(len(dataset))]
+
+    def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
+        """The official figures, at this dataset's clip length."""
+        return self.protocol.score(records, annotations, self.config.data.clip_length)
+
+    def zero_shot_report(self, dataset: GroundingDataset) -> dict | None:
+        """The baseline's figures; None for features that know no zero-shot answer."""
+        if not dataset.source.shapes["embed_width"]:
+            self.say("zero-shot: skipped, these features share no space between video and text")
+            return None
+        return self.report(predict_zero_shot(dataset), dataset.annotations)
+
+    def ask_to_stop(self) -> None:
+        """End training after the step in hand, or soon after where other processes take part."""
+        self.stop_asked = True
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; of several, any, which they tell each other."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_asked
+        if self.progress.step % _LOOK_EVERY:
+            return False
+        if self.stop_asked:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar, once for all processes."""
+        if self.accelerator.is_main_process:
+            tqdm.write(line)
+
+    def _save_state(self, folder: Path) -> None:
+        self.accelerator.save_state(str(folder))
+
+
+def make_accelerator(config: Config, output: Path) -> Accelerator:
+    """Device, precision, processes and trackers, by `accelerate`."""
+    precision = config.train.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "no"
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError(
+            "train.precision fp16: a GPU is needed, which scales the loss, and there is none; take "
+            "bf16, or no for fp32"
+        )
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    return Accelerator(
+        # Without a GPU, accelerate joins the processes of torchrun only where the CPU is asked for.
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.train.accumulation,
+        # A batch is split over processes, so that their number does not change what is learned.
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, use_seedable_sampler=True, data_seed=config.train.seed
+        ),
+        step_scheduler_with_optimizer=False,
+        log_with="tensorboard",
+        project_dir=output,
+    )
+
+
+def check_run(
+    config: Config, data: Data, accelerator: Accelerator, model_class: type[SDST] = SDST
+) -> None:
+    """Refuse a run that would fail after its start: batch size, scoring, kernels.
+
+    Needs this process alone and changes nothing on disk.
+
+    Raises:
+        InputError: the queries cannot be shared out in batches or scored.
+        ImplementationError: a requested implementation of an op does not fit.
+    """
+    make_loader(data.dataset("train"), config, accelerator.num_processes)
+    check_scoring(config, data)
+    check_kernels(config, data, accelerator, model_class)
+
+
+def check_scoring(config: Config, data: Data) -> None:
+    """Score some answer to every query that will be scored."""
+    protocol, reports = PROTOCOLS[config.data.protocol], {}
+    for split in filter(data.has_truth, ("val", "test")):
+        annotations = data.splits[split]
+        answers = [whole_video(a) for a in annotations]
+        try:
+            reports[split] = protocol.score(answers, annotations, config.data.clip_length)
+        except InputError as error:
+            raise InputError(f"{split}: {error}") from None
+    selected_figure(figures_of(reports["val"]), config.train.select_by)
+
+
+def check_kernels(
+    config: Config, data: Data, accelerator: Accelerator, model_class: type[SDST]
+) -> None:
+    """The loss of one query, by an untrained model."""
+    batch = collate([data.dataset("train")[0]], config.data.pad_to).to(accelerator.device)
+    model = model_class(config.model).to(accelerator.device)
+    precision = autocast_dtype(accelerator)
+    with torch.no_grad(), suppress(NonFiniteCostError):  # the first step reports what to do
+        with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
+            outputs = model(*batch.inputs())
+        grounding_loss(outputs, targets_of(batch), config.loss)
+
+
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """What training computes in by autocast; None is fp32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def batch_loss(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    targets: Targets,
+    config: LossConfig,
+    precision: torch.dtype | None = None,
+) -> tuple[Tensor, dict[str, Tensor], SparseHealth]:
+    """What a batch costs, in all and by its terms, and how the sparse stream fares.
+
+    All of it is what `train.compile` makes a graph of.
+
+    Args:
+        precision: of the model, by autocast; None is fp32, which the losses are in any case.
+    """
+    device = inputs[0].device.type
+    with torch.autocast(device, precision, enabled=precision is not None):
+        outputs = model(*inputs)
+    return *grounding_loss(outputs, targets, config, gather_batch), sparse_health(outputs)
+
+
+def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -> DataLoader:
+    """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step.
+
+    Args:
+        processes: that will share each of them.
+    """
+    if len(dataset) < config.train.batch_size:
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} is more than the {len(dataset)} training "
+            "queries; lower it"
+        )
+    at_once = config.train.batch_size // config.train.accumulation
+    if at_once % processes:
+        raise InputError(
+            f"train.batch_size {config.train.batch_size} in {config.train.accumulation} passes are "
+            f"{at_once} queries at once, which {processes} processes do not share evenly; change "
+            "one of the three"
+        )
+    return DataLoader(
+        dataset,
+        at_once,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=partial(collate, multiple=config.data.pad_to),
+        num_workers=config.train.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The part of a batch that the loss compares with."""
+    return Targets(
+        spans=batch.spans,
+        counts=batch.span_counts,
+        saliency=batch.saliency,
+        lengths=batch.video_lengths,
+        positive_clip=batch.positive_clip,
+    )
+
+
+def whole_video(annotation: Annotation) -> dict:
+    """An answer to any query, as a submission record."""
+    answer = Prediction(np.array([[0.0, annotation.duration, 0.0]]), np.zeros(1))
+    return as_record(annotation, answer)
+
+
+def selected_figure(figures: dict[str, float], name: str) -> float:
+    """The one that decides which checkpoint is best."""
+    if name not in figures:
+        raise InputError(f"train.select_by {name!r}: expected one of {', '.join(sorted(figures))}")
+    return figures[name]
+
+
+@contextmanager
+def stop_on_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C ask training to stop; a second one ends it at once."""
+
+    def interrupt(number: int, frame: object) -> None:
+        ask_to_stop()
+        tqdm.write("stopping after this step; press Ctrl-C again to quit at once")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

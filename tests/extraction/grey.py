@@ -1,0 +1,63 @@
+"""Extraction by a backbone that sees the grey of a frame, alone and in shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from sdst.backbones import FrameFeatures, TextFeatures
+from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.shards import Share, extract_share
+
+QUERIES = {1: "a red ball", "two": "a dog that runs away"}
+K, P, WIDTH = 2, 3, 4
+
+
+class GreyBackbone:
+    """A frame's features are its mean grey level over 255, a sentence's its number of words."""
+
+    name = "grey"
+    fingerprint = "grey-1"
+    device = torch.device("cpu")
+    image_size = (16, 16)
+    frames_at_once = 1
+    layers, tokens_per_frame = K, P
+    video_width = text_width = embed_width = WIDTH
+
+    def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
+        grey = torch.from_numpy(frames.mean(axis=(1, 2, 3)) / 255).float()
+        return FrameFeatures(
+            grey.view(1, -1, 1, 1).expand(K, -1, P, WIDTH), grey.view(-1, 1).expand(-1, WIDTH)
+        )
+
+    def encode_text(self, texts: list[str]) -> list[TextFeatures]:
+        counts = [len(text.split()) for text in texts]
+        return [TextFeatures(torch.full((K, n, WIDTH), n), torch.ones(WIDTH)) for n in counts]
+
+
+def write_video(path: Path, levels: list[int]) -> Path:
+    """Two frames a second, of the given grey levels."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=2, options={"crf": "4"})
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for level in levels:
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def extract(videos: dict[str, Path], out: Path, queries: dict = QUERIES, **options):
+    return extract_features(videos, queries, GreyBackbone(), out, progress=False, **options)
+
+
+def run_share(rank: int, videos: dict[str, Path], out: Path, world: int = 2, **options):
+    """The store (in the first process) and the report of one process."""
+    report = Report()
+    settings = {"clip_length": 1.0, "frames_per_clip": 1, "report": report, **options}
+    store = extract_share(Share(rank, world), videos, QUERIES, GreyBackbone(), out, **settings)
+    return store, report

@@ -1,0 +1,70 @@
+"""From spans to an answer: rounding, suppression, and what stays inside the video."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdst.config import PredictConfig
+from sdst.grounding.decode import decode, rank, round_ends
+from sdst.model import Outputs
+
+
+def rounded(start: float, end: float, duration: float, unit: float) -> list[float]:
+    limit = torch.full((1, 1, 1), duration)
+    return round_ends(torch.tensor([[[start, end]]]), limit, unit).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ((3.1, 8.7), [4.0, 8.0]),
+        ((3.1, 9.3), [4.0, 9.3]),  # at the video's end
+        ((4.2, 4.6), [4.0, 6.0]),  # at least one unit long
+        ((8.9, 9.3), [7.3, 9.3]),
+        ((0.0, 0.3), [0.0, 2.0]),
+    ],
+)
+def test_ends_are_rounded_inside_the_video(window, expected):
+    assert rounded(*window, duration=9.3, unit=2.0) == pytest.approx(expected)
+
+
+def test_a_video_shorter_than_the_unit_is_one_moment():
+    assert rounded(0.2, 0.7, duration=1.5, unit=2.0) == [0.0, 1.5]
+
+
+ENDS = torch.tensor([[[0.0, 10.0], [1.0, 10.0], [20.0, 30.0]]])
+SCORES = torch.tensor([[0.9, 0.8, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("options", "order", "scores"),
+    [
+        (PredictConfig(), [0, 1, 2], [0.9, 0.8, 0.5]),
+        (PredictConfig(nms="hard", nms_threshold=0.7), [0, 2, -1], [0.9, 0.5, 0.0]),
+        (PredictConfig(nms="hard", nms_threshold=0.95), [0, 1, 2], [0.9, 0.8, 0.5]),
+        (PredictConfig(nms="linear", nms_threshold=0.0), [0, 2, 1], [0.9, 0.5, 0.08]),
+    ],
+)
+def test_moments_are_ranked_and_suppressed(options, order, scores):
+    found_order, found_scores = rank(ENDS, SCORES, options)
+    assert found_order[0].tolist() == order
+    assert found_scores[0].tolist() == pytest.approx(scores)
+
+
+def test_dropped_moments_are_not_in_the_answer():
+    center_width = torch.tensor([[0.25, 0.4], [0.26, 0.4], [0.8, 0.2]]).expand(1, 1, 3, 2)
+    confident = torch.full((1, 1, 3), 9.0)
+    outputs = Outputs(
+        spans=center_width,
+        class_logits=confident,
+        actionness=SCORES[None],
+        saliency=torch.zeros(1, 1, 10),
+        dense=torch.zeros(1, 1, 10, 4),
+        visual=torch.zeros(1, 1, 10, 4),
+        sentence=torch.zeros(1, 1, 4),
+        scale=torch.tensor(1.0),
+    )
+    options = PredictConfig(round_to=1.0, nms="hard", nms_threshold=0.5)
+    [answer] = decode(outputs, torch.tensor([10]), [20.0], 2.0, options)
+    assert answer.windows[:, :2].tolist() == [[1.0, 9.0], [14.0, 18.0]]
