@@ -35,8 +35,12 @@ def check_times(
     path: Path,
     starts: Sequence[float] = STEADY,
     clips: Sequence[tuple[float, int]] = ((1.0, 1), (2.0, 3)),
+    late: float = 0.0,
 ) -> None:
-    """Every frame read shows the last of `starts` (s) that is no later than its own time."""
+    """Every frame read shows the last of `starts` (s) that is no later than its own time.
+
+    The first of them is shown `late` seconds after the start of the file.
+    """
     starts = np.asarray(starts)
     for clip_length, frames_per_clip in clips:
         reader = ClipReader(path, clip_length, frames_per_clip)
@@ -44,7 +48,9 @@ def check_times(
         assert reader.clips == num_clips(reader.duration, clip_length)
         assert reader.faults == []
         times = [clip_times(clip, clip_length, frames_per_clip) for clip in range(reader.clips)]
-        latest = np.searchsorted(starts - starts[0], np.concatenate(times) + 1e-6, "right") - 1
+        shown_at = starts - starts[0] + late
+        latest = np.searchsorted(shown_at, np.concatenate(times) + 1e-6, "right") - 1
+        latest = latest.clip(0)  # before the first
         np.testing.assert_allclose(shown, starts[latest], atol=0.006)  # shown in hundredths
 
 
@@ -73,13 +79,13 @@ def test_every_clip_shows_its_own_time(clock, clips):
 
 def test_frames_do_not_depend_on_what_is_left_undecoded(clock, monkeypatch):
     sparse = np.concatenate(list(ClipReader(clock, 2.0)))
-    monkeypatch.setattr(video._Pictures, "_jump_towards", lambda self, limit: None)
+    monkeypatch.setattr(video._Frames, "_jump_towards", lambda self, limit: None)
     np.testing.assert_array_equal(np.concatenate(list(ClipReader(clock, 2.0))), sparse)
 
 
 def test_groups_of_pictures_between_the_times_are_not_decoded(clock):
     with av.open(str(clock)) as container:
-        pictures = video._Pictures(container, clock, FPS, jump=True)
+        pictures = video._Frames(container, clock, FPS, jump=True)
         pictures.at(1.0)
         pictures.at(10.0)
         _, given = pictures.losses()
@@ -92,7 +98,7 @@ def test_pictures_that_nothing_needs_are_not_decoded(tmp_path, codec, options):
     path = write_video(tmp_path / "a.mp4", STEADY, codec, options=one_group)
     check_times(path, clips=[(2.0, 1), (3.0, 2)])
     with av.open(str(path)) as container:
-        pictures = video._Pictures(container, path, FPS, jump=True)
+        pictures = video._Frames(container, path, FPS, jump=True)
         pictures.at(10.0)
         assert pictures._given < 0.8 * 10 * FPS
 
@@ -119,7 +125,9 @@ def test_formats_and_codecs_give_the_same_times(tmp_path, ending, codec, options
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV cannot encode {codec}")
     pix_fmt = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
-    check_times(write_video(tmp_path / f"a.{ending}", STEADY, codec, pix_fmt, options=options))
+    path = write_video(tmp_path / f"a.{ending}", STEADY, codec, pix_fmt, options=options)
+    # AVI stores no times: frames come out one later than decoded where B-frames are reordered.
+    check_times(path, late=1 / FPS if "bf" in options else 0.0)
 
 
 def test_a_gif_is_a_video(tmp_path):
@@ -362,7 +370,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_read_to_its_end(clock, tmp_pat
     np.testing.assert_allclose(times_shown([first, *reader]), np.arange(SECONDS) + 0.5)
 
 
-def test_sound_that_outlasts_the_pictures_a_little_is_no_fault(tmp_path):
+def test_a_video_is_as_long_as_its_frames_though_sound_outlasts_them(tmp_path):
     """Matroska states one length for all streams."""
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
@@ -377,8 +385,8 @@ def test_sound_that_outlasts_the_pictures_a_little_is_no_fault(tmp_path):
         container.mux(sound.encode(silence(seconds=6)))
         container.mux(sound.encode())
     reader = ClipReader(path, 1.0)
-    assert sum(map(len, reader)) == 6
-    assert reader.faults == []
+    assert sum(map(len, reader)) == reader.wanted == 5
+    assert (reader.duration, reader.faults) == (5.0, [])
 
 
 def silence(seconds: int) -> av.AudioFrame:
