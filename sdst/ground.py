@@ -19,7 +19,7 @@ import numpy as np
 
 from sdst.data.features import FeatureStore
 from sdst.data.jsonl import replace_text
-from sdst.data.video_files import find_videos
+from sdst.data.video_files import as_spelled, find_videos
 from sdst.errors import InputError, run
 from sdst.grounder import Grounder, Grounding, ZeroShotGrounder, check_queries, format_time
 from sdst.predict import PRECISIONS
@@ -128,6 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.ground --help`."""
     options = make_parser().parse_args(arguments)
+    options.video = options.video and as_spelled(options.video)
     options.query += _read_queries(options.queries) if options.queries else []
     _check_options(options)
     videos = _open_videos(options)

@@ -24,7 +24,7 @@ from sdst.data.feature_writer import NotWritable, StoreInUse
 from sdst.data.features import VERSION, FeatureSource, FeatureStore, require
 from sdst.data.files import LAYOUTS, FeatureFiles, close_lengths, fewest_clips
 from sdst.data.planted import PlantedFeatures
-from sdst.data.video_files import dataset_videos
+from sdst.data.video_files import dataset_videos, near_misses
 from sdst.errors import InputError
 from sdst.extraction import Report, extract_features
 
@@ -300,8 +300,12 @@ def _encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Sp
     One store serves all that is read from the same files of annotations at the same settings.
     """
     folder = root / "videos"
-    videos = dataset_videos(folder, {a.vid for split in splits.values() for a in split})
-    splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
+    vids = {a.vid for split in splits.values() for a in split}
+    videos = dataset_videos(folder, vids)
+    advice = "get them"
+    if near := near_misses(folder, sorted(vids.difference(videos)))[:NAMED]:
+        advice = f"rename what is meant ({', '.join(near)})"
+    splits = keep_available(splits, folder, videos, None, config.data.allow_missing, advice)
     queries = sentences(splits)
     backbone = load_backbone(config.data.backbone, config.model.layers)
     settings = {

@@ -31,7 +31,7 @@ BATCH_BYTES = 64 * 2**20
 # Frames that end this much before where the file says they do are no fault.
 MISSING_SECONDS = 2.0
 
-# Containers of video. What else opens as one leads elsewhere: playlists and lists of files, numbered
+# Containers of video. What else FFmpeg opens leads elsewhere: playlists, lists of files, numbered
 # pictures, text that is drawn.
 FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,mxf,rm,nut,ivf,"
@@ -110,9 +110,9 @@ class ClipReader(Iterator[np.ndarray]):
     that decode are given: one that does not is stood in for by the one before, and of a truncated
     file the last clip begun is completed. A clock that jumps back, or leaps, runs on.
 
-    Pixels are those that the file stores, turned and mirrored the way it asks for. They are not stretched where
-    it asks for other than square ones (no more than in frames that ffmpeg writes as pictures), and
-    alpha is left out.
+    Pixels are those that the file stores, turned and mirrored the way it asks for. They are not
+    stretched where it asks for other than square ones (no more than in frames that ffmpeg writes as
+    pictures), and alpha is left out.
 
     Args:
         path: a video file.

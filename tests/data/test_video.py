@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -176,6 +177,47 @@ def test_pictures_cut_off_by_an_edit_list_are_not_shown(tmp_path):
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_pictures_are_turned_as_the_file_asks(tmp_path, rotation):
     check_times(write_video(tmp_path / "a.mp4", STEADY, rotation=rotation))
+
+
+IDENTITY = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
+        ((1, 0, 0, -1), lambda x: x[::-1]),
+        ((-1, 0, 0, -1), lambda x: x[::-1, ::-1]),
+        ((0, 1, 1, 0), lambda x: x.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda x: x[::-1, ::-1].swapaxes(0, 1)),
+        ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),
+        ((0, -1, 1, 0), lambda x: np.rot90(x, 1)),
+    ],
+)
+def test_the_display_matrix_is_obeyed_whole(clock, tmp_path, matrix, shown):
+    """(a, b, c, d) takes a pixel (x, y) to (a x + c y, b x + d y)."""
+    a, b, c, d = (number << 16 for number in matrix)
+    content = clock.read_bytes()
+    track = content.rindex(IDENTITY)  # behind that of the movie
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content[:track] + turned + content[track + len(turned) :])
+    [plain], [frames] = ClipReader(clock, 20.0), ClipReader(path, 20.0)
+    np.testing.assert_array_equal(frames[0], shown(plain[0]))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_title_in_another_encoding_is_no_matter(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"TITLE", "Été à".encode("latin-1")))
+    assert sum(map(len, ClipReader(path, 1.0))) == 1
 
 
 def test_pixels_are_not_stretched_to_squares(tmp_path):
@@ -432,6 +474,35 @@ def test_a_text_file_under_a_video_name_is_refused(tmp_path: Path):
     path = tmp_path / "text.mp4"
     path.write_text("this is not a video\n" * 100)
     refused(path, "not a readable video")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile clock.mp4\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile clock.mp4\n"),
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nclock.mp4\n#EXT-X-ENDLIST\n"),
+        ("a.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nclock.mp4\n#EXT-X-ENDLIST\n"),
+        ("a.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+    ],
+)
+def test_what_leads_to_other_files_is_refused(clock, tmp_path: Path, name: str, content: str):
+    (tmp_path / "clock.mp4").write_bytes(clock.read_bytes())
+    (tmp_path / name).write_text(content)
+    refused(tmp_path / name, "not a readable video")
+
+
+def test_numbered_pictures_are_refused(tmp_path: Path):
+    for name in ("%03d.png", "000.png", "001.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    refused(tmp_path / "%03d.png", "not a readable video")
+
+
+@pytest.mark.parametrize("name", ["concat:a.mp4|a.mp4", "http://localhost/a.mp4", "pipe:0"])
+def test_names_of_protocols_are_names_of_files(clock, tmp_path: Path, monkeypatch, name: str):
+    (tmp_path / "a.mp4").write_bytes(clock.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    refused(name, "no such video file")
 
 
 def write_sound(path: Path, cover: bool = False) -> Path:
