@@ -365,10 +365,11 @@ class _Frames:
         if frame.dts is not None:
             self._dts_faults += frame.dts <= self._last_dts
             self._last_dts = frame.dts
-        trusted = self._pts_faults <= self._dts_faults or frame.dts is None
-        if frame.pts is not None and trusted:
+        if frame.pts is not None and self._pts_faults <= self._dts_faults:
             return frame.pts
-        return frame.dts if frame.dts is not None else round(max(self._last_end, self._zero))
+        if frame.dts is not None:
+            return frame.dts
+        return round(self._last_end) if math.isfinite(self._last_end) else frame.pts or 0
 
     def _jump_towards(self, limit: int) -> None:
         """Drop what comes before the last key picture that starts no later than `limit` (ticks).

@@ -60,16 +60,15 @@ LOSSY = [
 ]
 
 
-def write_sound(
-    container: av.container.OutputContainer, stream: av.AudioStream, seconds: float
-) -> None:
+def encode_sound(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
     step = stream.codec_context.frame_size or 1024
+    packets = []
     for first in range(0, round(stream.codec_context.sample_rate * seconds), step):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, step), np.int16), "s16", "mono")
         frame.sample_rate = stream.codec_context.sample_rate
         frame.pts, frame.time_base = first, Fraction(1, frame.sample_rate)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+        packets += stream.encode(frame)
+    return packets + stream.encode()
 
 
 def write(
@@ -87,7 +86,7 @@ def write(
         pictures = container.add_stream(codec, rate=FPS, options=options)
         pictures.width, pictures.height, pictures.pix_fmt = *SIZE, pix_fmt
         pictures.codec_context.bit_rate = 2_000_000
-        track = container.add_stream(sound, rate=44100, layout="mono") if sound else None
+        track = container.add_stream(sound, rate=48000, layout="mono") if sound else None
         packets = []
         for number, start in zip(NUMBERS, starts, strict=True):
             pixels = draw_time(number / 100, SIZE)
@@ -96,8 +95,8 @@ def write(
             packets += pictures.encode(frame)
         packets += pictures.encode()
         if track is not None:
-            write_sound(container, track, seconds)
-        container.mux(packets)
+            packets += encode_sound(track, seconds)
+        container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
     return path
 
 
@@ -111,7 +110,7 @@ def oracle(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if (container.format.name, codec.name) == ("avi", "h264"):
             # AVI stores no times, and FFmpeg's guess of H.264's is out of order: each frame comes
             # out as late as the decoder holds frames back.
-            starts = (np.arange(len(found)) + codec.has_b_frames) / FPS
+            starts = (np.arange(len(found)) + found[0].dts) / FPS
     numbers = [times_shown([frame.to_ndarray(format="rgb24")[None]])[0] for frame in found]
     return starts, np.round(100 * np.array(numbers)).astype(int)
 
@@ -137,7 +136,7 @@ def skip_what_cannot_be_written(codec: str) -> None:
         pytest.skip(f"this PyAV cannot encode {codec}")
 
 
-SOUNDS = {"webm": "libopus", "ogv": "libvorbis", "wmv": "wmav2", "mxf": "pcm_s16le", "avi": "mp2"}
+SOUNDS = {"webm": "libopus", "ogv": "libvorbis", "wmv": "libmp3lame", "mxf": "pcm_s16le", "avi": "mp2"}
 SOUNDS |= {"mpg": "mp2", "vob": "mp2", "ts": "mp2"}
 
 
@@ -191,8 +190,8 @@ def test_a_file_whose_tracks_all_end_early_is_truncated(tmp_path: Path, ending: 
     assert "truncated" in reader.faults[-1]
 
 
-def transport_stream(path: Path, starts: np.ndarray = NUMBERS) -> Path:
-    return write(path, "libx264", {"g": "12"}, starts=starts)
+def transport_stream(path: Path, starts: np.ndarray = NUMBERS, **options: str) -> Path:
+    return write(path, "libx264", {"g": "12", **options}, starts=starts)
 
 
 @pytest.mark.parametrize("later", [0, 3, 1000, 90_000])
@@ -209,15 +208,12 @@ def test_joined_transport_streams_are_read_to_the_end(tmp_path: Path, later: int
     check(path, np.arange(3 * len(NUMBERS)) / FPS, np.tile(NUMBERS, 3))
 
 
-@pytest.mark.parametrize("before", [2, 50, 1000])
-def test_a_clock_that_wraps_runs_on(tmp_path: Path, before: int) -> None:
+@pytest.mark.parametrize(("before", "apart"), [(2, 1), (50, 25), (200, 100)])
+def test_a_clock_that_wraps_runs_on(tmp_path: Path, before: int, apart: int) -> None:
     """33 bits of 90 kHz, begun so many seconds before they are over."""
     wrap = round((2**33 / 90_000 - before) * FPS)
-    starts = NUMBERS if before == 2 else NUMBERS * before // 2
-    path = transport_stream(tmp_path / "a.ts", wrap + starts)
-    shown = times_shown(ClipReader(path, 1.0))
-    assert shown[-1] == NUMBERS[-1] / 100
-    assert (np.diff(shown) >= 0).all()
+    path = transport_stream(tmp_path / "a.ts", wrap + apart * NUMBERS)
+    check(path, apart * NUMBERS / FPS, NUMBERS)
 
 
 def test_a_short_gap_of_a_transport_stream_is_time(tmp_path: Path) -> None:
@@ -226,7 +222,8 @@ def test_a_short_gap_of_a_transport_stream_is_time(tmp_path: Path) -> None:
 
 
 def test_a_leap_of_a_transport_streams_clock_is_none(tmp_path: Path) -> None:
-    path = transport_stream(tmp_path / "a.ts", NUMBERS + 3600 * FPS * (NUMBERS >= 50))
+    starts = NUMBERS + 3600 * FPS * (NUMBERS >= 50)
+    path = transport_stream(tmp_path / "a.ts", starts, bf="0")
     check(path, NUMBERS / FPS, NUMBERS)
 
 
