@@ -115,13 +115,14 @@ def oracle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.round(100 * np.array(numbers)).astype(int)
 
 
-def check(path: Path, starts: np.ndarray, numbers: np.ndarray) -> None:
-    """Every frame read is the last one that starts no later than its time, the first before it."""
+def check(path: Path, starts: np.ndarray, numbers: np.ndarray, within: float = 0.5 / FPS) -> None:
+    """Every frame read is the last one that starts no later than its time, the first before it;
+    and the duration is right `within` some seconds."""
     for clip_length, frames_per_clip in ((0.4, 1), (1.0, 3)):
         reader = ClipReader(path, clip_length, frames_per_clip)
         shown = np.round(100 * times_shown(reader)).astype(int)
         assert reader.faults == []
-        assert reader.duration == pytest.approx(starts.max() + 1 / FPS, abs=0.5 / FPS)
+        assert reader.duration == pytest.approx(starts.max() + 1 / FPS, abs=within)
         times = np.concatenate(
             [clip_times(clip, clip_length, frames_per_clip) for clip in range(reader.clips)]
         )
@@ -136,7 +137,13 @@ def skip_what_cannot_be_written(codec: str) -> None:
         pytest.skip(f"this PyAV cannot encode {codec}")
 
 
-SOUNDS = {"webm": "libopus", "ogv": "libvorbis", "wmv": "libmp3lame", "mxf": "pcm_s16le", "avi": "mp2"}
+SOUNDS = {
+    "webm": "libopus",
+    "ogv": "libvorbis",
+    "wmv": "libmp3lame",
+    "mxf": "pcm_s16le",
+    "avi": "mp2",
+}
 SOUNDS |= {"mpg": "mp2", "vob": "mp2", "ts": "mp2"}
 
 
@@ -153,7 +160,9 @@ def test_frames_are_those_of_a_plain_decoding(
         pytest.skip(f"this PyAV cannot write {codec} in {ending}: {error}")
     starts, numbers = oracle(path)
     assert numbers.tolist() == NUMBERS.tolist()
-    check(path, starts, numbers)
+    # The frames that a decoder holds back come later than H.264's guessed times in AVI say.
+    guessed = (ending, codec) == ("avi", "libx264")
+    check(path, starts, numbers, within=(2.5 if guessed else 0.5) / FPS)
 
 
 @pytest.mark.parametrize(
