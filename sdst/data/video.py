@@ -571,15 +571,15 @@ def _estimate_end(
         return float(first + stream.duration * stream.time_base) - start
     if container.duration:
         return _file_end(container)
-    starts, ends, count = [], [], 0
+    last, count = 0.0, 0
     packets = _Clock(container, stream)
     while (packet := packets.read()) is not None:
         count += 1
         if packet.pts is not None:
-            starts.append(packet.pts)
-            ends.append(packet.pts + (packet.duration or 0))
-    span = float((max(ends) - min(starts)) * stream.time_base) if ends else 0.0
-    return span or (count / fps if fps else 0.0)
+            last = max(
+                last, float((packet.pts + (packet.duration or 0)) * stream.time_base) - start
+            )
+    return last or (count / fps if fps else 0.0)
 
 
 def _stated_end(
@@ -589,7 +589,8 @@ def _stated_end(
     not, and whether that is the end of the longest of all tracks."""
     format = container.format.name.split(",")[0]
     if format in TRACKS_STATE_LENGTHS:
-        return _estimate_end(container, _video_stream(container, path), 0.0), False
+        stream = _video_stream(container, path)
+        return (_estimate_end(container, stream, 0.0) if stream.duration else None), False
     if format not in FILES_STATE_LENGTHS or not container.duration:
         return None, False
     return _file_end(container), True

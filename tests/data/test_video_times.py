@@ -78,11 +78,12 @@ def write(
     sound: str | None = None,
     seconds: float = SECONDS,
     starts: Sequence[int] = NUMBERS,
+    **container_options: str,
 ) -> Path:
     """A video whose frame n shows n / 100 (s) and begins after so many frames' time, beside
     `seconds` of sound."""
     pix_fmt = {"mjpeg": "yuvj420p"}.get(codec, "yuv420p")
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options) as container:
         pictures = container.add_stream(codec, rate=FPS, options=options)
         pictures.width, pictures.height, pictures.pix_fmt = *SIZE, pix_fmt
         pictures.codec_context.bit_rate = 2_000_000
@@ -186,6 +187,11 @@ def test_frames_that_begin_after_the_sound_keep_their_time(tmp_path: Path, endin
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "flv", "mov"])
 def test_sound_that_goes_on_is_no_fault_of_the_frames(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"a.{ending}", "libx264", {}, SOUNDS.get(ending, "aac"), 12)
+    check(path, *oracle(path))
+
+
+def test_a_fragmented_mp4_is_read_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", {"g": "12"}, movflags="frag_keyframe+empty_moov")
     check(path, *oracle(path))
 
 
