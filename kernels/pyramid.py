@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,8 +20,9 @@ class Entries(NamedTuple):
     """Raw tokens behind pyramid entries.
 
     Attributes:
-        rows: [B, k, W] int64, token rows of the flattened [B * L * P]; W is the widest stride.
-            Past the end of a window its first row is repeated, so that padding is never read.
+        rows: [B, k, W] int64, token rows of the flattened [B * L * P]; W is the widest stride, L
+            at most. Past the end of a window its first row is repeated, so that padding is never
+            read.
         weights: [B, k, W], 1 / count for the rows of the window, 0 for the repeats.
     """
 
@@ -28,10 +30,50 @@ class Entries(NamedTuple):
     weights: Tensor
 
 
-def check_strides(op: str, strides: Sequence[int]) -> None:
-    """Raise ValueError unless there are strides, all of at least 1."""
-    if not strides or min(strides) < 1:
-        raise ValueError(f"{op}: strides are {list(strides)}, expected one or more of at least 1")
+MOST_STRIDE = 2**20  # clips; of a stride, and so that 32 bits hold what is computed of it
+MOST_ENTRIES = 2**30  # of a pyramid, as a key of select_tokens holds an index in 30 bits
+
+
+def check_strides(op: str, tokens: Tensor, strides: Sequence[int]) -> None:
+    """Raise ValueError unless there are strides, all from 1 to MOST_STRIDE, and make a pyramid of
+    tokens [B, L, P, D] that is not too large to be indexed."""
+    integers = isinstance(strides, Sequence) and all(
+        isinstance(stride, (int, np.integer)) for stride in strides
+    )
+    if not integers or not strides or min(strides) < 1 or max(strides) > MOST_STRIDE:
+        found = list(strides) if isinstance(strides, Sequence) else strides
+        raise ValueError(
+            f"{op}: strides are {found!r}, expected one or more integers from 1 to {MOST_STRIDE}"
+        )
+    if (count := sum(steps(tokens.shape[1], strides)) * tokens.shape[2]) > MOST_ENTRIES:
+        raise ValueError(
+            f"{op}: tokens {list(tokens.shape)} at strides {list(strides)} have {count} entries, "
+            f"expected at most {MOST_ENTRIES}; give fewer clips at a time"
+        )
+
+
+def check_indices(
+    op: str, indices: Tensor, valid: Tensor, tokens: Tensor, strides: Sequence[int]
+) -> None:
+    """Raise ValueError unless every valid index [B, k] is one of the pyramid of `tokens`.
+
+    Looks at contents, so a kernel on a GPU, or what is compiled, does not ask.
+    """
+    count = sum(steps(tokens.shape[1], strides)) * tokens.shape[2]
+    wrong = valid & ((indices < 0) | (indices >= count))
+    if wrong.any():
+        sample, place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{op}: indices[{sample}, {place}] is {int(indices[sample, place])}, expected 0 to "
+            f"{count - 1}, an entry of the pyramid of tokens {list(tokens.shape)} at strides "
+            f"{list(strides)}, or valid False"
+        )
+
+
+def has_contents(tensor: Tensor) -> bool:
+    """Whether what `tensor` holds can be looked at here without waiting for a device."""
+    plain = type(tensor) is Tensor and tensor.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling()
 
 
 def steps(length: int, strides: Sequence[int]) -> list[int]:
@@ -40,10 +82,10 @@ def steps(length: int, strides: Sequence[int]) -> list[int]:
 
 
 def valid_lengths(tokens: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B] int64: `lengths`, at most L, or all of L where None."""
+    """[B]: `lengths` in [0, L], or all of L where None."""
     if lengths is None:
         return torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
-    return lengths.clamp(max=tokens.shape[1])
+    return lengths.clamp(0, tokens.shape[1])
 
 
 def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[int]) -> Entries:
@@ -58,7 +100,7 @@ def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[
     start = local.div(per_clip, rounding_mode="floor") * stride
     count = torch.minimum(lengths[:, None] - start, stride).clamp(min=1)[..., None]
 
-    offset = torch.arange(max(strides), device=device)
+    offset = torch.arange(min(max(strides), max(length, 1)), device=device)
     inside = offset < count
     clip = start[..., None] + torch.where(inside, offset, 0)
     first_row = torch.arange(batch, device=device)[:, None, None] * (length * per_clip)
@@ -75,6 +117,9 @@ def gather(
     scales: Tensor | None = None,
 ) -> Tensor:
     """Pyramid entries [B, k, D] in fp32 or wider, 0 where not valid. The tokens get no gradient."""
+    if tokens.shape[1] == 0:  # nothing that even a masked index could point to
+        dtype = torch.promote_types(tokens.dtype, torch.float32)
+        return tokens.new_zeros(*indices.shape, tokens.shape[-1], dtype=dtype)
     rows, weights = entries(tokens, indices, lengths, strides)
     if scales is not None:
         weights = weights * scales.flatten()[rows]

@@ -14,15 +14,19 @@ def valid_length(p_lengths, batch, L):
     """Valid clips of one sample, int32."""
     length = tl.zeros_like(batch).to(tl.int32) + L
     if p_lengths is not None:
-        length = tl.minimum(length, tl.load(p_lengths + batch).to(tl.int32))
+        # Clamped before it is narrowed: 2^32 + 1 is no length of 1.
+        stated = tl.load(p_lengths + batch).to(tl.int64)
+        length = tl.minimum(tl.maximum(stated, 0), length.to(tl.int64)).to(tl.int32)
     return length
 
 
 @triton.jit
 def locate(index, length, L, P, STRIDES: tl.constexpr):
-    """First raw token, a row of [L * P], and number of clips behind flat pyramid indices."""
+    """First raw token, a row of [L * P], and number of clips behind flat pyramid indices, and
+    whether there is such an entry at all."""
     row = tl.zeros_like(index)
     clips = row + 1
+    found = row != 0
     offset = 0
     for level in tl.static_range(len(STRIDES)):
         steps = tl.cdiv(L, STRIDES[level])
@@ -31,8 +35,9 @@ def locate(index, length, L, P, STRIDES: tl.constexpr):
         start = local // P * STRIDES[level]
         row = tl.where(here, start * P + local % P, row)
         clips = tl.where(here, tl.minimum(length - start, STRIDES[level]), clips)
+        found |= here
         offset += steps * P
-    return row, tl.maximum(clips, 1)
+    return row, tl.maximum(clips, 1), found
 
 
 @triton.jit

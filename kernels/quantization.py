@@ -11,14 +11,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdst.kernels.shapes import FLOAT
+
 LARGEST = 127
 
 
 def quantize(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [..., D] as values [..., D] int8 and scales [...] fp32; a zero token has scale 0."""
+    """Tokens [..., D] as values [..., D] int8 and scales [...] fp32; a zero token has scale 0.
+
+    A token that is not finite gets a scale that is not, so that it stays NaN.
+    """
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"quantize: tokens are a {type(tokens).__name__}, expected a tensor")
+    if tokens.dtype not in FLOAT or tokens.dim() == 0 or tokens.shape[-1] == 0:
+        raise ValueError(
+            f"quantize: tokens are {list(tokens.shape)} of {tokens.dtype}, expected floats "
+            "[..., D] with D at least 1"
+        )
     wide = tokens.float()
     scales = wide.abs().amax(-1) / LARGEST
-    values = torch.where(scales[..., None] > 0, wide / scales[..., None], 0).round()
+    usable = (scales > 0) & scales.isfinite()
+    values = torch.where(usable[..., None], wide / scales[..., None], 0).round()
     return values.to(torch.int8), scales
 
 
@@ -38,4 +51,10 @@ def check_scales(op: str, tokens: Tensor, scales: Tensor | None) -> None:
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
     """What `quantize` was given, [..., D] fp32, up to half a scale in every channel."""
+    if values.dtype != torch.int8 or scales.dtype not in FLOAT:
+        raise ValueError(
+            f"dequantize: values are {values.dtype} and scales {scales.dtype}, expected int8 and "
+            "floats"
+        )
+    check_scales("dequantize", values, scales)
     return values.float() * scales[..., None]

@@ -21,7 +21,7 @@ import numpy as np
 from sdst.config import PRECISIONS
 from sdst.data.jsonl import replace_text
 from sdst.data.store.reader import FeatureStore
-from sdst.data.video_files import find_videos
+from sdst.data.video_files import as_spelled, find_videos
 from sdst.errors import InputError, run
 from sdst.grounding.queries import check_queries, read_queries
 from sdst.times import format_time
@@ -134,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.ground --help`."""
     options = make_parser().parse_args(arguments)
+    options.video = options.video and as_spelled(options.video)
     options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
     videos = _open_videos(options)

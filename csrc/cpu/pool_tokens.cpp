@@ -21,8 +21,18 @@ struct Shape {
     int64_t batch, length, per_clip, width, kept;
 };
 
-// Scores of a clip's tokens to weights, in place. `order` is workspace for P floats.
-SDST_INLINE void to_weights(const Shape& n, float* scores, float* order) {
+// Scores of a clip's tokens to weights, in place; whether a weight of 0 leaves its token out: it
+// does not where a score is infinite, as 0 times what made it so is NaN. `order` is workspace for P
+// floats.
+SDST_INLINE bool to_weights(const Shape& n, float* scores, float* order) {
+    float nothing = 0;  // NaN where a score is not finite
+    for (int64_t p = 0; p < n.per_clip; ++p) nothing += 0 * scores[p];
+    const bool finite = nothing == 0;
+    // An order with NaN in it is none, and looking for a place in it may run out of the array.
+    if (!finite && std::any_of(scores, scores + n.per_clip, [](float x) { return x != x; })) {
+        std::fill_n(scores, n.per_clip, NAN);
+        return false;
+    }
     std::copy_n(scores, n.per_clip, order);
     std::nth_element(order, order + (n.kept - 1), order + n.per_clip, std::greater<float>());
     const float threshold = order[n.kept - 1];
@@ -33,6 +43,7 @@ SDST_INLINE void to_weights(const Shape& n, float* scores, float* order) {
         total += scores[p];
     }
     for (int64_t p = 0; p < n.per_clip; ++p) scores[p] /= total;
+    return finite;
 }
 
 template <class T>
@@ -70,9 +81,9 @@ SDST_INLINE void forward(const Forward<T>& x, int64_t begin, int64_t end) {
         float* scores = x.workspace + row * 2 * n.per_clip;
         for (int64_t p = 0; p < n.per_clip; ++p)
             scores[p] = x.scale(row, p) * dot(tokens + p * n.width, x.u + batch * n.width, n.width);
-        to_weights(n, scores, scores + n.per_clip);
+        const bool finite = to_weights(n, scores, scores + n.per_clip);
         for (int64_t p = 0; p < n.per_clip; ++p)
-            if (scores[p] != 0)
+            if (scores[p] != 0 || !finite)
                 accumulate(x.scale(row, p) * scores[p], tokens + p * n.width, out, n.width);
     }
 }
@@ -104,11 +115,11 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
                 weights[p] = scale * dot(tokens + p * n.width, u, n.width);
                 along[p] = scale * dot(tokens + p * n.width, x.grad + row * n.width, n.width);
             }
-            to_weights(n, weights, weights + n.per_clip);
+            const bool finite = to_weights(n, weights, weights + n.per_clip);
             float mean = 0;
             for (int64_t p = 0; p < n.per_clip; ++p) mean += weights[p] * along[p];
             for (int64_t p = 0; p < n.per_clip; ++p)
-                if (weights[p] != 0)
+                if (weights[p] != 0 || !finite)
                     accumulate(x.scale(row, p) * weights[p] * (along[p] - mean),
                                tokens + p * n.width, grad_u, n.width);
         }

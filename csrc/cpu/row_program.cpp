@@ -260,7 +260,8 @@ class Tile {
     void ends(const Instruction& i, const Part& part) {
         const Tensor &references = tensor(i.x), &source = tensor(i.y);
         const int64_t row = whole_panels(i.width);
-        const int64_t length = std::min(tensor(i.lengths).length(part.video), source.rows);
+        const int64_t length =
+            std::clamp<int64_t>(tensor(i.lengths).length(part.video), 0, source.rows);
         const float zeros[3] = {};
         for (int64_t r = 0; r < part.rows; ++r) {
             const float* reference = references.at(part.video, part.first + r);
@@ -281,7 +282,8 @@ class Tile {
     // a [heads * samples] the offsets and b the logits; x and y as above.
     void sample(const Instruction& i, const Part& part) {
         const Tensor &references = tensor(i.x), &source = tensor(i.y);
-        const int64_t length = std::min(tensor(i.lengths).length(part.video), source.rows);
+        const int64_t length =
+            std::clamp<int64_t>(tensor(i.lengths).length(part.video), 0, source.rows);
         const int64_t row = whole_panels(i.width), scalars = whole_panels(i.heads * i.samples);
         for (int64_t r = 0; r < part.rows; ++r) {
             const int64_t at = part.at + r;

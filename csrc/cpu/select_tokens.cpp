@@ -24,7 +24,7 @@ struct Shape {
 };
 
 int64_t valid_length(const Shape& n, const int64_t* lengths, int64_t batch) {
-    return lengths ? std::min(lengths[batch], n.length) : n.length;
+    return lengths ? std::clamp<int64_t>(lengths[batch], 0, n.length) : n.length;
 }
 
 // Moves the `count` largest keys of [begin, end) to the front.

@@ -110,14 +110,14 @@ SDST_API void sdst_temporal_nms(const float* spans, const float* scores, const i
         std::vector<float> memory(3 * padded);
         float *first = memory.data(), *last = first + padded, *score = last + padded;
         for (int64_t b = begin; b < end; ++b) {
-            const int64_t valid = counts ? std::min(counts[b], count) : count;
+            const int64_t valid = counts ? std::clamp<int64_t>(counts[b], 0, count) : count;
             const float* span = spans + 2 * b * count;
             for (int64_t i = 0; i < valid; ++i) {
                 first[i] = span[2 * i];
                 last[i] = span[2 * i + 1];
                 score[i] = scores[b * count + i];
             }
-            std::fill(score + std::max<int64_t>(valid, 0), score + padded, -INFINITY);
+            std::fill(score + valid, score + padded, -INFINITY);
             std::fill_n(order + b * count, count, -1);
             std::fill_n(kept + b * count, count, 0.0f);
             sdst::suppress_video(x, {padded, first, last, score}, order + b * count,

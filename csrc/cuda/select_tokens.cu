@@ -25,7 +25,8 @@ struct Pyramid {
     int64_t strides[kMaxLevels];
 
     __device__ int64_t valid_length(const int64_t* lengths, int64_t sample) const {
-        return lengths && lengths[sample] < length ? lengths[sample] : length;
+        if (!lengths || lengths[sample] >= length) return length;
+        return lengths[sample] < 0 ? 0 : lengths[sample];
     }
     __device__ int64_t offset(int64_t level) const {
         int64_t steps = 0;

@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(kWarp)
     left += video * count;
     order += video * count;
     kept += video * count;
-    const int valid = counts && counts[video] < count ? static_cast<int>(counts[video]) : count;
+    const int64_t stated = counts ? counts[video] : count;
+    const int valid = stated < count ? static_cast<int>(stated < 0 ? 0 : stated) : count;
     for (int i = threadIdx.x; i < valid; i += kWarp) left[i] = scores[i];
     Span taken{0, 0};  // overlaps nothing
     int rank = 0;

@@ -116,7 +116,7 @@ template <class Team>
 SDST_DEVICE void assign(double* memory, const float* cost, int64_t size, int rows, int columns,
                         int64_t* out) {
     const Workspace w = carve(memory, rows, columns);
-    const int valid = size < columns ? static_cast<int>(size) : columns;
+    const int valid = size < columns ? static_cast<int>(size < 0 ? 0 : size) : columns;
     for (int r = Team::member(); r <= rows; r += Team::size())
         w.row_potential[r] = w.column_of_row[r] = 0;
     for (int c = Team::member(); c <= columns; c += Team::size()) w.column_potential[c] = 0;

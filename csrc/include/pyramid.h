@@ -19,7 +19,7 @@ struct Pyramid {
     int64_t levels, length, per_clip, width;
 
     int64_t valid_length(int64_t sample) const {
-        return lengths ? std::min(lengths[sample], length) : length;
+        return lengths ? std::clamp<int64_t>(lengths[sample], 0, length) : length;
     }
 };
 

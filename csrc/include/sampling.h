@@ -18,7 +18,7 @@ struct Samplings {
     const int64_t* lengths;
 
     int64_t length(int64_t batch) const {
-        return lengths ? std::min(lengths[batch], n.length) : n.length;
+        return lengths ? std::clamp<int64_t>(lengths[batch], 0, n.length) : n.length;
     }
 };
 

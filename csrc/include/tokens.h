@@ -73,8 +73,8 @@ SDST_INLINE void narrow(const Lanes& x, BFloat* p) {
     std::memcpy(p, &high, sizeof(high));
 }
 
-// As above. Below the least normal half the processor rounds: in a sum with 0.5, whose last place
-// is that of the halves there. Above the greatest half and what rounds to it is infinity.
+// As above. Subnormal halves are rounded by adding 0.5, whose last place is theirs; from 65520 on
+// they are infinite.
 SDST_INLINE void narrow(const Lanes& x, Half* p) {
     typedef uint16_t Halves __attribute__((vector_size(16)));
     const Words all = reinterpret_cast<Words>(x), sign = all & 0x80000000, bits = all ^ sign;

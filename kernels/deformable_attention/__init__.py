@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.deformable_attention import native, reference
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -108,8 +108,8 @@ def deformable_attention(
             end. Points outside are allowed.
         offsets: [B, M, H, S] in half widths: -1 is the reference's left end, 1 its right end.
         logits: [B, M, H, S].
-        lengths: [B] int64 in [0, L], valid clips of each video; all of L if None. What lies beyond
-            is never read and gets gradient 0; a video of length 0 gives 0.
+        lengths: [B] int64, valid clips of each video, clamped into [0, L]; all of L if None. What
+            lies beyond is never read and gets gradient 0; a video of length 0 gives 0.
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
@@ -117,15 +117,15 @@ def deformable_attention(
         value, references, offsets and logits, deterministically.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes, dtypes or devices that do not belong together.
     """
-    check_shapes(
+    check_tensors(
         "deformable_attention",
-        value=("BLHC", value),
-        offsets=("BMHS", offsets),
-        logits=("BMHS", logits),
-        references=("BM2", references),
-        lengths=("B", lengths),
+        value=("BLHC", FLOAT, value),
+        offsets=("BMHS", FLOAT, offsets),
+        logits=("BMHS", FLOAT, logits),
+        references=("BM2", FLOAT, references),
+        lengths=("B", LENGTH, lengths),
     )
     inputs = (value, references, offsets, logits, lengths)
     chosen = dispatch.choose("deformable_attention", implementation, *inputs)

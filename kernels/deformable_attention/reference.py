@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def deformable_attention(
@@ -26,7 +27,9 @@ def _sample(value: Tensor, points: Tensor, weights: Tensor, lengths: Tensor | No
     (batch, length, heads, channels), (queries, samples) = value.shape, points.shape[1::2]
     if lengths is None:
         lengths = torch.full((batch,), length, device=value.device)
-    lengths = lengths.clamp(max=length).view(batch, 1, 1, 1)
+    if length == 0:  # a clip that is never inside, for the taps to point to
+        value = functional.pad(value, (0, 0, 0, 0, 0, 1))
+    lengths = lengths.clamp(0, length).view(batch, 1, 1, 1)
 
     # x = p L - 0.5 is the position in clips; beyond [-1, L] both taps are outside and give 0.
     x = (points * lengths - 0.5).clamp(min=-1.0).minimum(lengths.to(points.dtype))

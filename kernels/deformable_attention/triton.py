@@ -57,7 +57,7 @@ def _valid_length(p_lengths, batch, mask, L):
     length = tl.zeros_like(batch).to(tl.float32) + L
     if p_lengths is not None:
         stated = tl.load(p_lengths + batch, mask=mask, other=0)
-        length = tl.minimum(length, stated.to(tl.float32))
+        length = tl.minimum(length, tl.maximum(stated, 0).to(tl.float32))
     return length
 
 

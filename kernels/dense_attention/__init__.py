@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.dense_attention import flash, native, sdpa, xformers
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, check_counts, check_tensors
 
 OP = "dense_attention"
 
@@ -116,8 +116,9 @@ def dense_attention(
 
     Args:
         q, k, v: [B, L, H, C].
-        lengths: [B] int64, valid part of L; None where all of it is. What lies beyond is not read.
-        dropout_p: chance of an attention weight to be dropped.
+        lengths: [B] int64, valid part of L, clamped into [0, L]; None where all of it is. What lies
+            beyond is not read.
+        dropout_p: chance of an attention weight to be dropped, in [0, 1).
         window: clips that are seen to each side, at least 1; None is all of them.
         global_clips: so many clips, the first of the video, see all and are seen by all.
         implementation: `auto`, `flash` (flash-attn), `xformers`, `native` (C++, on a CPU) or `sdpa`
@@ -127,18 +128,25 @@ def dense_attention(
         [B, L, H, C], 0 beyond `lengths`.
 
     Raises:
-        ValueError: shapes that do not belong together, a window of less than 1, or a negative
-            number of global clips.
+        ValueError: shapes, dtypes or devices that do not belong together, a window of less than 1,
+            a negative number of global clips, or dropout_p out of range.
         ImplementationError: the implementation asked for does not fit the call.
     """
-    check_shapes(
-        "dense_attention", q=("BLHC", q), k=("BLHC", k), v=("BLHC", v), lengths=("B", lengths)
+    check_tensors(
+        OP,
+        q=("BLHC", FLOAT, q),
+        k=("BLHC", FLOAT, k),
+        v=("BLHC", FLOAT, v),
+        lengths=("B", LENGTH, lengths),
     )
-    if (window is not None and window < 1) or global_clips < 0:
-        raise ValueError(
-            "dense_attention: expected window >= 1 and global_clips >= 0, "
-            f"found {window} and {global_clips}"
-        )
+    _check_dtypes(OP, q, k, v)
+    check_counts(
+        OP,
+        window=(1 if window is None else window, 1, LARGEST),
+        global_clips=(global_clips, 0, LARGEST),
+    )
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"{OP}: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
     if window is None or window >= q.shape[1] - 1:
         window, global_clips = None, 0
     call = (q, k, v, lengths, lengths, dropout_p, window, min(global_clips, q.shape[1]))
@@ -158,21 +166,35 @@ def cross_attention(
     Args:
         q: [B, M, H, C], all of it valid.
         k, v: [B, L, H, C].
-        lengths: [B] int64, valid part of L; None where all of it is. What lies beyond is not read.
+        lengths: [B] int64, valid part of L, clamped into [0, L]; None where all of it is. What lies
+            beyond is not read.
         implementation: as for `dense_attention`.
 
     Returns:
         [B, M, H, C], 0 where there is nothing to attend to.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes, dtypes or devices that do not belong together.
         ImplementationError: the implementation asked for does not fit the call.
     """
-    check_shapes(
-        "cross_attention", q=("BMHC", q), k=("BLHC", k), v=("BLHC", v), lengths=("B", lengths)
+    check_tensors(
+        "cross_attention",
+        q=("BMHC", FLOAT, q),
+        k=("BLHC", FLOAT, k),
+        v=("BLHC", FLOAT, v),
+        lengths=("B", LENGTH, lengths),
     )
+    _check_dtypes("cross_attention", q, k, v)
     call = (q, k, v, lengths, None, 0.0, None, 0)
     return _SERVE[dispatch.choose(OP, implementation, *call)](*call)
+
+
+def _check_dtypes(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless all are of one dtype, as every library asks."""
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"{op}: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}, expected one dtype"
+        )
 
 
 def flops(

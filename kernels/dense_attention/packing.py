@@ -46,7 +46,7 @@ class Packing:
     """
 
     def __init__(self, lengths: Tensor, size: int) -> None:
-        self.lengths = lengths.clamp(max=size)
+        self.lengths = lengths.clamp(0, size)
         self.valid = torch.arange(size, device=lengths.device) < self.lengths[:, None]
         self.order = (~self.valid).flatten().argsort(stable=True)
 

@@ -60,7 +60,7 @@ def windowed_attention(
         )
         mask = _mask(lengths, first, last, size, window, global_clips).flatten(0, 1)[:, None]
         out = attend(queries.flatten(0, 1), keys, values, mask, dropout_p)
-        out = out.unflatten(0, (q.shape[0], -1)).flatten(1, 2)
+        out = out.unflatten(0, (q.shape[0], last - first)).flatten(1, 2)
         return out.masked_fill(~valid(begin, end), 0)
 
     step = max(_CLIPS_AT_ONCE // size, 1)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from sdst.kernels import dispatch
 from sdst.kernels.dropout import native, reference
+from sdst.kernels.shapes import FLOAT
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define("dropout(Tensor x, Tensor seed, float rate) -> Tensor")
@@ -53,7 +54,14 @@ def dropout(x: Tensor, rate: float, *, implementation: str = "auto") -> Tensor:
 
     Returns:
         As x. The same seed of PyTorch gives the same result in any number of threads.
+
+    Raises:
+        ValueError: x is not of floats, or the rate is out of range.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"dropout: x is a {type(x).__name__}, expected a tensor")
+    if x.dtype not in FLOAT:
+        raise ValueError(f"dropout: x is {x.dtype}, expected floats")
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: rate is {rate}, expected 0 <= rate < 1")
     chosen = dispatch.choose("dropout", implementation, x)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sdst.kernels import dispatch, gpu, pyramid
 from sdst.kernels.gathered_attention import native, reference
 from sdst.kernels.quantization import check_scales
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLAG, FLOAT, INDEX, LENGTH, STORED, check_tensors
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -104,10 +104,11 @@ def gathered_attention(
     Args:
         query: [B, M, H, D].
         tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
-        indices: [B, k] int64, flat pyramid indices as `select_tokens` gives them.
+        indices: [B, k] int64, flat pyramid indices as `select_tokens` gives them; where not valid,
+            anything.
         bias: [B, k], added to the logits of every query and head.
         valid: [B, k] bool; the others take no part.
-        lengths: [B] int64, valid clips of each video; all of L if None.
+        lengths: [B] int64, valid clips of each video, clamped into [0, L]; all of L if None.
         strides: of the pyramid's levels, the same as for `select_tokens`.
         scale: of the logits.
         scales: [B, L, P] fp32, what each stored token is multiplied by (`sdst.kernels.quantize`).
@@ -118,11 +119,21 @@ def gathered_attention(
         Differentiable with respect to query and bias, deterministically.
 
     Raises:
-        ValueError: shapes that do not belong together, number types that are not those above, or
-            strides that are none or not all at least 1.
+        ValueError: shapes, dtypes or devices that do not belong together, strides out of range, or
+            on a CPU a valid index that is none of the pyramid's. A GPU would have to wait to say
+            so: there such an index counts as not valid.
     """
-    _check(query, tokens, indices, bias, valid, lengths)
-    pyramid.check_strides("gathered_attention", strides)
+    check_tensors(
+        "gathered_attention",
+        query=("BMHD", FLOAT, query),
+        tokens=("BLPD", STORED, tokens),
+        indices=("Bk", INDEX, indices),
+        bias=("Bk", FLOAT, bias),
+        valid=("Bk", FLAG, valid),
+        lengths=("B", LENGTH, lengths),
+        scales=("BLP", FLOAT, scales),
+    )
+    pyramid.check_strides("gathered_attention", tokens, strides)
     check_scales("gathered_attention", tokens, scales)
     chosen = dispatch.choose(
         "gathered_attention", implementation, query, tokens, indices, bias, valid
@@ -166,27 +177,3 @@ def bytes(
     """
     raw = kept * sum(strides) / len(strides)
     return int(batch * (raw * width * element + 8 * rows * width + 13 * kept))
-
-
-def _check(
-    query: Tensor,
-    tokens: Tensor,
-    indices: Tensor,
-    bias: Tensor,
-    valid: Tensor,
-    lengths: Tensor | None,
-) -> None:
-    check_shapes(
-        "gathered_attention",
-        query=("BMHD", query),
-        tokens=("BLPD", tokens),
-        indices=("Bk", indices),
-        bias=("Bk", bias),
-        valid=("Bk", valid),
-        lengths=("B", lengths),
-    )
-    if indices.dtype != torch.int64 or valid.dtype != torch.bool:
-        raise ValueError(
-            f"gathered_attention: expected int64 indices and bool valid, found {indices.dtype} "
-            f"and {valid.dtype}"
-        )

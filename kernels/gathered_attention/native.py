@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sdst.kernels import library
+from sdst.kernels import library, pyramid
 
 LANES = 8  # floats of a register: what a width is filled up to
 # kBlock, kTile and kChannels of the C++ source: rows of a task, tokens and channels of a tile.
@@ -91,6 +91,7 @@ def _call(
 ) -> None:
     """Run `function` over rows [H, B, M, W] and the kept tokens (tokens, scales, ...)."""
     tokens, scales, indices, bias, valid, lengths, strides = keys
+    pyramid.check_indices("gathered_attention", indices, valid, tokens, strides)
     heads, batch, queries, padded = rows[0].shape
     kept = indices.shape[1]
     columns = -(-kept // TILE) * TILE

@@ -22,7 +22,10 @@ def gathered_attention(
     scales: Tensor | None,
 ) -> Tensor:
     """See `sdst.kernels.gathered_attention`."""
+    if pyramid.has_contents(indices):
+        pyramid.check_indices("gathered_attention", indices, valid, tokens, strides)
     lengths = pyramid.valid_lengths(tokens, lengths)
+    indices = indices.where(valid, 0)
     picked = pyramid.gather(tokens, indices, valid, lengths, strides, scales)
     flat = (query.to(picked.dtype) * scale).flatten(1, 2)
     logits = torch.bmm(flat, picked.transpose(1, 2)) + bias.to(picked.dtype)[:, None]

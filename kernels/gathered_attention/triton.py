@@ -43,6 +43,7 @@ def gather_kernel(
     p_lengths,
     p_scales,
     p_entries,
+    p_usable,
     token_stride,
     L,
     P,
@@ -52,7 +53,8 @@ def gather_kernel(
     BK: tl.constexpr,
     BO: tl.constexpr,
 ):
-    """x [B, K, D] in fp32: entries of the pyramid, 0 where not valid."""
+    """x [B, K, D] in fp32: entries of the pyramid, 0 where not usable; usable [B, K]: those that
+    are valid and there."""
     blocks = tl.cdiv(K, BK)
     batch = tl.program_id(0).to(tl.int64) // blocks
     o_k = tl.program_id(0) % blocks * BK + tl.arange(0, BK)
@@ -63,7 +65,10 @@ def gather_kernel(
 
     index = tl.load(p_indices + batch * K + o_k, mask=m_k, other=0)
     valid = tl.load(p_valid + batch * K + o_k, mask=m_k, other=0) != 0
-    row, clips = locate(index, valid_length(p_lengths, batch, L), L, P, STRIDES)
+    row, clips, found = locate(index, valid_length(p_lengths, batch, L), L, P, STRIDES)
+    valid &= found
+    if tl.program_id(1) == 0:
+        tl.store(p_usable + batch * K + o_k, valid, mask=m_k)
     # [BK, BO]
     p_sample = p_tokens + batch * token_stride
     b_entries = load_entries(p_sample, row, clips, valid, o_d, P, D, p_scales)
@@ -270,10 +275,10 @@ def forward(
     scales: Tensor | None,
 ) -> Tensor:
     """out [B, M, H, D] of the op, in the dtype of query."""
-    rows, bias, valid = _to_rows(query), bias.contiguous(), valid.contiguous()
-    entries = _gather(tokens, indices, valid, lengths, strides, scales)
+    rows, bias = _to_rows(query), bias.contiguous()
+    entries, usable = _gather(tokens, indices, valid, lengths, strides, scales)
     products, out = _products(rows, entries), torch.empty_like(rows)
-    _launch_sums(attend_kernel, (products, bias, valid, entries), out, scale)
+    _launch_sums(attend_kernel, (products, bias, usable, entries), out, scale)
     return _from_rows(out)
 
 
@@ -290,8 +295,8 @@ def backward(
     scales: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query and bias, each in its dtype; grad is that of out."""
-    rows, valid = _to_rows(query), valid.contiguous()
-    entries = _gather(tokens, indices, valid, lengths, strides, scales)
+    rows = _to_rows(query)
+    entries, usable = _gather(tokens, indices, valid, lengths, strides, scales)
     products, slopes = _products(rows, entries), _products(_to_rows(grad), entries)
     heads, batch, queries, _ = rows.shape
     kept, blocks = entries.shape[1], triton.cdiv(queries * heads, ROWS)
@@ -299,7 +304,7 @@ def backward(
     gpu.launch(
         slopes_kernel,
         (batch * blocks,),
-        *(products, slopes, bias.contiguous(), valid, grad_bias),
+        *(products, slopes, bias.contiguous(), usable, grad_bias),
         *(scale, batch, queries, heads, kept),
         BR=ROWS,
         BK=KEYS,
@@ -326,22 +331,24 @@ def _gather(
     lengths: Tensor | None,
     strides: Sequence[int],
     scales: Tensor | None,
-) -> Tensor:
-    """Entries of the pyramid [B, k, D] fp32, 0 where not valid."""
+) -> tuple[Tensor, Tensor]:
+    """Entries of the pyramid [B, k, D] fp32, 0 where not usable, and which are usable [B, k]: the
+    valid ones whose index is one of the pyramid's."""
     tokens, (batch, kept), channels = readable(tokens), indices.shape, tokens.shape[3]
     lengths, scales = (x if x is None else x.contiguous() for x in (lengths, scales))
     entries = tokens.new_empty(batch, kept, channels, dtype=torch.float32)
+    usable = valid.new_empty(batch, kept)
     gpu.launch(
         gather_kernel,
         (batch * triton.cdiv(kept, GATHERED), triton.cdiv(channels, CHANNELS)),
-        *(tokens, indices.contiguous(), valid, lengths, scales, entries),
+        *(tokens, indices.contiguous(), valid.contiguous(), lengths, scales, entries, usable),
         *(tokens.stride(0), *tokens.shape[1:], kept),
         STRIDES=tuple(strides),
         BK=GATHERED,
         BO=CHANNELS,
         num_warps=WARPS,
     )
-    return entries
+    return entries, usable
 
 
 def _products(rows: Tensor, entries: Tensor) -> Tensor:

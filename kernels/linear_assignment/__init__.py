@@ -8,7 +8,7 @@ from torch import Tensor
 from sdst.kernels import dispatch
 from sdst.kernels.linear_assignment import cuda, native, reference
 from sdst.kernels.linear_assignment.reference import NonFiniteCostError
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 __all__ = ["NonFiniteCostError", "linear_assignment"]
 
@@ -41,7 +41,8 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
 
     Args:
         cost: [B, M, G], M >= G.
-        sizes: [B] int64, valid columns of each problem; the others are not read.
+        sizes: [B] int64, valid columns of each problem, clamped into [0, G]; the others are not
+            read.
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
@@ -50,11 +51,11 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
         order, and of equally near rows the lower is taken.
 
     Raises:
-        ValueError: shapes that do not belong together, or M < G.
+        ValueError: shapes, dtypes or devices that do not belong together, or M < G.
         NonFiniteCostError: a valid cost is not finite (the CUDA kernel, which must not wait for the
             host to say so, gives -1 for such a problem).
     """
-    check_shapes("linear_assignment", cost=("BMG", cost), sizes=("B", sizes))
+    check_tensors("linear_assignment", cost=("BMG", FLOAT, cost), sizes=("B", LENGTH, sizes))
     if cost.shape[1] < cost.shape[2]:
         raise ValueError(
             f"linear_assignment: {cost.shape[2]} columns need at least as many rows, "

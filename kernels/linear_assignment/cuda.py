@@ -24,7 +24,7 @@ def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
 
 def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     """See `sdst.kernels.linear_assignment`; a problem with a non-finite cost gives -1."""
-    cost, sizes = cost.float().contiguous(), sizes.to(cost.device, torch.int64).contiguous()
+    cost, sizes = cost.float().contiguous(), sizes.to(torch.int64).contiguous()
     out = sizes.new_empty(cost.shape[0], cost.shape[2])
     library.launch(
         "sdst_linear_assignment", cost.device, *library.pointers(cost, sizes, out), *cost.shape

@@ -12,7 +12,7 @@ def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment  # takes a third of a second to import
 
     batch, _, columns = cost.shape
-    costs, counts = cost.detach().cpu().double().numpy(), sizes.cpu().numpy()
+    costs, counts = cost.detach().cpu().double().numpy(), sizes.clamp(0, columns).tolist()
     rows = np.full((batch, columns), -1, dtype=np.int64)
     for problem, count in enumerate(counts):
         valid = costs[problem, :, :count]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.mark_saliency import native, reference
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 WIDEST = 4096  # channels of a clip that the Triton kernels keep in registers
 
@@ -92,8 +92,8 @@ def mark_saliency(
         dense: D, [B, L, F] fp32, fp16 or bf16.
         sentence: q, [B, F]; gets no gradient.
         direction: c, [F].
-        lengths: [B] int64, valid clips of each video; all of L if None. Nothing beyond them
-            reaches a valid clip, and out equals D there.
+        lengths: [B] int64, valid clips of each video, clamped into [0, L]; all of L if None.
+            Nothing beyond them reaches a valid clip, and out equals D there.
         implementation: see `sdst.kernels.dispatch`.
 
     Returns:
@@ -101,14 +101,14 @@ def mark_saliency(
         direction, deterministically.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes, dtypes or devices that do not belong together.
     """
-    check_shapes(
+    check_tensors(
         "mark_saliency",
-        dense=("BLF", dense),
-        sentence=("BF", sentence),
-        direction=("F", direction),
-        lengths=("B", lengths),
+        dense=("BLF", FLOAT, dense),
+        sentence=("BF", FLOAT, sentence),
+        direction=("F", FLOAT, direction),
+        lengths=("B", LENGTH, lengths),
     )
     inputs = (dense, sentence, direction, lengths)
     if dispatch.choose("mark_saliency", implementation, *inputs) == "reference":

@@ -8,7 +8,7 @@ from torch import Tensor
 from sdst.kernels import dispatch, gpu
 from sdst.kernels.pool_tokens import native, reference
 from sdst.kernels.quantization import check_scales
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, STORED, check_counts, check_tensors
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -77,6 +77,8 @@ def pool_tokens(
         s_p = <x_p, u>,   w = softmax of s over the `kept` largest (equal ones included)
         out = sum_p w_p x_p
 
+    A token that is not finite shows: as in the formula, its 0 * inf makes NaN of what it is in.
+
     The kernels read a clip's tokens once, as they lie in the store: no copy in another number type,
     no scores and weights in memory, which the eager formulation writes and reads several times.
 
@@ -84,8 +86,8 @@ def pool_tokens(
         tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
         u: [B, D].
         kept: tokens of a clip that take part, all of them if there are fewer.
-        lengths: [B] int64, valid clips of each video; all of L if None. What lies beyond is not
-            read and gives 0.
+        lengths: [B] int64, valid clips of each video, clamped into [0, L]; all of L if None. What
+            lies beyond is not read and gives 0.
         scales: [B, L, P] fp32, what each stored token is multiplied by (`sdst.kernels.quantize`).
         implementation: see `sdst.kernels.dispatch`.
 
@@ -93,11 +95,16 @@ def pool_tokens(
         [B, L, D] in fp32 or wider, differentiable with respect to u, deterministically.
 
     Raises:
-        ValueError: shapes that do not belong together, or kept < 1.
+        ValueError: shapes, dtypes or devices that do not belong together, or kept < 1.
     """
-    check_shapes("pool_tokens", tokens=("BLPD", tokens), u=("BD", u), lengths=("B", lengths))
-    if kept < 1:
-        raise ValueError(f"pool_tokens: kept is {kept}, expected at least 1")
+    check_tensors(
+        "pool_tokens",
+        tokens=("BLPD", STORED, tokens),
+        u=("BD", FLOAT, u),
+        lengths=("B", LENGTH, lengths),
+        scales=("BLP", FLOAT, scales),
+    )
+    check_counts("pool_tokens", kept=(kept, 1, LARGEST))
     check_scales("pool_tokens", tokens, scales)
     chosen = dispatch.choose("pool_tokens", implementation, tokens, u)
     if chosen == "reference":

@@ -35,7 +35,10 @@ def to_weights(b_scores, m_p, kept, BP: tl.constexpr):
     threshold = tl.sum(tl.where(tl.arange(0, BP) == kept - 1, b_sorted, 0), 0)
     highest = tl.max(b_scores, 0)
     b_weights = tl.where(m_p & (b_scores >= threshold), tl.exp(b_scores - highest), 0)
-    return b_weights / tl.sum(b_weights, 0)
+    # NaN has no place in an order: all weights of its clip are NaN.
+    b_nan = tl.where(m_p & (b_scores != b_scores), 1, 0)
+    b_weights = tl.where(tl.max(b_nan, 0) > 0, float("nan"), b_weights)
+    return b_weights / tl.sum(tl.where(m_p, b_weights, 0), 0)
 
 
 @triton.jit
@@ -81,13 +84,17 @@ def forward_kernel(
             b_products += b_tokens * tl.load(p_u + batch * D + o_d, mask=m_d, other=0)[None, :]
         # [BP]
         b_scales = load_scales(p_scales, batch * L + clip, o_p, P)
-        b_weights = to_weights(b_scales * tl.sum(b_products, 1), m_p, kept, BP) * b_scales
+        b_scores = b_scales * tl.sum(b_products, 1)
+        b_weights = to_weights(b_scores, m_p, kept, BP) * b_scales
+        # Nothing is read for a weight of 0, unless 0 x is NaN.
+        m_read = m_p & ((b_weights != 0) | (b_scores == float("-inf")))
         for d in range(0, D, BD):
             o_d = d + tl.arange(0, BD)
-            m_rows = (b_weights != 0)[:, None] & (o_d < D)[None, :]
+            m_rows = m_read[:, None] & (o_d < D)[None, :]
             p_rows = p_tokens + o_p[:, None] * D + o_d[None, :]
             b_tokens = tl.load(p_rows, mask=m_rows, other=0).to(tl.float32)
-            tl.store(p_out + o_d, tl.sum(b_weights[:, None] * b_tokens, 0), mask=o_d < D)
+            b_out = tl.sum(tl.where(m_p[:, None], b_weights[:, None] * b_tokens, 0), 0)
+            tl.store(p_out + o_d, b_out, mask=o_d < D)
     else:
         for d in range(0, D, BD):
             o_d = d + tl.arange(0, BD)

@@ -37,6 +37,7 @@ from sdst.kernels.row_program.expressions import (
     read,
     sample,
 )
+from sdst.kernels.shapes import LARGEST, LENGTH, check_counts, check_tensors, describe
 
 __all__ = [
     "OP",
@@ -65,6 +66,8 @@ class RowProgram:
     """
 
     def __init__(self, **outputs: Rows) -> None:
+        if not outputs:
+            raise ValueError("row_program: no outputs, expected at least one expression by name")
         self.outputs = outputs
         self.order: list[Rows] = []  # every expression after those that it is made of
         seen: set[Rows] = set()
@@ -97,8 +100,8 @@ class RowProgram:
         Args:
             batch: B, videos.
             rows: of every video.
-            row_lengths: [B] int64, the valid ones; None where all are. What lies beyond is not
-                read.
+            row_lengths: [B] int64, the valid ones, clamped into [0, rows]; None where all are. What
+                lies beyond is not read.
             implementation: see `sdst.kernels.dispatch`.
             tensors: fp32 [B, N, width], or int64 [B] where the program says lengths, by the names
                 that the program reads them by. A stride of 0 repeats one video.
@@ -107,16 +110,17 @@ class RowProgram:
             fp32; 0 beyond `row_lengths`.
 
         Raises:
-            ValueError: a tensor is missing or has another shape than the program reads.
+            ValueError: a tensor is missing or has another shape or dtype than the program reads.
             ImplementationError: the implementation asked for does not fit the call.
         """
+        check_counts(OP, batch=(batch, 0, LARGEST), rows=(rows, 0, LARGEST))
         for name, expected in self._expected:
             if name not in tensors:
                 raise ValueError(f"row_program: no tensor {name!r} among {sorted(tensors)}")
             if not expected.fits(tensors[name], batch, rows):
                 raise ValueError(
-                    f"row_program: {name} is {list(tensors[name].shape)} of "
-                    f"{tensors[name].dtype}, expected {expected.describe(batch, rows)}"
+                    f"row_program: {name} is {describe(tensors[name])}, "
+                    f"expected {expected.describe(batch, rows)}"
                 )
         for keys, values in self._attended:
             if tensors[keys].shape != tensors[values].shape:
@@ -124,10 +128,10 @@ class RowProgram:
                     f"row_program: {keys} {list(tensors[keys].shape)} and {values} "
                     f"{list(tensors[values].shape)}, expected as many of both"
                 )
-        if row_lengths is not None and row_lengths.shape != (batch,):
-            raise ValueError(
-                f"row_program: row_lengths is {list(row_lengths.shape)}, expected [{batch}]"
-            )
+        if row_lengths is not None:
+            check_tensors(OP, row_lengths=("B", LENGTH, row_lengths))
+            if len(row_lengths) != batch:
+                raise ValueError(f"{OP}: row_lengths is [{len(row_lengths)}], expected [{batch}]")
         lengths = () if row_lengths is None else (row_lengths,)
         if dispatch.choose(OP, implementation, *tensors.values(), *lengths) == "reference":
             return reference.run(self, batch, rows, row_lengths, tensors)

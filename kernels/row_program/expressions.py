@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from sdst.kernels.shapes import FLOAT, LARGEST, check_counts
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -16,12 +18,15 @@ class Expected:
     per_row: bool = False
 
     def fits(self, tensor: Tensor, batch: int, rows: int) -> bool:
+        if not isinstance(tensor, Tensor):
+            return False
         if self.width == 0:
             return tensor.shape == (batch,) and tensor.dtype == torch.int64
         shape = tensor.shape
         return (
             len(shape) == 3
-            and tensor.is_floating_point()
+            and tensor.dtype in FLOAT
+            and max(shape) <= LARGEST
             and (shape[0], shape[2]) == (batch, self.width)
             and (shape[1] == rows or not self.per_row)
         )
@@ -37,6 +42,9 @@ class Rows:
     """An expression: `width` numbers for every row of every video."""
 
     width: int
+
+    def __post_init__(self) -> None:
+        check_counts("row_program", width=(self.width, 1, LARGEST))
 
     def __add__(self, other: Rows) -> Rows:
         if self.width != other.width:
@@ -157,6 +165,8 @@ def around(tensor: str, width: int) -> Rows:
 def code(tensor: str, numbers: int, frequencies: Tensor) -> Rows:
     """Sines, then cosines, of each number of a row of a tensor [B, rows, numbers] times each of
     the frequencies [n], [2 n numbers]."""
+    _check_weights(frequencies=frequencies)
+    check_counts("row_program", numbers=(numbers, 1, LARGEST))
     if frequencies.dim() != 1:
         raise ValueError(f"row_program: frequencies {list(frequencies.shape)}, expected [n]")
     return Code(2 * len(frequencies) * numbers, tensor, frequencies)
@@ -164,6 +174,7 @@ def code(tensor: str, numbers: int, frequencies: Tensor) -> Rows:
 
 def linear(x: Rows, weight: Tensor, bias: Tensor, relu: bool = False) -> Rows:
     """x W^T + b, and max(0, .) of it if `relu`; weight [out, in], bias [out]."""
+    _check_weights(weight=weight, bias=bias)
     if weight.shape[1:] != (x.width,) or bias.shape != weight.shape[:1]:
         raise ValueError(
             f"row_program: weight {list(weight.shape)} and bias {list(bias.shape)}, "
@@ -174,6 +185,7 @@ def linear(x: Rows, weight: Tensor, bias: Tensor, relu: bool = False) -> Rows:
 
 def norm(x: Rows, weight: Tensor, bias: Tensor) -> Rows:
     """Layer norm with an epsilon of 1e-5, then times weight plus bias, [width] both."""
+    _check_weights(weight=weight, bias=bias)
     if not weight.shape == bias.shape == (x.width,):
         raise ValueError(
             f"row_program: weight {list(weight.shape)} and bias {list(bias.shape)}, "
@@ -210,8 +222,19 @@ def sample(
     return Sample(width, offsets, logits, references, values, lengths, heads)
 
 
+def _check_weights(**weights: Tensor) -> None:
+    for name, weight in weights.items():
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"row_program: {name} is a {type(weight).__name__}, expected a tensor")
+        if weight.dtype not in FLOAT or weight.numel() == 0:
+            raise ValueError(
+                f"row_program: {name} is {list(weight.shape)} of {weight.dtype}, expected floats, "
+                "at least one"
+            )
+
+
 def _check_heads(width: int, heads: int) -> None:
-    if heads < 1 or width % heads:
+    if not isinstance(heads, int) or heads < 1 or width % heads:
         raise ValueError(
             f"row_program: rows of {width} numbers in {heads} heads, expected as many in each"
         )

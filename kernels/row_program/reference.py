@@ -29,6 +29,7 @@ def run(
     if row_lengths is None:
         row_lengths = torch.full((batch,), rows)
     real = torch.arange(rows) < row_lengths[:, None]
+    tensors = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
     values: dict[Rows, Tensor] = {}
     products = native.products()
     with torch.autocast("cpu", enabled=False):
@@ -53,16 +54,17 @@ def _evaluate(
             padded = functional.pad(x, (0, 0, 1, 1))
             return torch.cat([padded[:, i : i + x.shape[1]] for i in range(3)], -1)
         case ops.Code():
-            angle = tensors[node.tensor][..., None] * node.frequencies
+            angle = tensors[node.tensor][..., None] * node.frequencies.float()
             return torch.cat((angle.sin(), angle.cos()), -1).flatten(-2)
         case ops.Add():
             return values[node.a] + values[node.b]
         case ops.Linear():
             x, weight = (x.to(products).float() for x in (values[node.x], node.weight))
-            y = functional.linear(x, weight, node.bias)
+            y = functional.linear(x, weight, node.bias.float())
             return y.relu() if node.relu else y
         case ops.Norm():
-            return functional.layer_norm(values[node.x], (node.width,), node.weight, node.bias)
+            weight, bias = node.weight.float(), node.bias.float()
+            return functional.layer_norm(values[node.x], (node.width,), weight, bias)
         case ops.Attend():
             lengths = None if node.lengths is None else tensors[node.lengths]
             return _attend(

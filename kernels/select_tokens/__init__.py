@@ -10,7 +10,9 @@ from torch import Tensor
 from sdst.kernels import dispatch, gpu, pyramid
 from sdst.kernels.quantization import check_scales
 from sdst.kernels.select_tokens import native, reference
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LENGTH, STORED, check_counts, check_tensors
+
+MOST_KEPT, MOST_SEGMENTS = 2**24, 2**16
 
 library = torch.library.Library("sdst", "FRAGMENT")
 library.define(
@@ -93,7 +95,7 @@ def select_tokens(
         tokens: [B, L, P, D] fp32, fp16, bf16, or int8 with `scales`; frozen, gets no gradient.
         u: [B, D].
         k: tokens to keep.
-        lengths: [B] int64, valid clips of each video; all of L if None.
+        lengths: [B] int64, valid clips of each video, clamped into [0, L]; all of L if None.
         strides: of the pyramid's levels; level r holds ceil(L / stride) steps of P tokens, each the
             mean over the valid clips of its window.
         segments: of time, per resolution.
@@ -106,15 +108,18 @@ def select_tokens(
         valid [B, k] bool. Where there are fewer than k tokens: index 0, score 0, valid False.
 
     Raises:
-        ValueError: shapes that do not belong together, k < 0, segments < 1, or strides that are
-            none or not all at least 1.
+        ValueError: shapes, dtypes or devices that do not belong together, k, segments or strides
+            out of range, or more than 2^30 tokens in a pyramid.
     """
-    check_shapes("select_tokens", tokens=("BLPD", tokens), u=("BD", u), lengths=("B", lengths))
-    if k < 0 or segments < 1:
-        raise ValueError(
-            f"select_tokens: expected k >= 0 and segments >= 1, found {k} and {segments}"
-        )
-    pyramid.check_strides("select_tokens", strides)
+    check_tensors(
+        "select_tokens",
+        tokens=("BLPD", STORED, tokens),
+        u=("BD", FLOAT, u),
+        lengths=("B", LENGTH, lengths),
+        scales=("BLP", FLOAT, scales),
+    )
+    check_counts("select_tokens", k=(k, 0, MOST_KEPT), segments=(segments, 1, MOST_SEGMENTS))
+    pyramid.check_strides("select_tokens", tokens, strides)
     check_scales("select_tokens", tokens, scales)
     if dispatch.choose("select_tokens", implementation, tokens, u, k, lengths) == "reference":
         return reference.select_tokens(tokens, u, k, lengths, strides, segments, scales)

@@ -56,12 +56,14 @@ def backward(
     """The gradient of u [B, D] fp32; grad [B, k] is that of the scores."""
     batch, length, per_clip, width = tokens.shape
     store, apart = library.prepare_samples(tokens)
+    pyramid.check_indices("select_tokens", indices, valid, tokens, strides)
     upstream = grad.float().contiguous()
+    picked, real = indices.contiguous(), valid.contiguous()
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
     factors = library.prepare_scales(scales)
     grad_u = upstream.new_empty(batch, width)
     library.load("cpu").sdst_select_tokens_backward(
-        *library.pointers(upstream, store, factors, indices, valid_lengths, levels, valid, grad_u),
+        *library.pointers(upstream, store, factors, picked, valid_lengths, levels, real, grad_u),
         *(batch, apart, length, per_clip, width, indices.shape[1], len(strides)),
         library.TYPES[store.dtype],
         torch.get_num_threads(),

@@ -69,9 +69,9 @@ def token_scores(
     tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None
 ) -> Tensor:
     """<x, u> of every raw token [B, L, P], 0 in the padding; one pass over the tokens."""
-    batch, length, per_clip, width = tokens.shape
+    batch, length, per_clip, _ = tokens.shape
     store = tokens if scales is None else dequantize(tokens, scales)
-    scores = torch.bmm(store.view(batch, -1, width), u[..., None].to(store.dtype)).float()
+    scores = torch.bmm(store.flatten(1, 2), u[..., None].to(store.dtype)).float()
     inside = torch.arange(length, device=tokens.device) < lengths[:, None]
     return scores.view(batch, length, per_clip).masked_fill(~inside[..., None], 0)
 
@@ -84,6 +84,7 @@ def split(total: int, parts: int) -> list[int]:
 def level_keys(scores: Tensor, lengths: Tensor, stride: int, offset: int) -> Tensor:
     """Keys [B, n * P] of one pyramid level; NOTHING where its window has no valid clip."""
     batch, length, per_clip = scores.shape
+    stride = min(stride, max(length, 1))
     count = -(-length // stride)
     padded = functional.pad(scores, (0, 0, 0, count * stride - length))
     sums = padded.view(batch, count, stride, per_clip).sum(2)

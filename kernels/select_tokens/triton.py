@@ -102,7 +102,8 @@ def backward_kernel(
         b_index = tl.load(p_indices + batch * K + o_k, mask=m_k, other=0)
         m_k &= tl.load(p_valid + batch * K + o_k, mask=m_k, other=0) != 0
         b_grad = tl.load(p_grad + batch * K + o_k, mask=m_k, other=0).to(tl.float32)
-        row, clips = locate(b_index, length, L, P, STRIDES)
+        row, clips, found = locate(b_index, length, L, P, STRIDES)
+        m_k &= found
         b_tokens = load_entries(p_tokens, row, clips, m_k, o_d, P, D, p_scales)
         b_sum += tl.sum(b_grad[:, None] * b_tokens, 0)
     tl.store(p_grad_u + batch * D + o_d, b_sum, mask=o_d < D)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
-from sdst.kernels.shapes import check_shapes
+from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 from sdst.kernels.temporal_nms import cuda, native, reference
 from sdst.kernels.temporal_nms.reference import METHODS
 
@@ -65,7 +65,8 @@ def temporal_nms(
     Args:
         spans: [B, N, 2], (start, end) in any unit.
         scores: [B, N]; the soft methods expect them >= 0. A span whose score is NaN is dropped.
-        counts: [B] int64, valid spans of each video; the others are not read. All of N if None.
+        counts: [B] int64, valid spans of each video, clamped into [0, N]; the others are not read.
+            All of N if None.
         method: how overlap is punished.
         threshold: IoU above which it is, >= 0; `gaussian` has none.
         sigma: width of the Gaussian, > 0.
@@ -77,8 +78,8 @@ def temporal_nms(
         decayed score that each was taken with, and 0 after the last. No gradient.
 
     Raises:
-        ValueError: shapes that do not belong together, an unknown method, threshold < 0 or sigma
-            not above 0.
+        ValueError: shapes, dtypes or devices that do not belong together, an unknown method,
+            threshold < 0 or sigma not above 0.
     """
     _check(spans, scores, counts, method, threshold, sigma)
     chosen = dispatch.choose("temporal_nms", implementation, spans, scores, counts)
@@ -104,7 +105,12 @@ def _check(
     threshold: float,
     sigma: float,
 ) -> None:
-    check_shapes("temporal_nms", scores=("BN", scores), spans=("BN2", spans), counts=("B", counts))
+    check_tensors(
+        "temporal_nms",
+        scores=("BN", FLOAT, scores),
+        spans=("BN2", FLOAT, spans),
+        counts=("B", LENGTH, counts),
+    )
     if method not in METHODS:
         raise ValueError(f"temporal_nms: method is {method!r}, expected one of {METHODS}")
     if not (threshold >= 0 and sigma > 0):

@@ -33,10 +33,12 @@ def dtype_reasons(spans: Tensor, scores: Tensor) -> list[str]:
 def prepare(
     spans: Tensor, scores: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Contiguous fp32 spans and scores, int64 counts, on the device of the scores."""
-    if counts is not None:
-        counts = counts.to(scores.device, torch.int64).contiguous()
-    return spans.to(scores.device, torch.float32).contiguous(), scores.float().contiguous(), counts
+    """Contiguous fp32 spans and scores, int64 counts."""
+    return (
+        spans.float().contiguous(),
+        scores.float().contiguous(),
+        library.prepare_lengths(counts),
+    )
 
 
 def temporal_nms(

@@ -1,8 +1,14 @@
-"""Which files are videos, by their ids: the file name without its ending."""
+"""Which files are videos, by their ids: the file name without its ending.
+
+A name may be spelled in several ways that look alike: `é` is one letter, or an e and an accent, as
+macOS writes it. Ids are in the composed form (NFC), and names are compared in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
@@ -41,50 +47,121 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
     """The videos among `paths`, by id.
 
     Args:
-        paths: video files, folders with such anywhere in them, and lists (`.txt`) with a path on
-            every line, beside the list where it is relative.
+        paths: video files, folders with such anywhere in them (links are followed), and lists
+            (`.txt`) with a path on every line, beside the list where it is relative.
 
     Raises:
         InputError: a path does not exist, a folder has no video, or two have one id.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in map(as_spelled, paths):
         if path.suffix == ".txt" and path.is_file():
-            lines = map(str.strip, path.read_text().splitlines())
-            found += [path.parent / line for line in lines if line]
+            found += _listed(path)
         elif path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if _is_video(file)]
+            files = list(_videos_in(path))
             if not files:
                 raise InputError(f"--videos {path}: no video files in this folder")
             found += files
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"--videos {path}: no such file or folder")
+            raise InputError(f"--videos {path}: no such file or folder{_hint(path)}")
     return _by_id(found)
 
 
 def dataset_videos(folder: Path, vids: Collection[str]) -> dict[str, Path]:
-    """The files there are of these videos, `<vid>.<any ending of a video>` in `folder`, by id.
+    """The files there are of these videos, `<vid>.<any ending of a video>` anywhere in `folder`,
+    by vid. A vid may have the ending itself.
 
     Raises:
         InputError: there is no such folder, or a video is there twice.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; the dataset's videos are expected there")
-    return _by_id(f for f in sorted(folder.iterdir()) if f.stem in vids and _is_video(f))
+    names = {_composed(vid): vid for vid in vids}
+    found: dict[str, Path] = {}
+    for file in _videos_in(folder):
+        for name in {_composed(file.stem), _composed(file.name)} & names.keys():
+            _add(found, names[name], file)
+    return found
 
 
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in VIDEO_ENDINGS
+def near_misses(folder: Path, vids: Iterable[str]) -> list[str]:
+    """Files in `folder` whose names are nearly those of missing videos, one in words for each."""
+    alike = {_alike(file.stem): file for file in _files_in(folder)}
+    alike |= {_alike(file.name): file for file in _files_in(folder)}
+    return [f"{alike[_alike(vid)]} for {vid}" for vid in vids if _alike(vid) in alike]
+
+
+def as_spelled(path: Path) -> Path:
+    """The existing file or folder that `path` names in another Unicode form, else `path`."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    name = _composed(path.name)
+    return next((x for x in path.parent.iterdir() if _composed(x.name) == name), path)
+
+
+def _listed(path: Path) -> list[Path]:
+    """The files of a list."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"--videos {path}: not a list in UTF-8 ({error})") from None
+    return [as_spelled(path.parent / line.strip()) for line in lines if line.strip()]
+
+
+def _videos_in(folder: Path) -> Iterator[Path]:
+    return (file for file in _files_in(folder) if file.suffix.lower() in VIDEO_ENDINGS)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files in a folder in the order of their names, links followed, a folder entered once.
+
+    What macOS leaves beside files on other systems' disks, `._<name>`, is passed over.
+    """
+    entered: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be searched for videos: {error.strerror}")
+
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        found = os.stat(root)
+        if (found.st_dev, found.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((found.st_dev, found.st_ino))
+        folders.sort()
+        yield from (Path(root) / name for name in sorted(files) if not name.startswith("._"))
+
+
+def _hint(path: Path) -> str:
+    """What is there instead of a path that is not."""
+    if not path.parent.is_dir():
+        return ""
+    alike = [x.name for x in path.parent.iterdir() if _alike(x.stem) == _alike(path.stem)]
+    return f"; there is {sorted(alike)[0]}" if alike else ""
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(name: str) -> str:
+    """The same for names that a reader may take for one."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(letter for letter in plain if letter.isalnum()) or plain
 
 
 def _by_id(files: Iterable[Path]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for file in files:
-        if file.stem in videos:
-            raise InputError(
-                f"{videos[file.stem]} and {file} have the same id {file.stem}; rename or remove one"
-            )
-        videos[file.stem] = file
+        _add(videos, _composed(file.stem), file)
     return videos
+
+
+def _add(videos: dict[str, Path], vid: str, file: Path) -> None:
+    """Enter a video; the same file by another way is no second one."""
+    if vid not in videos:
+        videos[vid] = file
+    elif not (file.exists() and videos[vid].exists() and file.samefile(videos[vid])):
+        raise InputError(f"{videos[vid]} and {file} have the same id {vid}; rename or remove one")

@@ -246,7 +246,7 @@ def _write_video(
         tokens, embedding = features
         video.write(tokens, embedding)
         clips += tokens.shape[1]
-        yield clips / reader.wanted, tokens.shape[1]
+        yield min(1.0, clips / reader.wanted), tokens.shape[1]
     video.finish(reader.duration, reader.faults)
 
 

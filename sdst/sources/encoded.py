@@ -13,11 +13,11 @@ from sdst.config import Config
 from sdst.data.feature_files import close_lengths
 from sdst.data.store.reader import VERSION, FeatureStore
 from sdst.data.store.writer import NotWritable, StoreInUse
-from sdst.data.video_files import dataset_videos
+from sdst.data.video_files import dataset_videos, near_misses
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.sources.files import digest
-from sdst.sources.splits import Splits, keep_available, sentences
+from sdst.sources.splits import NAMED, Splits, keep_available, sentences
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,12 @@ def encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Spl
     One store serves all that is read from the same files of annotations at the same settings.
     """
     folder = root / "videos"
-    videos = dataset_videos(folder, {a.vid for split in splits.values() for a in split})
-    splits = keep_available(splits, folder, videos, None, config.data.allow_missing)
+    vids = {a.vid for split in splits.values() for a in split}
+    videos = dataset_videos(folder, vids)
+    advice = "get them"
+    if near := near_misses(folder, sorted(vids.difference(videos)))[:NAMED]:
+        advice = f"rename what is meant ({', '.join(near)})"
+    splits = keep_available(splits, folder, videos, None, config.data.allow_missing, advice)
     queries = sentences(splits)
     backbone = load_backbone(config.data.backbone, config.model.layers)
     settings = {

@@ -252,10 +252,15 @@ def test_shapes_that_do_not_belong_together_are_named() -> None:
         gathered_attention(**{**x, "tokens": x["tokens"].to(torch.int8)}, strides=STRIDES, scale=1)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("indices", torch.int32), ("valid", torch.uint8)])
-def test_what_is_read_as_it_lies_must_be_of_its_type(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [("indices", torch.int32, torch.int64), ("valid", torch.uint8, torch.bool)],
+)
+def test_what_is_read_as_it_lies_must_be_of_its_type(
+    name: str, dtype: torch.dtype, expected: torch.dtype
+) -> None:
     x = make_inputs()
-    with pytest.raises(ValueError, match=f"int64 indices and bool valid, found .*{dtype}"):
+    with pytest.raises(ValueError, match=f"{name} is {dtype}, expected {expected}"):
         gathered_attention(**{**x, name: x[name].to(dtype)}, strides=STRIDES, scale=0.4)
 
 

@@ -81,22 +81,24 @@ def test_native_agrees_with_the_reference(clips: int, width: int, dtype: torch.d
 
 
 @native_only
-def test_halves_are_rounded_to_the_nearest() -> None:
-    """Written as PyTorch writes them: normal and subnormal numbers, ties, overflow, infinity."""
-    exact = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
-    dense = exact[exact.isfinite()].view(-1, 1, 2)  # a clip each: z is 0, out is dense
-    sentence, lengths = torch.ones(len(dense), 2), torch.ones(len(dense), dtype=torch.int64)
-    assert torch.equal(mark_saliency(dense, sentence, torch.ones(2), lengths), dense)
-
-    steps = torch.tensor([1.0, 2**-10, 2**-24, 3 * 2**-25, 2**-25, 2**-26, 5e4, torch.inf])
-    added = torch.cat((steps, steps * (1 + 2**-11), -steps, 0.3 * steps))
-    pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).half()
-    dense = torch.cat((pair, torch.full((2, len(added) - 2), 0.0).half()), 1)[None]
-    sentence = torch.eye(len(added))[:1]  # cosines 1 and -1: z is 1 and -1 but for the epsilon
-    found, expected = (
-        mark_saliency(dense, sentence, added, implementation=x) for x in ("native", "reference")
-    )
-    assert torch.equal(found, expected)
+def test_halves_are_rounded_as_pytorch_rounds() -> None:
+    """Every half, what lies in the middle of two, its neighbours, and what is too large."""
+    halves = torch.arange(0x7C00, dtype=torch.int16).view(torch.float16).float()
+    middle = (halves[1:] + halves[:-1]) / 2
+    up, down = (torch.nextafter(middle, torch.tensor(x)) for x in (torch.inf, -torch.inf))
+    large = torch.tensor([65519.0, 65520.0, 1e6, 1e30, torch.inf])
+    values = torch.cat((middle, halves, up, down, large))
+    width = 1 + len(values)
+    first = torch.zeros(1, 1, width)
+    first[..., 0] = 1
+    dense = torch.cat((first, -first), 1).half()  # cosines 1 and -1
+    call = (dense, first[0], torch.zeros(width), None)
+    _, z = torch.ops.sdst.mark_saliency_forward(*call)
+    added = torch.cat((torch.zeros(1), values / z[0, 0]))
+    out = mark_saliency(dense, first[0], added)
+    wanted = z[..., None] * added
+    assert (wanted[0, 0, 1:][: len(middle)] == middle).float().mean() > 0.5  # ties are hit
+    assert torch.equal(out[..., 1:], wanted[..., 1:].half())
 
 
 def test_nothing_beyond_the_lengths_reaches_a_valid_clip() -> None:

@@ -252,6 +252,21 @@ class TestGatheredAttention:
         found, expected = run_gathered(x), gathered.run("reference", x)
         assert [mine.shape for mine in found] == [reference.shape for reference in expected]
 
+    @pytest.mark.parametrize("index", [-1, 10**6, 2**62, -(2**63)])
+    def test_an_index_outside_of_the_pyramid_is_not_valid(self, index: int) -> None:
+        x = gathered.make_inputs(torch.float32)
+        x["valid"][0, 3] = False
+        expected = run_gathered(x)
+        x["valid"][0, 3], x["indices"][0, 3] = True, index
+        for mine, without in zip(run_gathered(x), expected, strict=True):
+            assert torch.equal(mine, without)
+
+    @pytest.mark.parametrize("low", [-1, -(2**62), -(2**63)])
+    def test_a_length_below_zero_is_zero(self, low: int) -> None:
+        x = gathered.make_inputs(torch.float32)
+        for mine, zero in zip(run_gathered(x, [low, 3]), run_gathered(x, [0, 3]), strict=True):
+            assert torch.equal(mine, zero)
+
     def test_nothing_kept(self) -> None:
         x = gathered.make_inputs(torch.float32)
         x |= {name: x[name][:, :0] for name in ("indices", "bias", "valid")}
@@ -291,6 +306,12 @@ class TestSelectTokens:
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1])
         torch.testing.assert_close(found[3].float(), expected[3], rtol=1e-2, atol=1e-2)
+
+    def test_a_length_that_32_bits_do_not_hold_is_clamped(self) -> None:
+        tokens, u = selection.make_inputs()
+        found = self.run("triton", tokens, u, 12, [2**32 + 1, -(2**62), 2**62])
+        whole = self.run("triton", tokens, u, 12, [tokens.shape[1], 0, tokens.shape[1]])
+        assert all(map(torch.equal, found, whole))
 
     def test_more_channels_than_one_block(self) -> None:
         self.check(*selection.make_inputs(clips=5, per_clip=2, width=150), 12)
@@ -366,6 +387,19 @@ class TestPoolTokens:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randn(shape, generator=generator)
         self.check(tokens, 0.3 * torch.randn(1, shape[3], generator=generator), 4)
+
+    @pytest.mark.parametrize("spoilt", [-torch.inf, torch.inf, torch.nan])
+    @pytest.mark.parametrize("kept", [1, 3])
+    def test_a_token_that_is_not_finite_shows(self, kept: int, spoilt: float) -> None:
+        tokens, u, _ = pooling.make_inputs()
+        u = u.abs()
+        clean, _ = self.run("triton", tokens, u, kept)
+        tokens[1, 4, 2, 5] = spoilt
+        out, grad = self.run("triton", tokens, u, kept)
+        assert out[1, 4, 5].isnan()
+        assert grad[1].isnan().all()
+        out[1, 4] = clean[1, 4]
+        assert torch.equal(out, clean)
 
     def test_tokens_equal_to_the_last_kept_take_part(self) -> None:
         tokens, u = torch.eye(4).view(1, 1, 4, 4), torch.tensor([[2.0, 1.0, 1.0, 0.0]])

@@ -142,7 +142,7 @@ class FeatureWriter:
         video.finish(duration)
 
     def begin_video(self, vid: str, clips: int, origin: int | None = None) -> VideoWriter:
-        """Append a video of at most `clips` clips, some at a time; one video at once.
+        """Append a video of about `clips` clips, some at a time; one video at once.
 
         The features of an hour of video need not be in memory together. The video takes the place
         of one that is there of another origin (`sdst.data.store.origins`).
@@ -306,7 +306,7 @@ class VideoWriter:
             embed_width=_width(embedding),
         )
         if self._clips + clips > self._room:
-            raise ValueError(f"{what} was begun with {self._room} clips; more were written")
+            self._make_room(max(self._clips + clips, 2 * self._room))
         if SCALES in self._files and scales is None:
             tokens, scales = _quantized(tokens, f"{self._store.path}: {what}")
         values = {"video_tokens": tokens, SCALES: scales, "video_embeddings": embedding}
@@ -321,6 +321,17 @@ class VideoWriter:
                 place = self._begin[name] + (layer * self._room + self._clips) * row
                 _write_at(self._files[name], piece.data.cast("B"), place)
         self._clips += clips
+
+    def _make_room(self, room: int) -> None:
+        """Move the layers apart, the last one first, for a video that is longer than begun."""
+        for part, (layers, row) in self._rows.items():
+            file, begin, size = self._files[part], self._begin[part], self._clips * row
+            for layer in range(layers - 1, 0, -1):
+                source, target = begin + layer * self._room * row, begin + layer * room * row
+                for offset in reversed(range(0, size, PIECE)):
+                    piece = os.pread(file, min(PIECE, size - offset), source + offset)
+                    _write_at(file, piece, target + offset)
+        self._room = room
 
     def finish(self, duration: float, faults: Sequence[str] = ()) -> None:
         """The video is complete, `duration` seconds; layers move up if it is shorter than begun.

@@ -344,3 +344,21 @@ def test_an_abandoned_video_leaves_nothing(tmp_path):
     assert store.video_ids == ["good"]
     np.testing.assert_array_equal(store.video("good").tokens, tokens)
     store.verify(progress=False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("begun", [1, 3, 9])
+def test_a_video_may_be_longer_than_it_was_begun(tmp_path, begun, dtype):
+    tokens, embedding = video_features(10, 5)
+    for name, room in (("grown", begun), ("known", 10)):
+        with FeatureWriter(tmp_path / name, META, dtype) as writer:
+            writer.add_video("before", 4.0, *video_features(2, 1))
+            video = writer.begin_video("v", clips=room)
+            for first in range(0, 10, 2):
+                video.write(tokens[:, first : first + 2], embedding[first : first + 2])
+            video.finish(20.0)
+    stores = [
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("grown", "known")
+    ]
+    assert stores[0] == stores[1]
