@@ -23,13 +23,17 @@ from sdst.sources.files import packed_path
 
 RECIPE = "qvhighlights_internvideo2"
 
-PAPER = ["--model.reads", "dense", "--model.refinement", "logit", "--train.offsets_lr", "1"]
+PAPER = [
+    *("--model.reads", "dense", "--model.refinement", "logit"),
+    *("--train.offsets_lr", "1", "--loss.outside", "0"),
+]
 VARIANTS = {
-    "sdst": ("the recipe: reads saliency, relative moves, slow offsets", []),
+    "sdst": ("the recipe: reads saliency, relative moves, slow offsets led back", []),
     "dense": ("reads the stream alone", ["--model.reads", "dense"]),
     "logit": ("moves by logits", ["--model.refinement", "logit"]),
+    "free": ("points outside cost nothing", ["--loss.outside", "0"]),
     "full-rate": ("offsets at the full rate", ["--train.offsets_lr", "1"]),
-    "paper": ("the paper's block: none of the three", PAPER),
+    "paper": ("the paper's block: none of these", PAPER),
     "deformable": ("deformable cross-attention", ["--model.attention", "deformable"]),
     "cross": ("standard cross-attention", ["--model.attention", "cross"]),
     "sparse": ("context sparse", ["--model.context", "sparse"]),
@@ -94,7 +98,6 @@ def options_of(budget: Budget, seed: int) -> list[str]:
     options: dict[str, object] = {
         "data.root": data_root(budget),
         "model.width": budget.width,
-        "loss.saliency": 1,
         "train.epochs": budget.epochs,
         "train.batch_size": budget.batch,
         "train.lr": budget.lr,
