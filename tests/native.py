@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sdst import train
+from sdst.training.trainer import Trainer
 
 CLIP_LENGTH = 2.0
 SPLITS = {"train": range(8), "val": range(8, 12)}
@@ -123,7 +124,7 @@ def train_in_two_sittings(
     monkeypatch: pytest.MonkeyPatch, output: Path, options: list[str]
 ) -> None:
     """`sdst.train`, stopped in its second epoch and taken up again."""
-    run_epoch = train.Trainer.train_epoch
+    run_epoch = Trainer.train_epoch
 
     def stop_in_the_second(self, epoch, bar):
         if epoch == 2:
@@ -131,7 +132,7 @@ def train_in_two_sittings(
         return run_epoch(self, epoch, bar)
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(train.Trainer, "train_epoch", stop_in_the_second)
+        patch.setattr(Trainer, "train_epoch", stop_in_the_second)
         train.main(["--output", str(output), *options])
     assert train.main(["--output", str(output), "--resume", *options]) == 0
 

@@ -1,0 +1,51 @@
+"""Nothing imports upward: each package of sdst knows only those below it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sdst
+
+ROOT = Path(sdst.__file__).parent
+BELOW = {
+    "kernels": set(),
+    "model": {"kernels"},
+    "backbones": {"kernels"},
+    "data": {"kernels"},  # int8 stores hold the kernels' numbers
+    "demo": {"data"},
+    "extraction": {"data", "backbones"},
+    "grounding": {"data", "backbones", "model", "kernels", "extraction"},
+    "sources": {"data", "backbones", "demo", "extraction"},
+    "evaluation": {"data", "model", "grounding", "sources"},
+    "training": {"data", "model", "kernels", "grounding", "sources", "evaluation"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Packages of sdst that `file` imports, anywhere in it."""
+    modules = [
+        module
+        for node in ast.walk(ast.parse(file.read_text()))
+        for module in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    ]
+    return {module.split(".")[1] for module in modules if module.startswith("sdst.")}
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_knows_only_those_below_it(package: str) -> None:
+    found = set().union(*(imported(file) for file in (ROOT / package).rglob("*.py")))
+    assert found & set(BELOW) <= {package} | BELOW[package]
+
+
+def test_every_package_has_its_place() -> None:
+    packages = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
+    assert packages == set(BELOW)
