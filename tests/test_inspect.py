@@ -55,7 +55,7 @@ def test_a_file_is_summed_up_with_its_repairs(tmp_path, shown):
 
 
 def test_real_files_are_counted(shared_data: Path, shown):
-    files = sorted((shared_data / "qvhighlights").glob("highlight_*.jsonl"))
+    files = sorted((shared_data / "qvhighlights").glob("highlight_*_release.jsonl"))
     found = shown("--annotations", *files)
     assert found["queries"] == found["queries with rated clips"] == ["7,218", "1,550"]
 

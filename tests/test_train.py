@@ -130,7 +130,7 @@ def test_every_validation_is_kept_with_the_health_of_the_sparse_stream(
 def test_a_sparse_stream_that_answers_nothing_is_reported_in_one_line(
     tiny_options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    unlearned = ["--train.lr", "1e-9", "--train.warmup_steps", "1"]
+    unlearned = ["--train.lr", "1e-9", "--train.warmup_steps", "1", "--model.queries", "1"]
     main(["--output", str(tmp_path / "run"), *tiny_options, *unlearned])
     assert capfd.readouterr().out.count("answer every sentence with the same window") == 1
 

@@ -157,6 +157,8 @@ class ClipReader(Iterator[np.ndarray]):
         # Where the file states that its frames, or all its tracks end, and whether they do.
         self._stated: float | None = None
         self._all_tracks, self._whole = False, None
+        self._rotation: float | None = None  # of the last frame, which `_matrix` is of
+        self._matrix: np.ndarray | None = None
         self._batches = self._read()
 
     @property
@@ -249,7 +251,11 @@ class ClipReader(Iterator[np.ndarray]):
     def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """`[H, W, 3]`, turned and mirrored as the file asks for."""
         pixels = frame.to_ndarray(format="rgb24", width=self.info.width, height=self.info.height)
-        return _display(pixels, frame)
+        # Asking a frame for its side data ties it into a cycle, so that its memory waits for the
+        # garbage collector: only where the rotation, which costs nothing, is another one.
+        if frame.rotation != self._rotation:
+            self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
+        return _display(pixels, self._matrix)
 
 
 def thumbnails(path: str | Path, spacing: float, height: int) -> Iterator[np.ndarray]:
@@ -260,15 +266,20 @@ def thumbnails(path: str | Path, spacing: float, height: int) -> Iterator[np.nda
             yield np.asarray(Image.fromarray(frame).resize((width, height)))
 
 
-def _display(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Pixels `[H, W, 3]` as the frame's display matrix has them shown, in whole quarter turns.
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """The first five numbers of the frame's display matrix, None if it has none."""
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    return None if matrix is None else np.frombuffer(matrix, np.int32)[:5].astype(float)
+
+
+def _display(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Pixels `[H, W, 3]` as a display matrix has them shown, in whole quarter turns.
 
     The matrix takes a pixel (x, y) to (a x + c y, b x + d y).
     """
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    a, b, _, c, d = matrix
     if abs(a) + abs(d) < abs(b) + abs(c):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -276,10 +276,9 @@ class ZeroShotGrounder(_Grounder):
 
 def _floats(video: VideoFeatures) -> Tensor:
     """A short video's tokens [K, L, P, Dv] in fp32."""
-    tokens = torch.from_numpy(np.array(video.tokens, np.float32))
     if video.scales is None:
-        return tokens
-    return dequantize(tokens, torch.from_numpy(np.array(video.scales)))
+        return torch.from_numpy(np.array(video.tokens, np.float32))
+    return dequantize(*(torch.from_numpy(np.array(x)) for x in (video.tokens, video.scales)))
 
 
 def _stacked(videos: Sequence[np.ndarray]) -> Tensor:
