@@ -188,7 +188,7 @@ def test_a_sentence_of_another_dtype() -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("shape", [(0, 7, 19), (4, 0, 19), (4, 7, 0)])
+@pytest.mark.parametrize("shape", [(0, 7, 19), (4, 0, 19)])
 def test_nothing_to_mark(shape: tuple[int, ...], implementation: str) -> None:
     dense, sentence = torch.zeros(shape), torch.zeros(shape[0], shape[2])
     inputs = (dense, sentence, torch.ones(shape[2]), torch.ones(shape[0], dtype=torch.int64))

@@ -12,17 +12,17 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import test_deformable_attention as deformable
-import test_gathered_attention as gathered
-import test_mark_saliency as marking
-import test_pool_tokens as pooling
-import test_select_tokens as selection
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from sdst.kernels import dequantize, gpu, pool_tokens, quantize, select_tokens
+from tests.kernels import test_deformable_attention as deformable
+from tests.kernels import test_gathered_attention as gathered
+from tests.kernels import test_mark_saliency as marking
+from tests.kernels import test_pool_tokens as pooling
+from tests.kernels import test_select_tokens as selection
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
