@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import decoding
-from sdst.data import video
 from sdst.data.video import ClipReader, clip_times, num_clips, probe, thumbnails
+from sdst.data.video import reader as video
 from sdst.errors import InputError
 from sdst.memory import peak_memory
 from tests.videos import FPS, times_shown, write_video

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sdst.backbones import FrameFeatures, TextFeatures
-from sdst.data import video
 from sdst.data.store.reader import FeatureStore
+from sdst.data.video import reader as video
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main

@@ -1,0 +1,11 @@
+"""Video files as frames: what a file holds, one frame per moment asked for, in constant memory.
+
+Times count in seconds from the start of the file, the earlier of its sound and its frames, as
+players, `ffmpeg -ss` and annotators count them. A video is as long as its frames go; what headers
+say of lengths is an estimate. What can be decoded of a damaged file is used, and the rest is
+reported.
+"""
+
+from sdst.data.video.reader import ClipReader, VideoInfo, clip_times, num_clips, probe, thumbnails
+
+__all__ = ["ClipReader", "VideoInfo", "clip_times", "num_clips", "probe", "thumbnails"]
