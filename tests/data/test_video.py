@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import decoding
-from sdst.data.video import ClipReader, clip_times, num_clips, probe, thumbnails
-from sdst.data.video import reader as video
+from sdst.data.video import ClipReader, VideoInfo, clip_times, num_clips, probe, thumbnails
+from sdst.data.video.frames import Frames
 from sdst.errors import InputError
 from sdst.memory import peak_memory
 from tests.videos import FPS, times_shown, write_video
@@ -56,7 +56,7 @@ def check_times(
 
 
 def test_probe_reads_the_header(clock: Path):
-    assert probe(clock) == video.VideoInfo(float(SECONDS), float(FPS), 64, 48, FPS * SECONDS)
+    assert probe(clock) == VideoInfo(float(SECONDS), float(FPS), 64, 48, FPS * SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_every_clip_shows_its_own_time(clock, clips):
 
 def test_frames_do_not_depend_on_what_is_left_undecoded(clock, monkeypatch):
     sparse = np.concatenate(list(ClipReader(clock, 2.0)))
-    monkeypatch.setattr(video._Frames, "_jump_towards", lambda self, limit: None)
+    monkeypatch.setattr(Frames, "_jump_towards", lambda self, limit: None)
     np.testing.assert_array_equal(np.concatenate(list(ClipReader(clock, 2.0))), sparse)
 
 
 def test_groups_of_pictures_between_the_times_are_not_decoded(clock):
     with av.open(str(clock)) as container:
-        pictures = video._Frames(container, clock, FPS, jump=True)
+        pictures = Frames(container, clock, FPS, jump=True)
         pictures.at(1.0)
         pictures.at(10.0)
         _, given = pictures.losses()
@@ -99,7 +99,7 @@ def test_pictures_that_nothing_needs_are_not_decoded(tmp_path, codec, options):
     path = write_video(tmp_path / "a.mp4", STEADY, codec, options=one_group)
     check_times(path, clips=[(2.0, 1), (3.0, 2)])
     with av.open(str(path)) as container:
-        pictures = video._Frames(container, path, FPS, jump=True)
+        pictures = Frames(container, path, FPS, jump=True)
         pictures.at(10.0)
         assert pictures._given < 0.8 * 10 * FPS
 
@@ -258,13 +258,13 @@ def test_any_file_name_is_read(clock, tmp_path, monkeypatch, name):
 
 
 def test_batches_hold_whole_clips_and_a_bounded_number_of_them(clock, monkeypatch):
-    monkeypatch.setattr(video, "BATCH_FRAMES", 8)
+    monkeypatch.setattr("sdst.data.video.reader.BATCH_FRAMES", 8)
     sizes = [len(batch) for batch in ClipReader(clock, 1.0, 3)]
     assert sizes == [6, 6, 6, 6, 6, 6]
 
 
 def test_large_frames_come_in_smaller_batches(clock, monkeypatch):
-    monkeypatch.setattr(video, "BATCH_BYTES", 2 * 3 * 64 * 48)
+    monkeypatch.setattr("sdst.data.video.reader.BATCH_BYTES", 2 * 3 * 64 * 48)
     assert {len(batch) for batch in ClipReader(clock, 1.0)} == {2}
 
 
@@ -403,7 +403,7 @@ def test_a_file_that_changes_before_it_is_read_is_refused(clock, tmp_path):
 
 
 def test_a_file_that_vanishes_while_it_is_read_is_read_to_its_end(clock, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "BATCH_FRAMES", 2)
+    monkeypatch.setattr("sdst.data.video.reader.BATCH_FRAMES", 2)
     path = tmp_path / "a.mp4"
     path.write_bytes(clock.read_bytes())
     reader = ClipReader(path, 1.0)

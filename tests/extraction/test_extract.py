@@ -13,7 +13,6 @@ import torch
 
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.data.store.reader import FeatureStore
-from sdst.data.video import reader as video
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
@@ -107,7 +106,7 @@ def test_embeddings_are_unit_vectors(videos, tmp_path):
 
 
 def test_a_video_of_many_batches_stays_in_order(videos, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "BATCH_FRAMES", 1)
+    monkeypatch.setattr("sdst.data.video.reader.BATCH_FRAMES", 1)
     store = extract(videos, tmp_path / "store", clip_length=1.0)
     grey = 255 * store.video("rising").tokens[0, :, 0, 0].astype(float)
     assert (np.diff(grey) > 20).all()

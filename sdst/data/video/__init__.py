@@ -6,6 +6,7 @@ say of lengths is an estimate. What can be decoded of a damaged file is used, an
 reported.
 """
 
-from sdst.data.video.reader import ClipReader, VideoInfo, clip_times, num_clips, probe, thumbnails
+from sdst.data.video.container import VideoInfo, probe
+from sdst.data.video.reader import ClipReader, clip_times, num_clips, thumbnails
 
 __all__ = ["ClipReader", "VideoInfo", "clip_times", "num_clips", "probe", "thumbnails"]
