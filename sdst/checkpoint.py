@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from os.path import samestat
@@ -257,8 +257,8 @@ class RunFolder:
         return path
 
 
-def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
-    """The config and the best model that training left in `folder`.
+def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config, SDST]:
+    """The config, with `overrides`, and the best model that training left in `folder`.
 
     Raises:
         InputError: it is no checkpoint, or its parts do not belong together.
@@ -269,7 +269,7 @@ def load_checkpoint(folder: Path) -> tuple[Config, SDST]:
                 f"checkpoint {folder}: {part} not found; expected the --output folder of a "
                 "training run"
             )
-    config = load_config(folder / "config.yaml")
+    config = load_config(folder / "config.yaml", overrides)
     try:
         with redirect_stdout(None):  # the hub mixin prints a line of its own
             model = SDST.from_pretrained(str(folder / "model"), strict=True)

@@ -15,8 +15,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from sdst.data.planted.config import PlantedConfig
-from sdst.errors import InputError
+from sdst.errors import InputError, disguise, one_line
 from sdst.model.config import LossConfig, ModelConfig
+from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
@@ -28,6 +29,12 @@ LEFT_OPEN = {
     "predict.overlap": None,
 }
 PACKAGED = Path(__file__).parent / "configs"
+MOST_BYTES = 2**20  # of a config file
+MOST_INCLUDES = 10  # files inside each other
+
+
+class NoCacheError(InputError):
+    """The system has no place for a cache."""
 
 
 @dataclass
@@ -170,8 +177,18 @@ class Config:
 
 
 def cache_dir() -> Path:
-    """Where rendered and encoded things are kept: `$SDST_CACHE`, or `~/.cache/sdst`."""
-    return Path(os.environ.get("SDST_CACHE") or Path.home() / ".cache" / "sdst").expanduser()
+    """Where rendered and encoded things are kept: `$SDST_CACHE`, or `~/.cache/sdst`.
+
+    Raises:
+        NoCacheError: there is neither, as for a user id that the system has no entry for.
+    """
+    try:
+        return Path(os.environ.get("SDST_CACHE") or Path.home() / ".cache" / "sdst").expanduser()
+    except RuntimeError:  # of pathlib
+        raise NoCacheError(
+            "no home directory (HOME is not set); set SDST_CACHE to a folder for rendered videos "
+            "and encoded features"
+        ) from None
 
 
 def packaged_configs() -> list[str]:
@@ -185,7 +202,7 @@ def config_path(name: str | Path) -> Path:
     if path.is_file():
         return path
     path = Path(name)
-    if path.is_file():
+    if path.exists():  # what is no file is refused by who reads it
         return path
     raise InputError(
         f"config {str(name)!r}: neither a file nor one of the packaged configs "
@@ -246,17 +263,52 @@ _SECTIONS = {
 }
 
 
-def _read(path: Path) -> dict:
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: a few bytes of aliases stand for gigabytes, and a key given twice is an error."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise InputError(f"line {mark.line + 1}: aliases (*name) are not taken; write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            line = node.start_mark.line + 1
+            raise InputError(f"line {line}: key {twice[0]!r} is there twice in one section")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path, depth: int = 0) -> dict:
     """The content of a YAML file, on top of what it includes."""
-    content = yaml.safe_load(path.read_text())
+    if depth > MOST_INCLUDES:
+        raise InputError(f"{path}: includes itself, or more than {MOST_INCLUDES} files in a row")
+    content = yaml.load(read_text(path, MOST_BYTES), _Loader)
     if not isinstance(content, dict):
-        raise InputError(f"found {content!r}, expected sections with keys")
+        found = disguise(path) or f"found {str(content)[:40]!r}, expected sections with keys"
+        raise InputError(found)
+    _check_names(content)
+    included = content.pop("include", [])
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise InputError(f"include is {included!r}, expected a list of config names or files")
     merged: dict = {}
-    for name in content.pop("include", []):
+    for name in included:
         beside = path.parent / name
-        included = _read(beside if beside.is_file() else config_path(name))
-        _merge(merged, included)
+        _merge(merged, _read(beside if beside.is_file() else config_path(name), depth + 1))
     return _merge(merged, content)
+
+
+def _check_names(value: object) -> None:
+    """Refuse text that the system cannot have as the name of a file."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_names(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_names(item)
+    elif isinstance(value, str) and not is_file_name(value):
+        raise InputError(f"found {value!r}, expected text without NUL and half characters")
 
 
 def _merge(base: dict, other: dict) -> dict:
@@ -298,12 +350,16 @@ def _problems(config: Config) -> list[str]:
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "more than 0",
-        lambda x: x > 0,
+        lambda x: 0 < x < math.inf,
         "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
         "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
         "predict.round_to predict.nms_sigma predict.stretch",
     ),
-    ("at least 0", lambda x: x >= 0, "train.weight_decay train.warmup_steps train.workers"),
+    (
+        "at least 0",
+        lambda x: 0 <= x < math.inf,
+        "train.weight_decay train.warmup_steps train.workers",
+    ),
     ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold"),
     ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "train.seed"),
 )
@@ -367,5 +423,9 @@ def _named(source: str) -> Iterator[None]:
     """Tell a parser's complaint in one line that says where the fault is."""
     try:
         yield
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply") from None
     except Exception as error:  # PyYAML and jsonargparse each have several
-        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
+        reason, file = one_line(error), source.removeprefix("config ")
+        named = f"config {reason}" if reason.startswith(file) else f"{source}: {reason}"
+        raise InputError(named) from error

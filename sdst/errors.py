@@ -1,10 +1,42 @@
-"""What a user did wrong, told in one line."""
+"""What a user gave, or what the system refuses, in one line: the only place that words it.
+
+Library calls that read a file go into `reading`, writes that know no name into `naming`. What comes
+to the end of a command without being one of these is a bug of ours and keeps its traceback.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from errno import ENOSPC
+from pathlib import Path
+
+from sdst.output import forgiving_output
+
+NAMED = 10  # faults of many files; the rest is counted
+LONGEST = 2000  # characters of a message, some of which repeat what a file holds
+FROM_WORKER = "Original Traceback"  # PyTorch puts it into what a data-loading process raised
+# Messages of PyTorch, which has no type of its own for it on a CPU.
+OUT_OF_MEMORY = re.compile(r"out of memory|can(?:'t|not) allocate memory|std::bad_alloc", re.I)
+
+# What a file begins with that is something else than its name says.
+DISGUISES = (
+    (
+        rb"version https://git-lfs\.github\.com/",
+        "is a Git LFS pointer, not the file itself; fetch it with git lfs pull",
+    ),
+    (
+        rb"\s*(<!doctype html|<html|<head|<body)",
+        "is a web page (HTML), not the file itself; a download answered with a page, get it again",
+    ),
+    (
+        rb"\s*<\?xml[^>]*>\s*<(error|html|!doctype html)",
+        "is a server's error message, not the file itself; get it again",
+    ),
+)
 
 
 class InputError(ValueError):
@@ -18,30 +50,152 @@ class InputError(ValueError):
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process the way a shell expects.
 
-    Exit code 0 on success (or what `main` returned), 2 after an `InputError` or where the kernels
-    asked for do not fit (a line on stderr, no traceback), 130 after Ctrl-C, as shells report it.
+    Exit code 0 on success (or what `main` returned), 2 with a line on stderr where `explain` has
+    one, 130 after Ctrl-C, as shells report it. Output that nobody reads (`| head`) is dropped;
+    output that cannot be written (a full disk) ends with exit code 2, after the work.
     """
-    try:
-        code = main()
-    except InputError as error:
-        code = _refuse(error)
-    except RuntimeError as error:
-        # Imported here: it brings PyTorch along, which no refused option should wait for.
-        from sdst.kernels import ImplementationError
-
-        if not isinstance(error, ImplementationError):
-            raise
-        code = _refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output (`| head`) went away; nothing is left to say at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    with forgiving_output() as output:
+        try:
+            code = main()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = 130
+        except Exception as error:
+            line = explain(error)
+            if line is None:
+                raise
+            code = _refuse(line)
+        sys.stdout.flush()
+        if output.fault is not None:
+            code = _refuse(f"standard output: {os.strerror(output.fault)}")
     sys.exit(code)
 
 
-def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def explain(error: BaseException) -> str | None:
+    """The line for an error that a user can do something about; None for a bug of ours."""
+    if FROM_WORKER in str(error):
+        return str(error).strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, InputError):
+        return one_line(error)
+    if (number := _system_error(error)) is not None:
+        names = [getattr(error, key, None) for key in ("filename", "filename2")]
+        named = " and ".join(os.fsdecode(name) for name in names if isinstance(name, str | bytes))
+        advice = "; make room and run the command again" if number == ENOSPC else ""
+        return f"{named or 'the system refuses'}: {os.strerror(number)}{advice}"
+    if _is_out_of_memory(error):
+        return f"out of memory ({one_line(error)}); close other programs or take a smaller batch"
+    if isinstance(error, RuntimeError):
+        # Imported here: it brings PyTorch along, which no refused option should wait for.
+        from sdst.kernels import ImplementationError
+
+        return str(error) if isinstance(error, ImplementationError) else None
+    return None
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name `path` in an error of the system that names no file, as of writing to an open one."""
+    try:
+        yield
+    except OSError as error:
+        name_file(error, path)
+        raise
+    except Exception as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def name_file(error: BaseException, path: str | Path) -> None:
+    """Name `path` in an error of the system that names no file."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
+
+
+@contextmanager
+def reading(path: str | Path, advice: str) -> Iterator[None]:
+    """Make whatever a library raises while it reads `path` an `InputError`.
+
+    For the library's call alone: a bug of ours in the block would be hidden.
+
+    Args:
+        advice: what was expected, or what to do.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error, advice) from error
+
+
+def unreadable(path: str | Path, error: Exception, advice: str) -> InputError:
+    """What to raise for a file on which a library failed with `error`."""
+    if found := disguise(path):
+        return InputError(f"{path}: {found}")
+    number = _system_error(error)
+    reason = one_line(error) if number is None else os.strerror(number)
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    return InputError(f"{path}: cannot be read ({reason}); {advice}")
+
+
+def disguise(path: str | Path) -> str | None:
+    """What a file is in place of what its name promises: empty, a web page, a Git LFS pointer."""
+    try:
+        if not Path(path).is_file():  # a pipe would wait, and what is read of it is lost
+            return None
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except (OSError, ValueError):
+        return None
+    if not head:
+        return "is empty; get it again"
+    return next((what for start, what in DISGUISES if re.match(start, head, re.I)), None)
+
+
+def refuse_all(faults: Iterable[str], what: str) -> None:
+    """Raise the faults of many files as one error.
+
+    Args:
+        what: the files, in the plural.
+
+    Raises:
+        InputError: there is a fault.
+    """
+    faults = list(faults)
+    if len(faults) == 1:
+        raise InputError(faults[0])
+    if faults:
+        rest = len(faults) - NAMED
+        more = f"; and {rest:,} more" if rest > 0 else ""
+        raise InputError(f"{len(faults):,} {what}: {'; '.join(faults[:NAMED])}{more}")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _system_error(error: BaseException) -> int | None:
+    """The number of the system's error; libraries in Rust have it in the message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+def _refuse(line: str) -> int:
+    """Print what is wrong; what it repeats of a file cannot steer the terminal."""
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in line)
+    print(f"error: {shown}", file=sys.stderr)
     return 2

@@ -1,8 +1,10 @@
 """Score predictions with the field's official metrics.
 
 python -m sdst.evaluate --dataset NAME --predictions P.jsonl --annotations A.jsonl [--json OUT]
-python -m sdst.evaluate --checkpoint DIR [--split val|test] [--json OUT]
+python -m sdst.evaluate --checkpoint DIR [--split val|test] [--json OUT] [--data.root DIR ...]
 
+A checkpoint finds its data where the training did; `--data.key` and `--predict.key` of sdst.train
+say otherwise.
 With --submit DIR nothing is scored: the files of the QVHighlights server are written, of both
 splits of a checkpoint, or of --predictions as --split.
 """
@@ -24,6 +26,7 @@ from sdst.evaluation.submission import ARCHIVE, write_submission
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"
+OVERRIDABLE = ("data", "predict")  # sections of a checkpoint's config
 
 
 class Answers(NamedTuple):
@@ -38,29 +41,33 @@ class Answers(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate as the command line says; print the table and, with --json, write the report."""
-    options = _parse(arguments)
+    options, overrides = _parse(arguments)
     if options.submit is not None:
-        submit(options)
+        submit(options, overrides)
     else:
-        score(options)
+        score(options, overrides)
 
 
-def score(options: Namespace) -> None:
-    """Print the figures of the predictions, the dataset's own first."""
-    (answers,) = _answers(options)
+def score(options: Namespace, overrides: Sequence[str] = ()) -> None:
+    """Print the figures of the predictions, the dataset's own first.
+
+    Args:
+        overrides: of the checkpoint's config.
+    """
+    (answers,) = _answers(options, overrides)
     protocol = _protocol(options)
     name = answers.split if options.checkpoint else options.predictions.stem
     truth = answers.annotations
     report = protocol.score(answers.predictions, truth, answers.clip_length, answers.source)
-    title = f"{protocol.title}, {len(truth):,} queries"
-    print(format_report({name: report}, title, protocol.headline))
     if options.json is not None:
         replace_text(options.json, json.dumps(report, indent=4) + "\n")
+    title = f"{protocol.title}, {len(truth):,} queries"
+    print(format_report({name: report}, title, protocol.headline))
 
 
-def submit(options: Namespace) -> None:
+def submit(options: Namespace, overrides: Sequence[str] = ()) -> None:
     """Write and name the submission files."""
-    for answers in _answers(options):
+    for answers in _answers(options, overrides):
         path = write_submission(options.submit, *answers)
         print(f"{path}: {len(answers.predictions):,} queries")
     print(options.submit / ARCHIVE)
@@ -76,7 +83,7 @@ def _protocol(options: Namespace) -> Protocol:
     return PROTOCOLS[options.dataset or DEFAULT_PROTOCOL]
 
 
-def _answers(options: Namespace) -> Iterator[Answers]:
+def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
     """Those of a file; or those of a checkpoint, to --split or, to submit, both splits."""
     if options.checkpoint is None:
         yield Answers(
@@ -94,7 +101,8 @@ def _answers(options: Namespace) -> Iterator[Answers]:
     else:
         splits = (options.split or DEFAULT_SPLIT,)
     for split in splits:
-        answers = predict_split(options.checkpoint, split, options.precision or "fp32")
+        precision = options.precision or "fp32"
+        answers = predict_split(options.checkpoint, split, precision, overrides)
         yield Answers(split, *answers, str(options.checkpoint))
 
 
@@ -103,7 +111,8 @@ class _OneLineParser(ArgumentParser):
         raise InputError(f"{message}; see python -m sdst.evaluate --help")
 
 
-def _parse(arguments: Sequence[str] | None) -> Namespace:
+def make_parser() -> ArgumentParser:
+    """Options of the command; with --checkpoint, `OVERRIDABLE` sections of its config, too."""
     parser = _OneLineParser(
         prog="python -m sdst.evaluate",
         description=__doc__,
@@ -135,9 +144,22 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report here")
     parser.add_argument("--submit", type=Path, metavar="DIR", help="write submission files here")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
+    """The options, and overrides of the checkpoint's config."""
+    options, overrides = make_parser().parse_known_args(arguments)
+    known = tuple(f"--{section}." for section in OVERRIDABLE)
+    if options.checkpoint is None and overrides:
+        make_parser().error(f"unrecognized arguments: {' '.join(overrides)}")
+    if unknown := [x for x in overrides if x.startswith("--") and not x.startswith(known)]:
+        raise InputError(
+            f"{unknown[0]}: neither an option of sdst.evaluate nor one of {', '.join(known)}..., "
+            "which may differ from the training; see python -m sdst.evaluate --help"
+        )
     _check_mode(options)
-    return options
+    return options, overrides
 
 
 def _check_mode(options: Namespace) -> None:

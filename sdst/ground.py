@@ -142,6 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if videos is not None:
         return _search(grounder, videos, options)
     answers = grounder.ground(options.video, options.query, options.top, progress=True)
+    if options.json:
+        replace_text(options.json, as_json(options.video, answers))
+    if options.plot:
+        from sdst.plots import plot_groundings
+
+        plot_groundings(options.video, answers, options.plot)
     first, clips = answers[0], len(answers[0].saliency)
     print(
         f"{options.video.name}: {format_time(first.duration)}, "
@@ -149,12 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for answer in answers:
         print(f"\n{format_table(answer)}")
-    if options.json:
-        replace_text(options.json, as_json(options.video, answers))
-    if options.plot:
-        from sdst.plots import plot_groundings
-
-        plot_groundings(options.video, answers, options.plot)
     return 0
 
 
@@ -186,10 +186,10 @@ def _search(
     answers = grounder.search(videos, options.query, options.top, skipped, progress=True)
     if len(skipped) == len(videos):
         raise InputError(f"none of {len(videos):,} videos can be read; the first: {skipped[0]}")
-    for query, found in zip(options.query, answers, strict=True):
-        print(f"\n{format_found(query, found, len(videos) - len(skipped))}")
     if options.json:
         replace_text(options.json, found_as_json(options.query, answers))
+    for query, found in zip(options.query, answers, strict=True):
+        print(f"\n{format_found(query, found, len(videos) - len(skipped))}")
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0

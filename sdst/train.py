@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
-from sdst.errors import run
+from sdst.errors import naming, run
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def train(
     from sdst.checkpoint import RunFolder
     from sdst.model import SDST
 
-    with closing(RunFolder(output)) as folder:
+    with closing(RunFolder(output)) as folder, naming(output):
         return _train(config, folder, resume, model_class or SDST)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from sdst.data.ego4d import is_ego4d, read_ego4d
 from sdst.data.jsonl import read_json_lines, write_json_lines
 from sdst.errors import InputError
+from sdst.text import is_file_name, is_number, whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ MAX_RATING = 4
 # ActivityNet Captions has windows that end after the video, by 0.01 s in the 5 of val_1; these are
 # clamped. What ends later than this (seconds) is taken for a fault of the file.
 END_TOLERANCE = 0.5
+MAX_DURATION = 10**6  # s, eleven days: arrays of a number per clip stay small
 
 Window = tuple[float, float]
 
@@ -100,8 +102,9 @@ def read_annotations(
     """Read and check an annotation file.
 
     Known blemishes of public files are repaired: spaces around a query are stripped, a window that
-    ends at most `END_TOLERANCE` after the video is clamped. Their number is logged in one line and
-    added to `repairs`, by kind. Any other fault is an `InputError` that names file and line.
+    ends at most `END_TOLERANCE` after the video is clamped, half a character (of an emoji that was
+    cut) is replaced. Their number is logged in one line and added to `repairs`, by kind. Any other
+    fault is an `InputError` that names file and line.
 
     Args:
         clip_length: seconds per clip, where known: relevant clips must then lie in the video, and
@@ -199,7 +202,7 @@ def _parse_labelled(
 def _parse_labels(rows: object, where: str) -> tuple[tuple[float, ...], ...]:
     if (
         not isinstance(rows, list)
-        or not all(isinstance(row, list) and row and all(map(_is_number, row)) for row in rows)
+        or not all(isinstance(row, list) and row and all(map(is_number, row)) for row in rows)
         or len(set(map(len, rows))) != 1
     ):
         raise InputError(
@@ -224,18 +227,24 @@ def _parse_query(query: object, where: str, repairs: Counter[str]) -> str:
         raise InputError(f"{where}: query is empty, expected a sentence")
     if stripped != query:
         repairs["queries stripped of spaces"] += 1
-    return stripped
+    whole = whole_characters(stripped)
+    if whole != stripped:
+        repairs["queries with half a character, which is replaced"] += 1
+    return whole
 
 
 def _parse_vid(vid: object, where: str) -> str:
-    if not isinstance(vid, str) or not vid:
+    if not isinstance(vid, str) or not vid or not is_file_name(vid):
         raise InputError(f"{where}: vid is {vid!r}, expected a video's name")
     return vid
 
 
 def _parse_duration(duration: object, where: str) -> float:
-    if not _is_number(duration) or duration <= 0:
-        raise InputError(f"{where}: duration is {duration!r}, expected seconds above 0")
+    if not is_number(duration) or not 0 < duration <= MAX_DURATION:
+        raise InputError(
+            f"{where}: duration is {duration!r}, expected seconds above 0 (and at most "
+            f"{MAX_DURATION:,})"
+        )
     return float(duration)
 
 
@@ -253,7 +262,7 @@ def _parse_windows(
 
 
 def _parse_window(window: object, duration: float, where: str, repairs: Counter[str]) -> Window:
-    if not isinstance(window, list) or len(window) != 2 or not all(map(_is_number, window)):
+    if not isinstance(window, list) or len(window) != 2 or not all(map(is_number, window)):
         raise InputError(f"{where}: window {window!r}, expected [start, end] in seconds")
     start, end = map(float, window)
     if end <= start:
@@ -315,7 +324,3 @@ def _check_clips(
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)

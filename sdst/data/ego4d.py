@@ -11,22 +11,25 @@ dataset's documentation.
 
 from __future__ import annotations
 
-import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from sdst.errors import InputError
+from sdst.text import is_number, read_json
 
 
 def is_ego4d(path: str | Path) -> bool:
     """Whether a file is such a document: one JSON object whose first key is none of a record's."""
     try:
+        if not Path(path).is_file():  # a pipe can be read once
+            return False
         with open(path, "rb") as file:
             head = file.read(4096)
-    except OSError:  # told by who reads it
+    except (OSError, ValueError):  # told by who reads it
         return False
-    begin = head.lstrip()
+    begin = head.removeprefix(BOM_UTF8).lstrip()
     if not begin.startswith(b"{"):
         return False
     first_key = begin[1:].lstrip().split(b":", 1)[0].strip()
@@ -42,12 +45,7 @@ def read_ego4d(path: str | Path, repairs: Counter[str]) -> Iterator[tuple[str, d
     Raises:
         InputError: naming the place of whatever is missing.
     """
-    try:
-        document = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    document = read_json(path)
     found = False
     for at_video, video in _entries(document, "videos", str(path), ": "):
         for at_clip, clip in _entries(video, "clips", at_video):
@@ -101,6 +99,6 @@ def _get(entry: object, key: str, where: str) -> object:
 
 def _seconds(entry: dict, key: str, where: str) -> float:
     value = _get(entry, key, where)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         raise InputError(f"{where}: {key} is {value!r}, expected seconds")
     return float(value)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
+from sdst.text import read_lines
 
 VIDEO_ENDINGS = frozenset(
     [
@@ -103,11 +104,7 @@ def as_spelled(path: Path) -> Path:
 
 def _listed(path: Path) -> list[Path]:
     """The files of a list."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--videos {path}: not a list in UTF-8 ({error})") from None
-    return [as_spelled(path.parent / line.strip()) for line in lines if line.strip()]
+    return [as_spelled(path.parent / line) for line in read_lines(path)]
 
 
 def _videos_in(folder: Path) -> Iterator[Path]:

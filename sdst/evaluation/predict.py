@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +101,15 @@ def as_record(annotation: Annotation, answer: Prediction) -> dict:
 
 
 def predict_split(
-    checkpoint: Path, split: str, precision: str = "fp32"
+    checkpoint: Path, split: str, precision: str = "fp32", overrides: Sequence[str] = ()
 ) -> tuple[list[dict], list[Annotation], float]:
-    """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip."""
+    """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip.
+
+    Args:
+        overrides: of the checkpoint's config, as `--data.root DIR` where its data was moved.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, model = load_checkpoint(checkpoint)
+    config, model = load_checkpoint(checkpoint, overrides)
     dataset = open_data(config).dataset(split)
     records = predict(
         model.to(device),

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
+from sdst.text import read_lines
 
 
 def read_queries(path: Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        InputError: the file cannot be read as text, or has no such line.
+        InputError: the file cannot be read as text in UTF-8, or has no such line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--queries {path}: cannot be read as text ({error})") from None
-    queries = [line for line in lines if line.strip()]
+    queries = read_lines(path)
     if not queries:
         raise InputError(f"--queries {path}: holds no query; expected one a line")
     return queries

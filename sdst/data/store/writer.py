@@ -26,7 +26,7 @@ from sdst.data.jsonl import replace_text
 from sdst.data.store.journal import JOURNAL, Entry, Journal
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
-from sdst.errors import InputError
+from sdst.errors import InputError, name_file, naming
 
 PIECE = 2**22  # bytes read at once when a video is completed
 CLIPS_AT_ONCE = 256  # are copied
@@ -99,8 +99,10 @@ class FeatureWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            name_file(error, self.path)
         try:
-            with self._opened:
+            with naming(self.path), self._opened:
                 if kind is None:
                     self._publish()
         finally:

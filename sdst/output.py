@@ -1,0 +1,81 @@
+"""What a command prints: never a reason to lose its work."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+class Sink(io.RawIOBase):
+    """Writes to a stream until that fails, and drops what comes afterwards.
+
+    Attributes:
+        fault: the system's error number, once there is one; none where the reader went away, as
+            `| head` does.
+    """
+
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self._stream, self._is_open = stream, True
+        self.fault: int | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def write(self, data: memoryview) -> int:
+        if self._is_open:
+            try:
+                return self._stream.write(data)
+            except OSError as error:
+                self._is_open = False
+                self.fault = None if error.errno == errno.EPIPE else error.errno
+        return len(data)
+
+
+@contextmanager
+def forgiving_output() -> Iterator[Sink]:
+    """Let nothing printed in this block raise; the sink of standard output says what failed.
+
+    Characters that the terminal's encoding lacks are shown as `\\uXXXX`.
+    """
+    before = sys.stdout, sys.stderr
+    try:
+        sys.stdout, sink = _forgiving(sys.stdout)
+        sys.stderr, _ = _forgiving(sys.stderr)
+        yield sink
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _forgiving(stream: TextIO | None) -> tuple[TextIO, Sink]:
+    if stream is None:  # closed (`>&-`): its number must not go to the next file that is opened
+        return open(os.devnull, "w", errors="backslashreplace"), Sink(io.BytesIO())
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if not isinstance(raw, io.FileIO):  # of a test or a notebook
+        return stream, Sink(io.BytesIO())
+    stream.flush()
+    sink = Sink(raw)
+    unbuffered = not isinstance(buffer, io.BufferedWriter)
+    return (
+        io.TextIOWrapper(
+            io.BufferedWriter(sink),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=unbuffered,
+        ),
+        sink,
+    )
