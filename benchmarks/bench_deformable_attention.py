@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import deformable_attention, library
-from sdst.kernels.deformable_attention import bytes, flops
+from sdst.kernels.deformable_attention import flops, traffic
 from sdst.kernels.deformable_attention.reference import deformable_attention as gather
 from sdst.memory import peak_memory
 
@@ -100,9 +100,9 @@ def describe(case: Case, direction: str) -> dict[str, object]:
     """What every result tells of itself."""
     backward = direction != "forward"
     shape = (QUERIES, HEADS, CHANNELS, SAMPLES)
-    moved = bytes(case.batch, case.length, *shape)
+    moved = traffic(case.batch, case.length, *shape)
     if backward:
-        moved += bytes(case.batch, case.length, *shape, backward=True)
+        moved += traffic(case.batch, case.length, *shape, backward=True)
     return {
         "flops": (3 if backward else 1) * flops(case.batch, *shape),
         "bytes": moved,

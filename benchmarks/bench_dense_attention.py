@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import cross_attention, dense_attention
-from sdst.kernels.dense_attention import bytes, flops
+from sdst.kernels.dense_attention import flops, traffic
 from sdst.memory import peak_memory
 
 HEADS, CHANNELS = 8, 32
@@ -50,7 +50,7 @@ def bench_dense_attention_growth(benchmark) -> None:
         "growth from 4,800 to 48,000 clips": growth,
         "peak bytes": peak,
         "flops": flops(1, LONG, HEADS, CHANNELS, WINDOW, GLOBAL),
-        "bytes": bytes(1, LONG, HEADS, CHANNELS),
+        "bytes": traffic(1, LONG, HEADS, CHANNELS),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -75,7 +75,7 @@ def bench_dense_attention_window(benchmark) -> None:
     benchmark.extra_info |= {
         "against attention to everything": found,
         "flops": flops(1, SHORT, HEADS, CHANNELS, WINDOW, GLOBAL),
-        "bytes": bytes(1, SHORT, HEADS, CHANNELS),
+        "bytes": traffic(1, SHORT, HEADS, CHANNELS),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -105,7 +105,7 @@ def bench_dense_attention_batch(benchmark, keys: int, backward: bool) -> None:
     benchmark.extra_info |= {
         "against SDPA": ratio(seconds["sdpa"], seconds["native"]),
         "flops": passes * flops(batch, queries, HEADS, CHANNELS, keys=keys),
-        "bytes": passes * bytes(batch, queries, HEADS, CHANNELS, keys=keys),
+        "bytes": passes * traffic(batch, queries, HEADS, CHANNELS, keys=keys),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import dropout, library
-from sdst.kernels.dropout import bytes, flops
+from sdst.kernels.dropout import flops, traffic
 from sdst.memory import peak_memory
 
 SHAPE = (4 * 32 * 75, 768)  # K B L, Dv
@@ -44,7 +44,7 @@ def bench_dropout(benchmark, direction: str, dtype: torch.dtype) -> None:
         "against torch": found,
         "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
         "flops": passes * flops(x.numel()),
-        "bytes": passes * bytes(x.numel(), x.itemsize),
+        "bytes": passes * traffic(x.numel(), x.itemsize),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "device": "cpu",

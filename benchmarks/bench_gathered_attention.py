@@ -18,7 +18,7 @@ from torch.nn import functional
 from benchmarks.measuring.interleave import interleave, ratio
 from benchmarks.measuring.tokens import SHAPES, shape_of
 from sdst.kernels import gathered_attention, library, pyramid, quantize
-from sdst.kernels.gathered_attention import bytes, flops
+from sdst.kernels.gathered_attention import flops, traffic
 from sdst.memory import peak_memory
 
 QUERIES, HEADS, HEAD_WIDTH, KEPT = 10, 8, 32, 64
@@ -88,7 +88,7 @@ class Problem:
         projecting = 4 * batch * rows * HEAD_WIDTH * width if projections else 0
         return {
             "flops": flops(batch, rows, KEPT, width) + projecting,
-            "bytes": bytes(batch, rows, KEPT, width, STRIDES, element),
+            "bytes": traffic(batch, rows, KEPT, width, STRIDES, element),
         }
 
 

@@ -38,18 +38,18 @@ from sdst.kernels import (
     unsupported_reasons,
 )
 from sdst.kernels.deformable_attention.reference import deformable_attention as deformable_reference
-from sdst.kernels.dense_attention import bytes as attention_bytes
 from sdst.kernels.dense_attention import flops as attention_flops
-from sdst.kernels.linear_assignment import bytes as assignment_bytes
+from sdst.kernels.dense_attention import traffic as attention_traffic
 from sdst.kernels.linear_assignment import flops as assignment_flops
-from sdst.kernels.mark_saliency import bytes as mark_bytes
+from sdst.kernels.linear_assignment import traffic as assignment_traffic
 from sdst.kernels.mark_saliency import flops as mark_flops
-from sdst.kernels.pool_tokens import bytes as pool_bytes
+from sdst.kernels.mark_saliency import traffic as mark_traffic
 from sdst.kernels.pool_tokens import flops as pool_flops
-from sdst.kernels.select_tokens import bytes as select_bytes
+from sdst.kernels.pool_tokens import traffic as pool_traffic
 from sdst.kernels.select_tokens import flops as select_flops
-from sdst.kernels.temporal_nms import bytes as nms_bytes
+from sdst.kernels.select_tokens import traffic as select_traffic
 from sdst.kernels.temporal_nms import flops as nms_flops
+from sdst.kernels.temporal_nms import traffic as nms_traffic
 
 CALLS, ROUNDS = 20, 20
 BATCH, PATCHES, PATCH_BATCH = 128, 50, 32
@@ -125,7 +125,7 @@ def bench_select_tokens_on_gpu(benchmark, direction: str, shape: str, store: str
     told = {"asks_the_host": True}
     if direction == "forward":
         told["flops"] = select_flops(*shape_of(shape))
-        told["bytes"] = select_bytes(*shape_of(shape), 64, tokens.element_size())
+        told["bytes"] = select_traffic(*shape_of(shape), 64, tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "select_tokens", calls, 1e-3, store=store, **told)
 
@@ -150,7 +150,7 @@ def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
     told = {}
     if direction == "forward":
         told["flops"] = pool_flops(*tokens.shape)
-        told["bytes"] = pool_bytes(*tokens.shape, tokens.element_size())
+        told["bytes"] = pool_traffic(*tokens.shape, tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **told)
 
@@ -173,7 +173,7 @@ def bench_mark_saliency_on_gpu(benchmark, direction: str, shape: str, dtype: str
     told = {}
     if direction == "forward":
         told["flops"] = mark_flops(*dense.shape)
-        told["bytes"] = mark_bytes(*dense.shape, dense.element_size())
+        told["bytes"] = mark_traffic(*dense.shape, dense.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "mark_saliency", calls, 2e-2, **told)
 
@@ -211,7 +211,7 @@ def bench_linear_assignment_on_gpu(benchmark) -> None:
         "sdst": lambda: (linear_assignment(cost, sizes, implementation="cuda"),),
         "native on the host": lambda: (linear_assignment(cost.cpu(), sizes.cpu()).cuda(),),
     }
-    told = {"flops": assignment_flops(640, 10, 5), "bytes": assignment_bytes(640, 10, 5)}
+    told = {"flops": assignment_flops(640, 10, 5), "bytes": assignment_traffic(640, 10, 5)}
     compare(benchmark, "linear_assignment", calls, 0, asks_the_host=True, **told)
 
 
@@ -226,7 +226,7 @@ def bench_temporal_nms_on_gpu(benchmark, method: str) -> None:
 
     taken = round((run("cuda")[0] >= 0).sum().item() / 128)
     calls = {"sdst": partial(run, "cuda"), "reference": partial(run, "reference")}
-    told = {"flops": nms_flops(128, 100, taken), "bytes": nms_bytes(128, 100)}
+    told = {"flops": nms_flops(128, 100, taken), "bytes": nms_traffic(128, 100)}
     compare(benchmark, f"temporal_nms {method}", calls, 1e-4, asks_the_host=True, **told)
 
 
@@ -272,7 +272,7 @@ def bench_dense_attention_on_gpu(
     if window is None:
         passes = CALLS * (1 + 2 * backward)
         benchmark.extra_info["flops"] = passes * attention_flops(*sizes)
-        benchmark.extra_info["bytes"] = passes * attention_bytes(*sizes, size=2)
+        benchmark.extra_info["bytes"] = passes * attention_traffic(*sizes, size=2)
     benchmark.pedantic(graphs["sdpa"], rounds=ROUNDS, warmup_rounds=2)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import library, linear_assignment
-from sdst.kernels.linear_assignment import bytes, flops
+from sdst.kernels.linear_assignment import flops, traffic
 
 BATCH, QUERIES, MOMENTS = 640, 10, 5  # 128 samples, 5 steps
 ROUNDS = 30
@@ -33,7 +33,7 @@ def bench_linear_assignment(benchmark) -> None:
     benchmark.extra_info |= {
         "against scipy": found,
         "flops": flops(BATCH, QUERIES, MOMENTS),
-        "bytes": bytes(BATCH, QUERIES, MOMENTS),
+        "bytes": traffic(BATCH, QUERIES, MOMENTS),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.measuring.tokens import compare
 from sdst.kernels import library, mark_saliency
-from sdst.kernels.mark_saliency import bytes, flops
+from sdst.kernels.mark_saliency import flops, traffic
 
 # B, L, F
 SHAPES = {"QVHighlights": (32, 75, 256), "4800 clips": (1, 4_800, 256)}
@@ -53,6 +53,6 @@ def bench_mark_saliency(benchmark, shape: str, direction: str, dtype: str) -> No
     told = {"dtype": str(dense.dtype).removeprefix("torch.")}
     if direction == "forward":
         told["flops"] = flops(*dense.shape)
-        told["bytes"] = bytes(*dense.shape, dense.element_size())
+        told["bytes"] = traffic(*dense.shape, dense.element_size())
     calls = {name: lambda name=name: run(name) for name in ("native", "reference")}
     compare(benchmark, "mark_saliency", direction, calls, **told)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.measuring.tokens import COMPILED, SHAPES, STORES, compare, make_store
 from sdst.kernels import library, pool_tokens
-from sdst.kernels.pool_tokens import bytes, flops, reference
+from sdst.kernels.pool_tokens import flops, reference, traffic
 
 KEPT = 8
 
@@ -52,6 +52,6 @@ def bench_pool_tokens(benchmark, shape: str, store: str, direction: str) -> None
     told = {"dtype": "float32", "store": store}  # whatever the store, the arithmetic is fp32
     if direction == "forward":
         told["flops"] = flops(*tokens.shape)
-        told["bytes"] = bytes(*tokens.shape, tokens.element_size())
+        told["bytes"] = traffic(*tokens.shape, tokens.element_size())
     calls = {name: lambda name=name: run(name) for name in names}
     compare(benchmark, "pool_tokens", direction, calls, **told)

@@ -53,7 +53,7 @@ def bench_row_program(benchmark, precision: torch.dtype, rows: str) -> None:
     benchmark.extra_info |= {
         "against torch": found,
         "flops": program.flops(batch, count),
-        "bytes": autocast(program.bytes)() + 8 * tensor.numel(),
+        "bytes": autocast(program.traffic)() + 8 * tensor.numel(),
         "dtype": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "device": "cpu",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.measuring.tokens import COMPILED, SHAPES, STORES, compare, make_store
 from sdst.kernels import library, select_tokens
-from sdst.kernels.select_tokens import bytes, flops, reference
+from sdst.kernels.select_tokens import flops, reference, traffic
 
 KEPT, STRIDES, SEGMENTS = 64, (1, 2, 4, 8), 4
 
@@ -51,6 +51,6 @@ def bench_select_tokens(benchmark, shape: str, store: str, direction: str) -> No
     if direction == "forward":
         size = tokens.element_size()
         told["flops"] = flops(*tokens.shape)
-        told["bytes"] = bytes(*tokens.shape, KEPT, size)
+        told["bytes"] = traffic(*tokens.shape, KEPT, size)
     calls = {name: lambda name=name: run(name) for name in names}
     compare(benchmark, "select_tokens", direction, calls, **told)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst.kernels import library, temporal_nms
-from sdst.kernels.temporal_nms import bytes, flops
+from sdst.kernels.temporal_nms import flops, traffic
 
 BATCH, SPANS = 32, 100
 ROUNDS = 10
@@ -76,7 +76,7 @@ def bench_temporal_nms(benchmark, method: str) -> None:
         "against loop": ratio(seconds["loop"], seconds["native"]),
         "against reference": ratio(seconds["reference"], seconds["native"]),
         "flops": flops(BATCH, SPANS, taken),
-        "bytes": bytes(BATCH, SPANS),
+        "bytes": traffic(BATCH, SPANS),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "device": "cpu",

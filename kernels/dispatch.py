@@ -2,8 +2,8 @@
 
 Every op registers its implementations, the preferred one first, each with a function that takes the
 arguments of the call and returns the reasons why it does not fit; and an order, where the call
-decides which is preferred. What is wanted is said, in this order, by `implementation=` of the call,
-by `use_implementation(...)`, or by SDST_IMPLEMENTATION in the environment at import; otherwise
+decides which is preferred. An implementation is requested by `implementation=` of the call, else by
+`use_implementation(...)`, else by SDST_IMPLEMENTATION in the environment at import; otherwise
 ("auto") the first that fits is taken.
 """
 
@@ -18,11 +18,11 @@ Order = Callable[..., tuple[str, ...]]
 
 _implementations: dict[str, dict[str, Reasons]] = {}
 _orders: dict[str, Order] = {}
-_wanted = os.environ.get("SDST_IMPLEMENTATION") or "auto"
+_requested = os.environ.get("SDST_IMPLEMENTATION") or "auto"
 
 
 class ImplementationError(RuntimeError):
-    """The implementation that was asked for does not fit the call."""
+    """The requested implementation does not fit the call."""
 
 
 def constant(function: Callable) -> Callable:
@@ -45,7 +45,7 @@ def register(op: str, order: Order | None = None, **implementations: Reasons) ->
 
     Args:
         order: of a call's arguments, the names that "auto" tries, where these decide; those it
-            leaves out serve only when asked for.
+            leaves out serve only when requested.
     """
     _implementations[op] = implementations
     _orders[op] = order or (lambda *args: tuple(implementations))
@@ -69,15 +69,15 @@ def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str
     return _implementations[op][implementation](*args)
 
 
-def wish(op: str) -> str:
-    """What is wished for all ops, "auto" where `op` has no such implementation.
+def requested(op: str) -> str:
+    """What is requested of all ops, "auto" where `op` has no such implementation.
 
     Raises:
         ImplementationError: no op has one.
     """
-    if _wanted in _implementations[op]:
-        return _wanted
-    _check_known(_wanted)
+    if _requested in _implementations[op]:
+        return _requested
+    _check_known(_requested)
     return "auto"
 
 
@@ -88,40 +88,42 @@ def _check_known(name: str) -> None:
 
 
 def would_take(op: str, implementation: str, *args: object) -> bool:
-    """Whether `implementation` is not wished away and can serve a call of `op`."""
-    wished = wish(op) in ("auto", implementation)
-    return wished and not unsupported_reasons(op, implementation, *args)
+    """Whether `implementation` is not overridden and can serve a call of `op`."""
+    open_to_it = requested(op) in ("auto", implementation)
+    return open_to_it and not unsupported_reasons(op, implementation, *args)
 
 
 def choose(op: str, implementation: str, *args: object) -> str:
     """The implementation that serves a call of `op`.
 
-    A wish for all ops (context manager or environment) is passed over by an op that has no such
-    implementation, and binds every op that has.
+    A request to all ops (context manager or environment) binds every op that has such an
+    implementation; the others ignore it.
 
     Raises:
-        ImplementationError: the one asked for does not fit, all reasons being listed, or no op has
-            the one wished for.
+        ImplementationError: the requested one does not fit, all reasons being listed, or no op has
+            it.
     """
-    wanted = wish(op) if implementation == "auto" else implementation
-    if wanted == "auto":
+    chosen = requested(op) if implementation == "auto" else implementation
+    if chosen == "auto":
         for name in _orders[op](*args):
             if not _implementations[op][name](*args):
                 return name
-    reasons = unsupported_reasons(op, wanted, *args)
+    reasons = unsupported_reasons(op, chosen, *args)
     if reasons:
-        told = "".join(f"\n  - {reason}" for reason in reasons)
-        raise ImplementationError(f"{op}: implementation {wanted!r} does not fit this call:{told}")
-    return wanted
+        listed = "".join(f"\n  - {reason}" for reason in reasons)
+        raise ImplementationError(
+            f"{op}: implementation {chosen!r} does not fit this call:{listed}"
+        )
+    return chosen
 
 
 @contextmanager
 def use_implementation(name: str) -> Iterator[None]:
-    """Ask every op that has it for implementation `name` ("auto" lifts the wish); process-wide."""
-    global _wanted
+    """Request implementation `name` of every op that has it ("auto" of none); process-wide."""
+    global _requested
     _check_known(name)
-    before, _wanted = _wanted, name
+    before, _requested = _requested, name
     try:
         yield
     finally:
-        _wanted = before
+        _requested = before

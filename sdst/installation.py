@@ -49,21 +49,23 @@ def op_choice(op: str) -> dict[str, str]:
     """For a typical call on the best device here: what serves it, and why the others do not.
 
     Raises:
-        ImplementationError: no op has the implementation that all are asked for.
+        ImplementationError: no op has the implementation that is requested of all.
     """
-    call, wish = typical_call(op), dispatch.wish(op)
+    call, requested = typical_call(op), dispatch.requested(op)
     chosen = None
-    with suppress(ImplementationError):  # what is asked for does not fit, which its row explains
+    with suppress(ImplementationError):  # the requested one does not fit, which its row explains
         chosen = dispatch.choose(op, "auto", *call)
     rows = {}
     for name in dispatch.implementations(op):
         reasons = "; ".join(dispatch.unsupported_reasons(op, name, *call))
         if name == chosen:
             rows[name] = "taken"
-        elif name == wish:
-            rows[name] = f"asked for, does not fit: {reasons}"
+        elif name == requested:
+            rows[name] = f"requested, does not fit: {reasons}"
         else:
-            rows[name] = reasons or f"fits, not {'preferred' if wish == 'auto' else 'asked for'}"
+            rows[name] = (
+                reasons or f"fits, not {'preferred' if requested == 'auto' else 'requested'}"
+            )
     return rows
 
 

@@ -32,16 +32,16 @@ def test_a_processor_that_multiplies_bf16_says_so(capsys, monkeypatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton serves here")
-def test_a_wish_that_does_not_fit_is_explained(capsys) -> None:
+def test_a_request_that_does_not_fit_is_explained(capsys) -> None:
     with use_implementation("triton"):
         main([])
     rows = capsys.readouterr().out.split("\nselect_tokens\n")[1].splitlines()
-    assert "asked for, does not fit: tokens is on cpu, expected a CUDA device" in rows[0]
-    assert rows[2].split(maxsplit=1) == ["reference", "fits, not asked for"]
+    assert "requested, does not fit: tokens is on cpu, expected a CUDA device" in rows[0]
+    assert rows[2].split(maxsplit=1) == ["reference", "fits, not requested"]
 
 
-def test_a_wish_that_no_op_knows_is_one_line(monkeypatch) -> None:
-    monkeypatch.setattr(dispatch, "_wanted", "refrence")
+def test_a_request_that_no_op_knows_is_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "_requested", "refrence")
     with pytest.raises(InputError, match=r"^SDST_IMPLEMENTATION: no op has an .*'refrence'"):
         main([])
 
@@ -76,10 +76,10 @@ def test_an_unknown_config_is_one_line() -> None:
         main(["--config", "nothing"])
 
 
-@pytest.mark.parametrize(("wish", "code"), [("", 0), ("triton", 0), ("refrence", 2)])
-def test_the_command_runs_from_anywhere(tmp_path, wish: str, code: int) -> None:
+@pytest.mark.parametrize(("asked", "code"), [("", 0), ("triton", 0), ("refrence", 2)])
+def test_the_command_runs_from_anywhere(tmp_path, asked: str, code: int) -> None:
     command = [sys.executable, "-m", "sdst.info"]
-    environment = os.environ | {"SDST_IMPLEMENTATION": wish}
+    environment = os.environ | {"SDST_IMPLEMENTATION": asked}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch, gpu
+from sdst.kernels import dispatch, triton_support
 from sdst.kernels.deformable_attention import native, reference
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "deformable_attention_forward("
     "Tensor value, Tensor references, Tensor offsets, Tensor logits, Tensor? lengths) -> Tensor"
 )
-library.define(
+torch_ops.define(
     "deformable_attention_backward("
     "Tensor grad, Tensor value, Tensor references, Tensor offsets, Tensor logits, Tensor? lengths"
     ") -> (Tensor, Tensor, Tensor, Tensor)"
 )
-library.impl("deformable_attention_forward", native.forward, "CPU")
-library.impl("deformable_attention_backward", native.backward, "CPU")
+torch_ops.impl("deformable_attention_forward", native.forward, "CPU")
+torch_ops.impl("deformable_attention_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
-    kernel = gpu.late("sdst.kernels.deformable_attention.triton", name)
-    library.impl(f"deformable_attention_{name}", kernel, "CUDA")
+    kernel = triton_support.late("sdst.kernels.deformable_attention.triton", name)
+    torch_ops.impl(f"deformable_attention_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::deformable_attention_forward")
@@ -70,7 +70,7 @@ def _not_on_gpu(
     logits: Tensor,
     lengths: Tensor | None = None,
 ) -> list[str]:
-    return gpu.unsupported_reasons(
+    return triton_support.unsupported_reasons(
         value=value, references=references, offsets=offsets, logits=logits
     )
 
@@ -142,7 +142,7 @@ def flops(batch: int, queries: int, heads: int, channels: int, samples: int) -> 
     return 4 * batch * queries * heads * channels * samples
 
 
-def bytes(
+def traffic(
     batch: int,
     length: int,
     queries: int,

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu
+from sdst.kernels import triton_support
 
 WARPS = 4
 TILE = 512  # elements that a program of the sampling kernels holds: four a thread
@@ -266,7 +266,7 @@ def forward(
     (_, length, heads, channels), (batch, queries, _, samples) = value.shape, offsets.shape
     out = value.new_empty(batch, queries, heads, channels)
     rows, tile = batch * queries * heads, _channels(channels)
-    gpu.launch(
+    triton_support.launch(
         forward_kernel,
         (triton.cdiv(rows, TILE // tile), triton.cdiv(channels, tile)),
         *(*inputs, out),
@@ -298,7 +298,7 @@ def backward(
     tile, sizes = _channels(channels), (length, queries, heads, channels, samples)
     rows, each = batch * queries * heads, triton.next_power_of_2(samples)
     at_once = max(1, TILE // tile // each)
-    gpu.launch(
+    triton_support.launch(
         backward_samples_kernel,
         (triton.cdiv(rows, at_once),),
         *(*inputs, *grad_samples),
@@ -309,7 +309,7 @@ def backward(
         num_warps=WARPS,
     )
     stretch = min(64, OWNED // tile)
-    gpu.launch(
+    triton_support.launch(
         backward_value_kernel,
         (batch * heads * triton.cdiv(length, stretch), triton.cdiv(channels, tile)),
         *(inputs[0], *inputs[2:], grad_value),

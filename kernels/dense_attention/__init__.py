@@ -11,18 +11,18 @@ from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, check_counts, check_tens
 
 OP = "dense_attention"
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "dense_attention_forward("
     "Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? query_lengths) -> Tensor"
 )
-library.define(
+torch_ops.define(
     "dense_attention_backward("
     "Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? query_lengths"
     ") -> (Tensor, Tensor, Tensor)"
 )
-library.impl("dense_attention_forward", native.forward, "CPU")
-library.impl("dense_attention_backward", native.backward, "CPU")
+torch_ops.impl("dense_attention_forward", native.forward, "CPU")
+torch_ops.impl("dense_attention_backward", native.backward, "CPU")
 
 
 @torch.library.register_fake("sdst::dense_attention_forward")
@@ -130,7 +130,7 @@ def dense_attention(
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together, a window of less than 1,
             a negative number of global clips, or dropout_p out of range.
-        ImplementationError: the implementation asked for does not fit the call.
+        ImplementationError: the requested implementation does not fit the call.
     """
     check_tensors(
         OP,
@@ -175,7 +175,7 @@ def cross_attention(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together.
-        ImplementationError: the implementation asked for does not fit the call.
+        ImplementationError: the requested implementation does not fit the call.
     """
     check_tensors(
         "cross_attention",
@@ -216,7 +216,7 @@ def flops(
     return 4 * batch * heads * pairs * channels
 
 
-def bytes(
+def traffic(
     batch: int, length: int, heads: int, channels: int, size: int = 4, keys: int | None = None
 ) -> int:
     """Least traffic of the forward pass: q, k and v once, the output once."""

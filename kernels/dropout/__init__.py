@@ -10,9 +10,9 @@ from sdst.kernels import dispatch
 from sdst.kernels.dropout import native, reference
 from sdst.kernels.shapes import FLOAT
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define("dropout(Tensor x, Tensor seed, float rate) -> Tensor")
-library.impl("dropout", native.dropout, "CPU")
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define("dropout(Tensor x, Tensor seed, float rate) -> Tensor")
+torch_ops.impl("dropout", native.dropout, "CPU")
 
 
 @torch.library.register_fake("sdst::dropout")
@@ -78,6 +78,6 @@ def flops(elements: int) -> int:
     return 12 * elements
 
 
-def bytes(elements: int, element: int = 4) -> int:
+def traffic(elements: int, element: int = 4) -> int:
     """Bytes that a pass must move: every element read and written."""
     return 2 * element * elements

@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdst.kernels import dispatch, gpu, pyramid
+from sdst.kernels import dispatch, pyramid, triton_support
 from sdst.kernels.gathered_attention import native, reference
 from sdst.kernels.quantization import check_scales
 from sdst.kernels.shapes import FLAG, FLOAT, INDEX, LENGTH, STORED, check_tensors
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "gathered_attention_forward("
     "Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, Tensor? lengths, "
     "int[] strides, float scale, Tensor? scales) -> Tensor"
 )
-library.define(
+torch_ops.define(
     "gathered_attention_backward("
     "Tensor grad, Tensor query, Tensor tokens, Tensor indices, Tensor bias, Tensor valid, "
     "Tensor? lengths, int[] strides, float scale, Tensor? scales) -> (Tensor, Tensor)"
 )
-library.impl("gathered_attention_forward", native.forward, "CPU")
-library.impl("gathered_attention_backward", native.backward, "CPU")
+torch_ops.impl("gathered_attention_forward", native.forward, "CPU")
+torch_ops.impl("gathered_attention_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
-    kernel = gpu.late("sdst.kernels.gathered_attention.triton", name)
-    library.impl(f"gathered_attention_{name}", kernel, "CUDA")
+    kernel = triton_support.late("sdst.kernels.gathered_attention.triton", name)
+    torch_ops.impl(f"gathered_attention_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::gathered_attention_forward")
@@ -70,7 +70,7 @@ torch.library.register_autograd(
 def _not_on_gpu(
     query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, valid: Tensor
 ) -> list[str]:
-    return gpu.unsupported_reasons(query=query, tokens=tokens, bias=bias)
+    return triton_support.unsupported_reasons(query=query, tokens=tokens, bias=bias)
 
 
 dispatch.register(
@@ -163,7 +163,7 @@ def _backward_flops(grad: list[int], *forward: list[int], **__) -> int:
     return int(1.5 * _forward_flops(*forward))
 
 
-def bytes(
+def traffic(
     batch: int,
     rows: int,
     kept: int,

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu
+from sdst.kernels import triton_support
 from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_length
 
 WARPS = 4
@@ -301,7 +301,7 @@ def backward(
     heads, batch, queries, _ = rows.shape
     kept, blocks = entries.shape[1], triton.cdiv(queries * heads, ROWS)
     grad_bias = bias.new_empty(batch, blocks, kept, dtype=torch.float32)
-    gpu.launch(
+    triton_support.launch(
         slopes_kernel,
         (batch * blocks,),
         *(products, slopes, bias.contiguous(), usable, grad_bias),
@@ -338,7 +338,7 @@ def _gather(
     lengths, scales = (x if x is None else x.contiguous() for x in (lengths, scales))
     entries = tokens.new_empty(batch, kept, channels, dtype=torch.float32)
     usable = valid.new_empty(batch, kept)
-    gpu.launch(
+    triton_support.launch(
         gather_kernel,
         (batch * triton.cdiv(kept, GATHERED), triton.cdiv(channels, CHANNELS)),
         *(tokens, indices.contiguous(), valid.contiguous(), lengths, scales, entries, usable),
@@ -356,7 +356,7 @@ def _products(rows: Tensor, entries: Tensor) -> Tensor:
     heads, batch, queries, channels = rows.shape
     kept = entries.shape[1]
     products = entries.new_empty(batch, queries * heads, kept)
-    gpu.launch(
+    triton_support.launch(
         products_kernel,
         (batch * triton.cdiv(queries * heads, ROWS), triton.cdiv(kept, KEYS)),
         *(rows, entries, products, batch, queries, heads, kept, channels),
@@ -371,7 +371,7 @@ def _products(rows: Tensor, entries: Tensor) -> Tensor:
 def _launch_sums(kernel: object, weights: tuple[Tensor, ...], out: Tensor, scale: float) -> None:
     """Start a kernel that sums entries, the last of `weights`, into rows `out` [H, B, M, D]."""
     heads, batch, queries, channels = out.shape
-    gpu.launch(
+    triton_support.launch(
         kernel,
         (batch * triton.cdiv(queries * heads, ROWS), triton.cdiv(channels, OUTPUTS)),
         *(*weights, out, scale, batch, queries, heads, weights[-1].shape[1], channels),

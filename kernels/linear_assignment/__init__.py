@@ -19,12 +19,12 @@ dispatch.register(
     reference=dispatch.always,
 )
 
-library = torch.library.Library("sdst", "FRAGMENT")
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
 for _name in dispatch.implementations("linear_assignment"):
-    library.define(f"linear_assignment_{_name}(Tensor cost, Tensor sizes) -> Tensor")
-library.impl("linear_assignment_cuda", cuda.linear_assignment, "CUDA")
-library.impl("linear_assignment_native", native.linear_assignment, "CPU")
-library.impl(
+    torch_ops.define(f"linear_assignment_{_name}(Tensor cost, Tensor sizes) -> Tensor")
+torch_ops.impl("linear_assignment_cuda", cuda.linear_assignment, "CUDA")
+torch_ops.impl("linear_assignment_native", native.linear_assignment, "CPU")
+torch_ops.impl(
     "linear_assignment_reference", reference.linear_assignment, "CompositeExplicitAutograd"
 )
 
@@ -71,6 +71,6 @@ def flops(batch: int, rows: int, columns: int) -> int:
     return 2 * batch * rows * columns
 
 
-def bytes(batch: int, rows: int, columns: int) -> int:
+def traffic(batch: int, rows: int, columns: int) -> int:
     """Least traffic: costs in fp32 and sizes read once, the answer written once."""
     return batch * (4 * rows * columns + 8 + 8 * columns)

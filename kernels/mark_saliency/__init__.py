@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch, gpu
+from sdst.kernels import dispatch, triton_support
 from sdst.kernels.mark_saliency import native, reference
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 WIDEST = 4096  # channels of a clip that the Triton kernels keep in registers
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "mark_saliency_forward(Tensor dense, Tensor sentence, Tensor direction, Tensor? lengths)"
     " -> (Tensor, Tensor)"
 )
-library.define("mark_saliency_backward(Tensor grad, Tensor z) -> Tensor")
-library.impl("mark_saliency_forward", native.forward, "CPU")
-library.impl("mark_saliency_backward", native.backward, "CPU")
+torch_ops.define("mark_saliency_backward(Tensor grad, Tensor z) -> Tensor")
+torch_ops.impl("mark_saliency_forward", native.forward, "CPU")
+torch_ops.impl("mark_saliency_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
-    kernel = gpu.late("sdst.kernels.mark_saliency.triton", name)
-    library.impl(f"mark_saliency_{name}", kernel, "CUDA")
+    kernel = triton_support.late("sdst.kernels.mark_saliency.triton", name)
+    torch_ops.impl(f"mark_saliency_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::mark_saliency_forward")
@@ -58,7 +58,9 @@ torch.library.register_autograd("sdst::mark_saliency_forward", _differentiate, s
 def _not_on_gpu(
     dense: Tensor, sentence: Tensor, direction: Tensor, lengths: Tensor | None = None
 ) -> list[str]:
-    reasons = gpu.unsupported_reasons(dense=dense, sentence=sentence, direction=direction)
+    reasons = triton_support.unsupported_reasons(
+        dense=dense, sentence=sentence, direction=direction
+    )
     if dense.shape[-1] > WIDEST:
         reasons.append(f"dense has {dense.shape[-1]} channels, at most {WIDEST} are offered")
     return reasons
@@ -125,7 +127,7 @@ def flops(batch: int, length: int, width: int) -> int:
     return 6 * batch * length * width
 
 
-def bytes(batch: int, length: int, width: int, element: int = 4, backward: bool = False) -> int:
+def traffic(batch: int, length: int, width: int, element: int = 4, backward: bool = False) -> int:
     """Bytes that the forward pass, or the backward, must move: everything read or written once."""
     clips, z = batch * length * width * element, 4 * batch * length
     if backward:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu
+from sdst.kernels import triton_support
 from sdst.kernels.pyramid_triton import readable, valid_length
 
 WARPS = 4
@@ -211,7 +211,7 @@ def forward(
     z = dense.new_empty(batch, length, dtype=torch.float32)
     sizes, blocks = (length, width), _blocks(width)
     if length < LONG:
-        gpu.launch(
+        triton_support.launch(
             forward_kernel,
             (batch if length else 0,),
             *(dense, sentence, direction, lengths, out, z),
@@ -222,9 +222,11 @@ def forward(
     scores = torch.empty_like(z)
     grid = (batch * triton.cdiv(length, blocks["BT"]),)
     strides = (dense.stride(0), sentence.stride(0))
-    gpu.launch(scores_kernel, grid, dense, sentence, lengths, scores, *strides, *sizes, **blocks)
+    triton_support.launch(
+        scores_kernel, grid, dense, sentence, lengths, scores, *strides, *sizes, **blocks
+    )
     marked = (dense, scores, direction, lengths, out, z, dense.stride(0), *sizes)
-    gpu.launch(mark_kernel, grid, *marked, BS=SCORES, **blocks)
+    triton_support.launch(mark_kernel, grid, *marked, BS=SCORES, **blocks)
     return out, z
 
 
@@ -234,7 +236,7 @@ def backward(grad: Tensor, z: Tensor) -> Tensor:
     stretches = triton.cdiv(count, STRETCH)
     sums = z.new_empty(stretches, width)
     arguments = (grad.contiguous(), z, sums, count, width)
-    gpu.launch(backward_kernel, (stretches,), *arguments, BN=STRETCH, **_blocks(width))
+    triton_support.launch(backward_kernel, (stretches,), *arguments, BN=STRETCH, **_blocks(width))
     return sums.sum(0)
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch, gpu
+from sdst.kernels import dispatch, triton_support
 from sdst.kernels.pool_tokens import native, reference
 from sdst.kernels.quantization import check_scales
 from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, STORED, check_counts, check_tensors
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "pool_tokens_forward(Tensor tokens, Tensor u, int kept, Tensor? lengths, Tensor? scales)"
     " -> Tensor"
 )
-library.define(
+torch_ops.define(
     "pool_tokens_backward(Tensor grad, Tensor tokens, Tensor u, int kept, Tensor? lengths, "
     "Tensor? scales) -> Tensor"
 )
-library.impl("pool_tokens_forward", native.forward, "CPU")
-library.impl("pool_tokens_backward", native.backward, "CPU")
+torch_ops.impl("pool_tokens_forward", native.forward, "CPU")
+torch_ops.impl("pool_tokens_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
-    kernel = gpu.late("sdst.kernels.pool_tokens.triton", name)
-    library.impl(f"pool_tokens_{name}", kernel, "CUDA")
+    kernel = triton_support.late("sdst.kernels.pool_tokens.triton", name)
+    torch_ops.impl(f"pool_tokens_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::pool_tokens_forward")
@@ -52,7 +52,7 @@ torch.library.register_autograd("sdst::pool_tokens_forward", _differentiate, set
 
 
 def _not_on_gpu(tokens: Tensor, u: Tensor) -> list[str]:
-    return gpu.unsupported_reasons(tokens=tokens, u=u)
+    return triton_support.unsupported_reasons(tokens=tokens, u=u)
 
 
 dispatch.register(
@@ -117,6 +117,6 @@ def flops(batch: int, length: int, per_clip: int, width: int) -> int:
     return 4 * batch * length * per_clip * width
 
 
-def bytes(batch: int, length: int, per_clip: int, width: int, element: int = 4) -> int:
+def traffic(batch: int, length: int, per_clip: int, width: int, element: int = 4) -> int:
     """Bytes that the forward pass must move at least; `element` is a stored number's."""
     return batch * width * (length * per_clip * element + 4 * length + 4)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu
+from sdst.kernels import triton_support
 from sdst.kernels.pyramid_triton import readable, valid_length
 
 WARPS = 4
@@ -209,7 +209,7 @@ def backward(
     _per_clip(backward_factors_kernel, inputs, tokens, u, kept, lengths, scales, factors)
     stretches = triton.cdiv(count, STRETCH)
     sums = tokens.new_empty(batch, stretches, channels, dtype=torch.float32)
-    gpu.launch(
+    triton_support.launch(
         backward_sum_kernel,
         (batch * stretches, triton.cdiv(channels, OUTPUTS)),
         *(factors, tokens, sums, tokens.stride(0), count, channels),
@@ -234,7 +234,7 @@ def _per_clip(
 ) -> None:
     batch, length, per_clip, _ = tokens.shape
     block = max(16, triton.next_power_of_2(per_clip))
-    gpu.launch(
+    triton_support.launch(
         kernel,
         (batch * length,),
         *(*inputs, tokens, u.float().contiguous()),

@@ -62,7 +62,7 @@ class RowProgram:
     """Expressions over the rows of a batch, to be evaluated together.
 
     Args:
-        outputs: what is wanted, by name.
+        outputs: the expressions to evaluate, by name.
     """
 
     def __init__(self, **outputs: Rows) -> None:
@@ -111,7 +111,7 @@ class RowProgram:
 
         Raises:
             ValueError: a tensor is missing or has another shape or dtype than the program reads.
-            ImplementationError: the implementation asked for does not fit the call.
+            ImplementationError: the requested implementation does not fit the call.
         """
         check_counts(OP, batch=(batch, 0, LARGEST), rows=(rows, 0, LARGEST))
         for name, expected in self._expected:
@@ -157,7 +157,7 @@ class RowProgram:
                 per_row += 4 * node.width * (node.offsets.width // node.heads)
         return batch * rows * per_row
 
-    def bytes(self) -> int:
+    def traffic(self) -> int:
         """Of all weights, which are read once a tile, as autocast now has them."""
         total = 0
         for node in self.order:

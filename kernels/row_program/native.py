@@ -24,15 +24,15 @@ PANEL = 16  # columns of a product that are computed together; what is narrower 
 
 def unsupported_reasons(*tensors: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve these tensors now; empty if it can."""
-    wanted = products()
-    if wanted not in (torch.float32, torch.bfloat16):
-        return [f"products are {wanted} under autocast, only fp32 and bf16 are offered"]
+    factors = products()
+    if factors not in (torch.float32, torch.bfloat16):
+        return [f"products are {factors} under autocast, only fp32 and bf16 are offered"]
     for tensor in tensors:
         fits = tensor.dtype == torch.float32 or not tensor.is_floating_point()  # or lengths
         if not fits or tensor.device.type != "cpu":
             return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
     missing = library.missing_reason("cpu")
-    if missing is None and wanted == torch.bfloat16 and not library.multiplies_bf16():
+    if missing is None and factors == torch.bfloat16 and not library.multiplies_bf16():
         return ["products are bf16 under autocast, which this processor lacks (AVX512_BF16)"]
     return [] if missing is None else [missing]
 

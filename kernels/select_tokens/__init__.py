@@ -7,29 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdst.kernels import dispatch, gpu, pyramid
+from sdst.kernels import dispatch, pyramid, triton_support
 from sdst.kernels.quantization import check_scales
 from sdst.kernels.select_tokens import native, reference
 from sdst.kernels.shapes import FLOAT, LENGTH, STORED, check_counts, check_tensors
 
 MOST_KEPT, MOST_SEGMENTS = 2**24, 2**16
 
-library = torch.library.Library("sdst", "FRAGMENT")
-library.define(
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
+torch_ops.define(
     "select_tokens_forward("
     "Tensor tokens, Tensor u, int k, Tensor? lengths, int[] strides, int segments, "
     "Tensor? scales) -> (Tensor, Tensor, Tensor)"
 )
-library.define(
+torch_ops.define(
     "select_tokens_backward("
     "Tensor grad, Tensor tokens, Tensor indices, Tensor valid, Tensor? lengths, int[] strides, "
     "Tensor? scales) -> Tensor"
 )
-library.impl("select_tokens_forward", native.forward, "CPU")
-library.impl("select_tokens_backward", native.backward, "CPU")
+torch_ops.impl("select_tokens_forward", native.forward, "CPU")
+torch_ops.impl("select_tokens_backward", native.backward, "CPU")
 for name in ("forward", "backward"):
-    kernel = gpu.late("sdst.kernels.select_tokens.triton", name)
-    library.impl(f"select_tokens_{name}", kernel, "CUDA")
+    kernel = triton_support.late("sdst.kernels.select_tokens.triton", name)
+    torch_ops.impl(f"select_tokens_{name}", kernel, "CUDA")
 
 
 @torch.library.register_fake("sdst::select_tokens_forward")
@@ -62,7 +62,7 @@ torch.library.register_autograd("sdst::select_tokens_forward", _differentiate, s
 
 
 def _not_on_gpu(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
-    return gpu.unsupported_reasons(tokens=tokens, u=u)
+    return triton_support.unsupported_reasons(tokens=tokens, u=u)
 
 
 dispatch.register(
@@ -134,7 +134,7 @@ def flops(batch: int, length: int, per_clip: int, width: int) -> int:
     return 2 * batch * length * per_clip * width
 
 
-def bytes(batch: int, length: int, per_clip: int, width: int, k: int, element: int = 4) -> int:
+def traffic(batch: int, length: int, per_clip: int, width: int, k: int, element: int = 4) -> int:
     """Bytes that the forward pass must move at least; `element` is a stored number's."""
     kept = 8 + 4 + 1  # index, score, valid
     return batch * (length * per_clip * width * element + 4 * width + k * kept)

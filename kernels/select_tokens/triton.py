@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import gpu, pyramid
+from sdst.kernels import pyramid, triton_support
 from sdst.kernels.pyramid_triton import load_entries, locate, readable, valid_length
 from sdst.kernels.select_tokens import cuda, reference
 
@@ -143,7 +143,7 @@ def backward(
     batch, _, _, channels = tokens.shape
     tensors = [x if x is None else x.contiguous() for x in (indices, valid, lengths, scales)]
     out = tokens.new_empty(batch, channels, dtype=torch.float32)
-    gpu.launch(
+    triton_support.launch(
         backward_kernel,
         (batch, triton.cdiv(channels, OUTPUTS)),
         *(grad.contiguous(), tokens, *tensors, out),
@@ -164,7 +164,7 @@ def token_scores(
     tokens = readable(tokens)
     batch, length, per_clip, _ = tokens.shape
     scores = tokens.new_empty(batch, length, per_clip, dtype=torch.float32)
-    gpu.launch(
+    triton_support.launch(
         score_kernel,
         (batch * triton.cdiv(length * per_clip, TOKENS),),
         *(tokens, u.contiguous()),

@@ -20,15 +20,15 @@ dispatch.register(
     reference=dispatch.always,
 )
 
-library = torch.library.Library("sdst", "FRAGMENT")
+torch_ops = torch.library.Library("sdst", "FRAGMENT")
 for _name in dispatch.implementations("temporal_nms"):
-    library.define(
+    torch_ops.define(
         f"temporal_nms_{_name}(Tensor spans, Tensor scores, Tensor? counts, "
         "str method, float threshold, float sigma, float min_score) -> (Tensor, Tensor)"
     )
-library.impl("temporal_nms_cuda", cuda.temporal_nms, "CUDA")
-library.impl("temporal_nms_native", native.temporal_nms, "CPU")
-library.impl("temporal_nms_reference", reference.temporal_nms, "CompositeExplicitAutograd")
+torch_ops.impl("temporal_nms_cuda", cuda.temporal_nms, "CUDA")
+torch_ops.impl("temporal_nms_native", native.temporal_nms, "CPU")
+torch_ops.impl("temporal_nms_reference", reference.temporal_nms, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("sdst::temporal_nms_cuda")
@@ -92,7 +92,7 @@ def flops(batch: int, spans: int, taken: int) -> int:
     return 10 * batch * spans * taken
 
 
-def bytes(batch: int, spans: int) -> int:
+def traffic(batch: int, spans: int) -> int:
     """Least traffic: spans and scores in fp32 read once, order and scores written once."""
     return batch * spans * (3 * 4 + 8 + 4)
 

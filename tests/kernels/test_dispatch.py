@@ -1,4 +1,4 @@
-"""What is wished for all ops, by a context manager or the environment."""
+"""What is requested of all ops, by a context manager or the environment."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from sdst.kernels import ImplementationError, dispatch, dropout, use_implementat
 UNKNOWN = "no op has an implementation 'refrence': ['auto', "
 
 
-def test_an_unknown_wish_is_an_error() -> None:
+def test_an_unknown_request_is_an_error() -> None:
     with pytest.raises(ImplementationError) as error, use_implementation("refrence"):
         pass
     assert str(error.value).startswith(UNKNOWN)
 
 
-def test_an_unknown_wish_of_the_environment_is_an_error_when_it_is_asked_for(monkeypatch) -> None:
-    monkeypatch.setattr(dispatch, "_wanted", "refrence")
+def test_an_unknown_request_of_the_environment_is_an_error_when_an_op_is_called(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "_requested", "refrence")
     x = torch.ones(3)
     for use in (lambda: dropout(x, 0.5), lambda: dispatch.would_take("dropout", "native", x)):
         with pytest.raises(ImplementationError) as error:
             use()
         assert str(error.value).startswith(UNKNOWN)
-    assert dropout(x, 0.5, implementation="torch").shape == (3,)  # which nothing is wished for
+    assert dropout(x, 0.5, implementation="torch").shape == (3,)
 
 
-def test_a_wish_is_passed_over_by_an_op_that_has_no_such_implementation() -> None:
+def test_a_request_is_ignored_by_an_op_that_has_no_such_implementation() -> None:
     with use_implementation("triton"):
         assert dropout(torch.ones(3), 0.5).shape == (3,)
 
 
 @pytest.mark.parametrize(
-    ("wish", "told"),
+    ("asked", "told"),
     [("reference", "took reference"), ("", "took "), ("refrence", UNKNOWN)],
 )
-def test_the_environment_is_asked_at_import(wish: str, told: str) -> None:
+def test_the_environment_is_read_at_import(asked: str, told: str) -> None:
     code = (
         "import torch; from sdst.kernels import dispatch; "
         "print('took', dispatch.choose('dropout', 'auto', torch.ones(3)))"
     )
-    environment = os.environ | {"SDST_IMPLEMENTATION": wish}
+    environment = os.environ | {"SDST_IMPLEMENTATION": asked}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert told in done.stdout + done.stderr

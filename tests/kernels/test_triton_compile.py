@@ -26,7 +26,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from sdst.kernels import gpu  # noqa: E402
+from sdst.kernels import triton_support  # noqa: E402
 from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
 from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
 from sdst.kernels.mark_saliency import WIDEST  # noqa: E402
@@ -130,14 +130,14 @@ def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
     def launch(kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
         kernels[kernel.__name__] = kernel.run(*args, grid=grid, warmup=True, **constants)
 
-    config, started = triton.runtime.driver, gpu.launch
+    config, started = triton.runtime.driver, triton_support.launch
     driver = config._active
     config.set_active(Driver(architecture))
-    gpu.launch = launch
+    triton_support.launch = launch
     try:
         yield kernels
     finally:
-        gpu.launch = started
+        triton_support.launch = started
         config._active = driver
 
 
@@ -191,7 +191,9 @@ def hoarding_kernel(p_x, BLOCK: triton.language.constexpr):
 
 def test_a_spill_would_be_seen(tmp_path: Path) -> None:
     with compiling_for(90) as kernels:
-        gpu.launch(hoarding_kernel, (1,), empty(dtype=torch.float32), BLOCK=16384, num_warps=1)
+        triton_support.launch(
+            hoarding_kernel, (1,), empty(dtype=torch.float32), BLOCK=16384, num_warps=1
+        )
     assert usage(kernels["hoarding_kernel"], tmp_path)["stack"] > 0
 
 

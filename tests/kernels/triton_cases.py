@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import dequantize, gpu, pool_tokens, quantize, select_tokens
+from sdst.kernels import dequantize, pool_tokens, quantize, select_tokens, triton_support
 from tests.kernels import test_deformable_attention as deformable
 from tests.kernels import test_gathered_attention as gathered
 from tests.kernels import test_mark_saliency as marking
@@ -52,7 +52,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         return
     from triton.runtime import interpreter
 
-    monkeypatch.setattr(gpu, "unsupported_reasons", lambda **tensors: [])
+    monkeypatch.setattr(triton_support, "unsupported_reasons", lambda **tensors: [])
     spans: list[tuple[int, int]] = []
     start = interpreter.GridExecutor._init_args_hst
 
