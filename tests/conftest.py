@@ -28,7 +28,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sdst.demo import DemoSize, prepare_demo
 
     root = tmp_path_factory.mktemp("dataset") / "tiny"
-    return prepare_demo(root, DemoSize(train=6, val=2, test=2), processes=1)
+    return prepare_demo(root, DemoSize(train=6, val=2, test=2), threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 RENDER = """
 from pathlib import Path
 from sdst.demo import DemoSize, prepare_demo
-prepare_demo(Path("data"), DemoSize(train=3, val=1, test=1), processes=1)
+prepare_demo(Path("data"), DemoSize(train=3, val=1, test=1), threads=1)
 """
 ANSWER = """
 from sdst import Grounder

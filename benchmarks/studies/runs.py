@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from functools import cache
@@ -91,7 +90,7 @@ def demo_of_tests(videos: int) -> Data:
     """A demo with so many test videos, rendered and encoded on first use."""
     size = DemoSize(train=1, val=1, test=videos)
     root = cache_dir() / f"demo-{videos}"
-    prepare_demo(root, size, processes=len(os.sched_getaffinity(0)))
+    prepare_demo(root, size)
     options = ["--data.dataset", "custom", "--data.root", str(root)]
     return open_data(load_config("demo", options))
 

@@ -11,13 +11,11 @@ import fcntl
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,7 +49,7 @@ class DemoSize:
     seed: int = 0
 
 
-def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -> Path:
+def prepare_demo(root: Path, size: DemoSize | None = None, threads: int = 4) -> Path:
     """Render the demo into `root`: `videos/<vid>.mp4`, `train.jsonl`, `val.jsonl`, `test.jsonl`.
 
     Returns at once where `root` holds the same recipe already; the demo of another recipe is
@@ -71,7 +69,7 @@ def prepare_demo(root: Path, size: DemoSize | None = None, processes: int = 2) -
     root.parent.mkdir(parents=True, exist_ok=True)
     with _alone_in(root.parent):
         if _recipe_in(root) != recipe:  # nor has another process made it meanwhile
-            _replace(root, size, processes)
+            _replace(root, size, threads)
     return root
 
 
@@ -113,7 +111,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(root: Path, size: DemoSize, processes: int) -> None:
+def _replace(root: Path, size: DemoSize, threads: int) -> None:
     """Render into a folder beside `root`, which then takes its place."""
     nothing = not root.exists() or (root.is_dir() and not any(root.iterdir()))
     if not nothing and _recipe_in(root) is None:
@@ -124,7 +122,7 @@ def _replace(root: Path, size: DemoSize, processes: int) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     old = building.with_name(f"{building.name}-old")
     try:
-        _render(building, size, processes)
+        _render(building, size, threads)
         (building / _RECIPE).write_text(json.dumps(recipe_of(size), indent=2) + "\n")
         building.chmod(0o755)
         if root.exists():
@@ -135,24 +133,19 @@ def _replace(root: Path, size: DemoSize, processes: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _render(folder: Path, size: DemoSize, processes: int) -> None:
+def _render(folder: Path, size: DemoSize, threads: int) -> None:
     (folder / "videos").mkdir()
     jobs = [(split, index) for split in SPLITS for index in range(getattr(size, split))]
     for split in SPLITS:
         write_annotations(folder / f"{split}.jsonl", list(_annotations(split, size)))
-    # Spawned, so that no state of the caller (threads of torch, signal handlers) comes along.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max(processes, 1), context, _leave_interrupts_to_the_parent)
+    # Threads, as new processes would run the main module of a caller that has no guard.
+    pool = ThreadPoolExecutor(threads)
     try:
-        done = pool.map(partial(_render_one, folder, size.seed), jobs, chunksize=4)
+        done = pool.map(partial(_render_one, folder, size.seed), jobs)
         for _ in tqdm(done, total=len(jobs), desc="rendering", unit="video"):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _render_one(folder: Path, seed: int, job: tuple[Split, int]) -> None:

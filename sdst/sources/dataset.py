@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +101,7 @@ def dataset_root(config: Config) -> Path:
         from sdst.demo import prepare_demo
 
         root = Path(config.data.root or cache_dir() / "demo")
-        return prepare_demo(root, processes=len(os.sched_getaffinity(0)))
+        return prepare_demo(root)
     if not config.data.root:
         raise InputError("data.dataset is custom; name its folder with --data.root DIR")
     root = Path(config.data.root)

@@ -37,7 +37,7 @@ def test_every_word_of_a_query_is_one_token(tokenizer: open_clip.SimpleTokenizer
 
 def test_open_clip_tells_a_still_by_its_caption(tokenizer: open_clip.SimpleTokenizer) -> None:
     model = open_clip.create_model(f"local-dir:{BACKBONE}").eval()
-    stills = [s for s in make_stills(192, 64, seed=123_456, processes=1) if len(s.seen) == 1]
+    stills = [s for s in make_stills(192, 64, seed=123_456, threads=1) if len(s.seen) == 1]
     colours = COLOURS
     with torch.no_grad():
         image = model.encode_image(pixels(stills), normalize=True)
@@ -56,7 +56,7 @@ def test_frozen_tokens_carry_place_size_and_identity() -> None:
 
 
 def test_a_still_and_its_mirror_image_differ_in_x_only() -> None:
-    still = make_stills(6, 64, seed=123_456, processes=1)[0]
+    still = make_stills(6, 64, seed=123_456, threads=1)[0]
     mirrored = still.mirrored()
     np.testing.assert_array_equal(mirrored.picture[:, ::-1], still.picture)
     assert [1 - thing.x for thing in mirrored.seen] == pytest.approx([t.x for t in still.seen])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,7 @@ TINY = DemoSize(train=2, val=1, test=1)
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_demo(tmp_path_factory.mktemp("demo") / "demo", TINY, processes=1)
+    return prepare_demo(tmp_path_factory.mktemp("demo") / "demo", TINY, threads=1)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -34,9 +36,20 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_two_processes_write_the_same_bytes_as_one(rendered: Path, tmp_path: Path) -> None:
-    again = prepare_demo(tmp_path / "demo", TINY, processes=2)
+def test_two_threads_write_the_same_bytes_as_one(rendered: Path, tmp_path: Path) -> None:
+    again = prepare_demo(tmp_path / "demo", TINY, threads=2)
     assert digests(again) == digests(rendered)
+
+
+def test_a_script_without_a_main_guard_prepares_it(rendered: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from sdst.demo import DemoSize, prepare_demo\n"
+        "prepare_demo(Path('demo'), DemoSize(train=2, val=1, test=1))\n"
+    )
+    subprocess.run([sys.executable, script], cwd=tmp_path, check=True, timeout=120)
+    assert digests(tmp_path / "demo") == digests(rendered)
 
 
 def test_every_annotated_video_is_there_and_no_other(rendered: Path) -> None:
@@ -75,8 +88,8 @@ def test_a_finished_folder_is_used_again(rendered: Path, monkeypatch: pytest.Mon
 
 
 def test_another_recipe_replaces_the_folder(rendered: Path, tmp_path: Path) -> None:
-    root = prepare_demo(tmp_path / "demo", DemoSize(train=1, val=1, test=1), processes=1)
-    prepare_demo(root, TINY, processes=1)
+    root = prepare_demo(tmp_path / "demo", DemoSize(train=1, val=1, test=1), threads=1)
+    prepare_demo(root, TINY, threads=1)
     assert digests(root) == digests(rendered)
 
 
@@ -91,7 +104,7 @@ def test_of_two_at_once_one_renders_and_the_other_waits(
 
     def prepare(_: int) -> Path:
         both.wait()
-        return prepare_demo(tmp_path / "demo", TINY, processes=1)
+        return prepare_demo(tmp_path / "demo", TINY, threads=1)
 
     monkeypatch.setattr(demo, "_render", counted)
     with ThreadPoolExecutor(2) as pool:
@@ -105,7 +118,7 @@ def test_of_two_at_once_one_renders_and_the_other_waits(
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"cake": "flour"}')
     with pytest.raises(InputError, match=r"something else than the demo.*--config custom"):
-        prepare_demo(tmp_path, TINY, processes=1)
+        prepare_demo(tmp_path, TINY, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -118,5 +131,5 @@ def test_an_interrupted_render_leaves_nothing(
 
     monkeypatch.setattr(demo, "tqdm", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_demo(tmp_path / "demo", TINY, processes=1)
+        prepare_demo(tmp_path / "demo", TINY, threads=1)
     assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -51,15 +50,14 @@ class Still:
         return caption(self.seen, rng)
 
 
-def make_stills(count: int, size: int, seed: int, processes: int = 2) -> list[Still]:
+def make_stills(count: int, size: int, seed: int, threads: int = 4) -> list[Still]:
     """`count` stills at `size` px from scenes that no split of the demo contains.
 
     They are scenes of the training kind, so the combinations kept for testing are never named; and
     they went through the video codec like every frame the backbone will see.
     """
     batches = -(-count // (_PER_SCENE * _SCENES_PER_FILE))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         made = pool.map(partial(_stills_of, size, seed), range(batches))
         return [
             still for batch in tqdm(made, total=batches, desc="rendering stills") for still in batch
