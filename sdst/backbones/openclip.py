@@ -99,6 +99,7 @@ class OpenClipBackbone:
         self.model.visual.to(memory_format=self._format)
         self._config = open_clip.factory.get_model_config(_split(options.model)[0])
         self._tokenizer = _create_tokenizer(options.model)
+        self._tokenizing = Lock()  # tokenizers in Rust serve one thread at a time
         self._dtype = DTYPES[
             options.dtype or ("float16" if self.device.type == "cuda" else "float32")
         ]
@@ -162,7 +163,8 @@ class OpenClipBackbone:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Token ids `[B, context]` of sentences, and how many of each are its own."""
-        ids = self._tokenizer(list(texts)).to(self.device)
+        with self._tokenizing:
+            ids = self._tokenizer(list(texts)).to(self.device)
         return ids, self._lengths(ids)
 
     def encode_images(self, images: Tensor) -> FrameFeatures:

@@ -7,8 +7,9 @@ import json
 import logging
 import shutil
 import tempfile
-from collections import OrderedDict
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -19,17 +20,21 @@ from sdst.config import Config, cache_dir
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.grounding.recent import Recent
 
 logger = logging.getLogger(__name__)
 
 VIDEOS_IN_MEMORY = 4
 _VID = "video"  # the only entry of a cached store
+# A video is encoded by all cores, whose number of threads is a setting of the whole process.
+_one_at_a_time = Lock()
 
 
 class VideoEncoder:
     """What a backbone says of video files, kept in memory for those used last and on disk for all.
 
-    The disk cache lies under `cache_dir()/grounding`; long videos stay memory-mapped.
+    The disk cache is `cache_dir()/grounding`; long videos stay memory-mapped. Threads may share an
+    encoder.
 
     Args:
         backbone: frozen.
@@ -40,7 +45,7 @@ class VideoEncoder:
     def __init__(self, backbone: Backbone, clip_length: float, frames_per_clip: int = 1) -> None:
         self.backbone, self.clip_length = backbone, clip_length
         self.frames_per_clip = frames_per_clip
-        self._recent: OrderedDict[str, VideoFeatures] = OrderedDict()
+        self._recent: Recent[str, VideoFeatures] = Recent(VIDEOS_IN_MEMORY)
 
     def encode(self, video: str | Path, progress: bool = False) -> VideoFeatures:
         """The features of a video file. What is wrong with a damaged one is logged.
@@ -56,14 +61,8 @@ class VideoEncoder:
         if not path.is_file():
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
-        if key not in self._recent:
-            self._recent[key] = self._load_or_encode(
-                path, cache_dir() / "grounding" / key, progress
-            )
-        self._recent.move_to_end(key)
-        while len(self._recent) > VIDEOS_IN_MEMORY:
-            self._recent.popitem(last=False)
-        return self._recent[key]
+        folder = cache_dir() / "grounding" / key
+        return self._recent.get(key, partial(self._load_or_encode, path, folder, progress))
 
     def _identity(self, path: Path) -> str:
         """Names a video's features: the file, the backbone and how clips are sampled."""
@@ -79,14 +78,17 @@ class VideoEncoder:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
     def _load_or_encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
-        if folder.exists():
+        if (kept := _kept(folder)) is not None:
+            return kept
+        with _one_at_a_time:
             try:
-                return FeatureStore(folder).video(_VID)
-            except InputError:  # damaged: made anew
-                shutil.rmtree(folder, ignore_errors=True)
-        try:
-            return self._encode(path, folder, progress)
-        except OSError:  # the cache cannot be written: the features stay in memory alone
+                return self._encode(path, folder, progress)
+            except (OSError, InputError) as error:
+                if (kept := _kept(folder)) is not None:  # another encoder was faster
+                    return kept
+                if isinstance(error, InputError):
+                    raise
+            # The cache cannot be written: the features stay in memory alone.
             with tempfile.TemporaryDirectory() as scratch:
                 features = self._encode(path, Path(scratch) / "store", progress)
                 return VideoFeatures(
@@ -102,6 +104,17 @@ class VideoEncoder:
         for fault in report.faults:
             logger.warning(fault)
         return store.video(_VID)
+
+
+def _kept(folder: Path) -> VideoFeatures | None:
+    """A video's features from the cache; what is damaged is removed."""
+    if not folder.exists():
+        return None
+    try:
+        return FeatureStore(folder).video(_VID)
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def encoder_of(

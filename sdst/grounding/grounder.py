@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.grounding.long_videos import ground_long
 from sdst.grounding.queries import check_queries
+from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import dequantize
@@ -99,7 +100,7 @@ class Grounder(_Grounder):
     A video is decoded and encoded once: what the backbone says is kept in memory for the videos
     used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
     on projections of the video that are made once for all of them. A video longer than those of the
-    training is read in stretches (`sdst.grounding.long_videos`).
+    training is read in stretches (`sdst.grounding.long_videos`). Threads may share a grounder.
 
         grounder = Grounder("runs/demo")
         [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
@@ -131,7 +132,7 @@ class Grounder(_Grounder):
         self.model: SDST = model.to(device).eval()
         self._scale = self.model.scale.item()
         self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
-        self._encoded: OrderedDict[int, tuple[VideoFeatures, EncodedVideo]] = OrderedDict()
+        self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
         super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
 
     def _answers(
@@ -215,18 +216,14 @@ class Grounder(_Grounder):
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
         """What the tuner needs of a video, kept for those used last."""
-        key = id(video)  # its own as long as the video is kept beside it
-        if key not in self._encoded:
-            self._encoded[key] = video, self._encode_anew(video)
-        self._encoded.move_to_end(key)
-        while len(self._encoded) > VIDEOS_IN_MEMORY:
-            self._encoded.popitem(last=False)
-        return self._encoded[key][1]
+        # The id is the video's own as long as the video is kept beside it.
+        _, encoded = self._encoded.get(id(video), partial(self._encode_anew, video))
+        return encoded
 
-    def _encode_anew(self, video: VideoFeatures) -> EncodedVideo:
+    def _encode_anew(self, video: VideoFeatures) -> tuple[VideoFeatures, EncodedVideo]:
         tokens = _floats(video)[None].to(self.encoder.backbone.device)
         lengths = torch.tensor([tokens.shape[2]], device=tokens.device)
-        return self.model.encode_video(tokens, lengths)
+        return video, self.model.encode_video(tokens, lengths)
 
     def _padded(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens [K, N, Dt] of some sentences as one batch [B, K, N, Dt], and their lengths."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,3 +116,11 @@ def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, own_cache, features, b
     checkpoint = write_checkpoint(tmp_path / "run", replace(config, data=files))
     with pytest.raises(InputError, match=reason):
         Grounder(checkpoint, backbone=backbone)
+
+
+def test_encoders_that_meet_at_a_video_share_its_features(untrained, own_cache, film):
+    encoders = [Grounder(untrained, device="cpu").encoder for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda encoder: encoder.encode(film), encoders))
+    assert len({features.tokens.tobytes() for features in found}) == 1
+    assert len(list(own_cache.iterdir())) == 1

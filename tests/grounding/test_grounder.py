@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -148,6 +150,26 @@ def test_a_video_in_use_stays_projected_while_others_come_and_go(grounder, film,
         grounder.ground(film, QUERIES[:1])
         grounder.ground(other, QUERIES[:1])
     assert len(calls) == 1 + len(others)
+
+
+def test_threads_share_a_grounder(untrained, own_cache, films, monkeypatch):
+    monkeypatch.setattr("sdst.grounding.encoder.VIDEOS_IN_MEMORY", 1)
+    monkeypatch.setattr("sdst.grounding.grounder.VIDEOS_IN_MEMORY", 1)
+    del films["noise"]
+    grounder, interval = Grounder(untrained, device="cpu"), sys.getswitchinterval()
+    asked = [(list(films.values())[i % 3], QUERIES[i // 3 % 2]) for i in range(48)]
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            together = list(threads.map(lambda pair: grounder.ground(pair[0], [pair[1]]), asked))
+    finally:
+        sys.setswitchinterval(interval)
+    alone = Grounder(untrained, device="cpu")
+    for (video, query), [found] in zip(asked[:6], together, strict=False):
+        [expected] = alone.ground(video, [query])
+        np.testing.assert_allclose(found.windows, expected.windows, atol=1e-4)
+    for first, again in zip(together, together[6:], strict=False):
+        np.testing.assert_allclose(first[0].saliency, again[0].saliency, atol=1e-4)
 
 
 def test_any_video_is_grounded_without_training(own_cache, film):

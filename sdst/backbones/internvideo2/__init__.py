@@ -122,6 +122,7 @@ class InternVideo2Backbone:
         self._model, self._keys = self._load()
         self._one_at_a_time = Lock() if options.stream else nullcontext()
         self._tokenizer = _tokenizer(options, sizes)
+        self._tokenizing = Lock()  # tokenizers in Rust serve one thread at a time
         self._preprocess = Preprocess(PreprocessCfg(size=sizes.image_size, **TRANSFORM))
         self._preprocess.to(self.device)
         self.image_size = self._preprocess.size
@@ -187,13 +188,14 @@ class InternVideo2Backbone:
         del self._model.text_encoder, self._model.text_proj
 
     def _encode_texts(self, texts: list[str]) -> list[TextFeatures]:
-        batch = self._tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.sizes.text_positions,
-            return_tensors="pt",
-        ).to(self.device)
+        with self._tokenizing:
+            batch = self._tokenizer(
+                texts,
+                padding=True,
+                truncation=True,
+                max_length=self.sizes.text_positions,
+                return_tensors="pt",
+            ).to(self.device)
         places = torch.arange(batch["input_ids"].shape[1], device=self.device)
         with self._one_at_a_time:
             output = self._model.text_encoder["bert"](
