@@ -10,9 +10,9 @@ store that is there is compared with its checksums.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
@@ -20,11 +20,14 @@ from sdst.config import Config, load_config, packaged_configs
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
-from sdst.errors import InputError, run
+from sdst.errors import InputError, collected, refuse_all, run
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:
     from sdst.sources.splits import Splits
+
+Key = TypeVar("Key")
+Features = TypeVar("Features")
 
 
 def convert(config: Config, dtype: str = "float16", progress: bool = True) -> FeatureStore:
@@ -78,7 +81,12 @@ def pack(
     dtype: str = "float16",
     progress: bool = True,
 ) -> FeatureStore:
-    """Write the features of these videos and queries to a store at `path`, or finish writing it."""
+    """Write the features of these videos and queries to a store at `path`, or finish writing it.
+
+    Raises:
+        InputError: files cannot be used, all of which it names; the others are packed.
+    """
+    faults: list[str] = []
     with FeatureWriter(path, meta, dtype, resume=True) as writer:
         done_videos = set(writer.video_ids).intersection(vids)
         done_queries = set(writer.query_ids).intersection(qids)
@@ -91,14 +99,23 @@ def pack(
         ) as bar:
             for qid in qids:
                 if qid not in done_queries:
-                    writer.add_query(qid, files.query(qid).tokens)
+                    if query := _unless_faulty(files.query, qid, faults):
+                        writer.add_query(qid, query.tokens)
                     bar.update()
             for vid in vids:
                 if vid not in done_videos:
-                    video = files.video(vid)
-                    writer.add_video(vid, video.duration, video.tokens)
+                    if video := _unless_faulty(files.video, vid, faults):
+                        writer.add_video(vid, video.duration, video.tokens)
                     bar.update()
+        refuse_all(faults, "feature files cannot be used (the others are kept for the next run)")
     return FeatureStore(path)
+
+
+def _unless_faulty(read: Callable[[Key], Features], key: Key, faults: list[str]) -> Features | None:
+    """What is read; None after a fault of its file, which is added to `faults`."""
+    with collected(faults):
+        return read(key)
+    return None
 
 
 def repack(

@@ -173,6 +173,15 @@ def refuse_all(faults: Iterable[str], what: str) -> None:
         raise InputError(f"{len(faults):,} {what}: {'; '.join(faults[:NAMED])}{more}")
 
 
+@contextmanager
+def collected(faults: list[str]) -> Iterator[None]:
+    """Add the message of an `InputError` in the block to `faults` in place of raising it."""
+    try:
+        yield
+    except InputError as error:
+        faults.append(str(error))
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from sdst.errors import InputError
 
-_PROCESS = Path("/proc/self")
+_PROCESS, _SYSTEM = Path("/proc/self"), Path("/proc/meminfo")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -38,6 +39,15 @@ def own_memory() -> int:
     back where memory is short.
     """
     return _resident("RssAnon") + _resident("RssShmem")
+
+
+def available_memory() -> int:
+    """Bytes that the system could still give to this process, Linux only; elsewhere no bound."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", _SYSTEM.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return 1024 * int(found[1]) if found else sys.maxsize
 
 
 def release() -> None:

@@ -147,7 +147,7 @@ def test_the_table_is_ranked():
 
 FAULTS = {
     "empty query": ({"--query": " "}, "query 1 is empty"),
-    "queries": ({"--queries": "nowhere.txt"}, "--queries nowhere.txt: cannot be read"),
+    "queries": ({"--queries": "nowhere.txt"}, "nowhere.txt: cannot be read"),
     "both": ({"--videos": "."}, "give one of --video FILE, --videos PATH"),
     "clip length": ({"--clip-length": "2"}, "--clip-length goes with --zero-shot"),
     "top": ({"--top": "0"}, "--top 0: expected at least 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -183,12 +185,58 @@ def spoil_objects(root: Path) -> None:
     np.savez(root / "clip" / "v0.npz", features=np.array([{}]))
 
 
+def spoil_header(root: Path) -> None:
+    header = io.BytesIO()
+    claim = {"descr": "|u1", "fortran_order": False, "shape": (10 * 2**30,)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    (root / "clip" / "v0.npz").write_bytes(header.getvalue() + b"abc")
+
+
+def spoil_length_in_zip(root: Path) -> None:
+    file = root / "clip" / "v0.npz"
+    content = bytearray(file.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    size = content[directory + 24 : directory + 28]
+    extra = struct.pack("<HHQ", 1, 8, 10 * 2**30)  # ZIP64's field for it
+    name = int.from_bytes(content[directory + 28 : directory + 30], "little")
+    assert size != b"\xff" * 4
+    content[directory + 24 : directory + 28] = b"\xff" * 4
+    content[directory + 30 : directory + 32] = struct.pack("<H", len(extra))
+    end = directory + 46 + name
+    content[end:end] = extra
+    length = int.from_bytes(content[-10:-6], "little") + len(extra)
+    content[-10:-6] = length.to_bytes(4, "little")
+    file.write_bytes(content)
+
+
+def spoil_by_a_page(root: Path) -> None:
+    (root / "clip" / "v0.npz").write_text("<!DOCTYPE html>\n<html><body>404</body></html>")
+
+
+def spoil_by_a_pointer(root: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (root / "clip" / "v0.npz").write_text(pointer)
+
+
+def spoil_encrypted(root: Path) -> None:
+    file = root / "clip" / "v0.npz"
+    content = bytearray(file.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
         (spoil_corrupt, "cannot be read"),
-        (spoil_empty, "cannot be read"),
-        (spoil_objects, "cannot be read"),
+        (spoil_empty, "is empty; get it again"),
+        (spoil_objects, "holds object of shape .*, expected numbers"),
+        (spoil_header, r"header says shape \(10737418240,\), 10,737,418,240 bytes; it has 3"),
+        (spoil_length_in_zip, "says that .* bytes unpack to 10,737,418,240"),
+        (spoil_by_a_page, "is a web page"),
+        (spoil_by_a_pointer, "is a Git LFS pointer"),
+        (spoil_encrypted, "encrypted, password required"),
         (spoil_key, "has feats, expected features"),
         (spoil_shape, r"shape \(5, 4, 3\), expected \(l d\)"),
         (spoil_nan, "NaN"),
@@ -205,6 +253,14 @@ def test_a_faulty_file_is_one_line_that_names_it(tmp_path, spoil, named):
         opened(options, "moment_detr").source.video("v0")
     assert str(tmp_path / "clip" / "v0.npz") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_all_bad_files_are_reported_at_once(tmp_path):
+    options = dataset(tmp_path, "moment_detr")
+    for number in range(12):
+        (tmp_path / "clip" / f"v{number}.npz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^12 of 48 feature files cannot be used: .*and 2 more$"):
+        opened(options, "moment_detr")
 
 
 def test_a_video_of_another_width_is_named(tmp_path):

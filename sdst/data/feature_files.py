@@ -7,22 +7,24 @@ per clip, N text tokens; features of a last layer alone have K = 1.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from einops import EinopsError, rearrange
 
+from sdst.data.arrays import fault_of, read_array
 from sdst.data.store.reader import QueryFeatures, VideoFeatures
-from sdst.errors import InputError
+from sdst.errors import InputError, refuse_all
 
 # Lengths that should agree may differ by a few clips, or by a share: QVHighlights annotates videos
 # of 120 s and more as 150 s. Beyond both, the clip length must be another one.
 SLACK_CLIPS = 3
 SLACK_SHARE = 0.25
+READERS = 8  # files at once: on a shared disk every file is waited for
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,12 @@ class FeatureFiles:
         queries = _find([root / text_folder], [(name,) for name in self._layout.text_files], qids)
         self._queries = {qid: file for qid, (file,) in queries.items()}
         self.shapes: dict[str, int] = {}
-        video = self.video(next(iter(self._videos))).tokens
-        text = self.query(next(iter(self._queries))).tokens
+        try:
+            video = self.video(next(iter(self._videos))).tokens
+            text = self.query(next(iter(self._queries))).tokens
+        except InputError:
+            self.check()
+            raise
         self.shapes = {
             "layers": video.shape[0],
             "tokens_per_frame": video.shape[2],
@@ -160,6 +166,17 @@ class FeatureFiles:
                 f"{root}: {len(video)} layers of videos in {', '.join(video_folders)}, {len(text)} "
                 f"of queries in {text_folder}; expected as many"
             )
+
+    def check(self) -> None:
+        """Refuse files that are not what their names say, all at once, without reading them up.
+
+        Raises:
+            InputError: there are some.
+        """
+        files = [*self._queries.values(), *chain.from_iterable(self._videos.values())]
+        with ThreadPoolExecutor(READERS) as pool:
+            faults = [fault for fault in pool.map(fault_of, files) if fault]
+        refuse_all(faults, f"of {len(files):,} feature files cannot be used")
 
     @property
     def video_ids(self) -> list[str]:
@@ -256,7 +273,7 @@ def _names(folder: Path) -> set[str]:
 
 def _read(file: Path, keys: tuple[str, ...], axes: str, layout: Layout) -> np.ndarray:
     """The array of a file with its axes in our order; finite, at least one clip or token long."""
-    values = _load(file, keys)
+    values = read_array(file, keys)
     if not np.issubdtype(values.dtype, np.floating):
         raise InputError(f"{file}: holds {values.dtype}, expected floating point numbers")
     if layout.flat and values.ndim > 1:
@@ -276,26 +293,6 @@ def _read(file: Path, keys: tuple[str, ...], axes: str, layout: Layout) -> np.nd
     if values.dtype != np.float16:
         values = values.astype(np.float32, copy=False)
     return unit_vectors(values) if layout.normalize else values
-
-
-def _load(file: Path, keys: tuple[str, ...]) -> np.ndarray:
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return loaded
-        with loaded:
-            for key in keys:
-                if key in loaded:
-                    return loaded[key]
-            raise InputError(
-                f"{file}: has {', '.join(loaded.files) or 'no array'}, expected {' or '.join(keys)}"
-            )
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{file}: cannot be read ({' '.join(str(error).split())}); get it again"
-        ) from None
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:

@@ -30,7 +30,10 @@ def published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featu
             "`python -m sdst.convert` with the same options packs them once",
             root,
         )
-    return open_files(config, root, splits)
+    splits, files = open_files(config, root, splits)
+    if isinstance(files, FeatureFiles):
+        files.check()  # before a training finds the bad ones, one after the other
+    return splits, files
 
 
 def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, FeatureSource]:

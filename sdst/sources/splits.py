@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdst.config import Config
 from sdst.data.annotations import Annotation, read_annotations
-from sdst.errors import InputError
+from sdst.errors import InputError, collected, refuse_all
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,13 @@ def read_splits(config: Config, root: Path) -> Splits:
     """
     data = config.data
     files = {split: root / name for split, name in data.annotations.items()}
-    splits = {
-        split: _of_domain(read_annotations(file, clip_length=data.clip_length), data.domain, file)
-        for split, file in files.items()
-        if file.is_file()
-    }
+    splits, faults = {}, []
+    for split, file in files.items():
+        if file.exists():
+            with collected(faults):
+                found = read_annotations(file, clip_length=data.clip_length)
+                splits[split] = _of_domain(found, data.domain, file)
+    refuse_all(faults, "annotation files cannot be used")
     splits = {split: annotations[: data.limit] for split, annotations in splits.items()}
     for split in ("train", "val"):
         if split not in splits:

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from sdst.data.video.clock import Clock
-from sdst.errors import InputError
+from sdst.errors import InputError, disguise
 
 STILLS = sorted(name for name in av.formats_available if name.endswith("_pipe"))
 
@@ -83,13 +83,15 @@ def open_video(path: str | Path) -> av.container.InputContainer:
             metadata_errors="replace",
         )
     except av.error.ArgumentError:
-        raise InputError(
-            f"{path}: not a readable video: a playlist, text or another format; expected a file "
-            "that itself holds frames (MP4, Matroska, AVI, MPEG, ...)"
-        ) from None
+        found = disguise(path) or (
+            "not a readable video: a playlist, text or another format; expected a file that itself "
+            "holds frames (MP4, Matroska, AVI, MPEG, ...)"
+        )
+        raise InputError(f"{path}: {found}") from None
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: not a readable video: {reason}") from None
+        found = disguise(path) or f"not a readable video: {reason}"
+        raise InputError(f"{path}: {found}") from None
     if container.format.name.endswith("_pipe"):
         container.close()
         raise InputError(f"{path}: a still picture; expected a video")
