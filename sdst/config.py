@@ -142,6 +142,9 @@ class PredictConfig:
     Args:
         round_to: seconds that starts and ends are rounded to, as the annotators' tool did; those at
             the video's end stay.
+        settle: how far the ends of a moment may move to where the saliency inside stands out most
+            from that outside, in widths of the moment (see `sdst.grounding.boundaries`); None:
+            not at all.
         nms: what becomes of moments that overlap a better one: `hard` drops them, `linear` and
             `gaussian` lower their score (soft-NMS).
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
@@ -156,6 +159,7 @@ class PredictConfig:
     """
 
     round_to: float | None = None
+    settle: float | None = None
     nms: Literal["none", "hard", "linear", "gaussian"] = "none"
     nms_threshold: float = 0.7
     nms_sigma: float = 0.5
@@ -353,7 +357,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda x: 0 < x < math.inf,
         "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
         "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
-        "predict.round_to predict.nms_sigma predict.stretch",
+        "predict.round_to predict.settle predict.nms_sigma predict.stretch",
     ),
     (
         "at least 0",

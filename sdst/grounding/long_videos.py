@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from sdst.config import PredictConfig
+from sdst.grounding.boundaries import settle
 from sdst.grounding.decode import Prediction, rank, round_ends
 from sdst.model import SDST, Outputs
 from sdst.model.context import SelectedTokens
@@ -186,7 +187,11 @@ class _Answer:
 
     def predict(self, clip_length: float, duration: float, options: PredictConfig) -> Prediction:
         """Moments in seconds, each found once, and the blended saliency."""
-        ends = (self.ends * clip_length).clamp(max=duration)[None]
+        ends, saliency = self.ends[None], self.saliency / self.weight
+        if options.settle is not None:
+            curve, length = torch.from_numpy(saliency)[None], torch.tensor([self.length])
+            ends = settle(ends, curve, length, options.settle)
+        ends = (ends * clip_length).clamp(max=duration)
         if options.round_to is not None:
             ends = round_ends(ends, torch.tensor(duration), options.round_to)
         if options.nms == "none":
@@ -194,4 +199,4 @@ class _Answer:
         [order], [scores] = rank(ends, (self.evidence - self.best).exp()[None], options)
         count = int((order >= 0).sum())
         windows = torch.cat((ends[0, order[:count]], scores[:count, None]), 1)
-        return Prediction(windows.numpy(), self.saliency / self.weight)
+        return Prediction(windows.numpy(), saliency)
