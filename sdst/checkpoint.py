@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from os.path import samestat
@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 import yaml
 
-from sdst.config import LEFT_OPEN, Config, as_dict, load_config, save_config
+from sdst.config import LEFT_OPEN, NOT_LEARNED, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
 
@@ -129,9 +129,9 @@ class RunFolder:
             )
 
     def check_config(self, config: Config) -> None:
-        """Refuse a run of other settings."""
+        """Refuse a run of other settings, as far as they change what is learned."""
         started = load_config(self._config_file)
-        if different := _differences(as_dict(started), as_dict(config)):
+        if different := _differences(as_dict(started), as_dict(config), NOT_LEARNED):
             raise InputError(
                 f"--resume: {self.path} was started with another configuration "
                 f"({'; '.join(different)}); give the same one, or another --output"
@@ -147,7 +147,10 @@ class RunFolder:
         """
         if self._features_file.is_file():
             started = json.loads(self._features_file.read_text())
-            if different := _differences({"features": started}, {"features": features}):
+            # A name says nothing where there is a fingerprint; older runs do not know every key.
+            known = {name: value for name, value in features.items() if name in started}
+            names = {"features.backbone"} if "fingerprint" in known else set()
+            if different := _differences({"features": started}, {"features": known}, names):
                 raise InputError(
                     f"--resume: {self.path} was started on other features "
                     f"({'; '.join(different)}); give the same ones, or another --output"
@@ -298,11 +301,13 @@ def _is_saved_config(file: Path) -> bool:
     return file.read_text() == yaml.safe_dump(whole, sort_keys=False)
 
 
-def _differences(old: dict, new: dict) -> list[str]:
+def _differences(old: dict, new: dict, ignored: Set[str] = frozenset()) -> list[str]:
     """Keys of `new`, section by section, that are not as in `old`, but for what it leaves open."""
     return [
         f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value and value != LEFT_OPEN.get(f"{section}.{key}", ...)
+        if old[section].get(key) != value
+        and value != LEFT_OPEN.get(f"{section}.{key}", ...)
+        and f"{section}.{key}" not in ignored
     ]

@@ -28,6 +28,14 @@ LEFT_OPEN = {
     "predict.stretch": None,
     "predict.overlap": None,
 }
+# What changes nothing of what is learned, or is judged by the features' fingerprint and the
+# annotations themselves when a run is taken up again.
+NOT_LEARNED = {
+    "data.root",
+    "data.backbone",
+    "data.on_device",
+    "train.workers",
+}
 PACKAGED = Path(__file__).parent / "configs"
 MOST_BYTES = 2**20  # of a config file
 MOST_INCLUDES = 10  # files inside each other

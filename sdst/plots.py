@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,12 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 from sdst.evaluation.report import labelled
+from sdst.fonts import drawable, families_for, silent
 from sdst.times import format_time
 
 if TYPE_CHECKING:
@@ -40,6 +44,10 @@ PANEL_ROW = 2.6  # a row of histograms with its titles
 RATINGS = 0.4
 CLOCK = 0.38
 DPI = 200
+LINE = 105  # letters of a query
+NAMED = 10  # characters that no font has
+
+logger = logging.getLogger(__name__)
 
 
 def plot_groundings(video: str | Path, answers: Sequence[Grounding], out: str | Path) -> None:
@@ -127,7 +135,10 @@ def check_picture_name(out: str | Path) -> None:
 
 
 def _title(query: str) -> str:
-    return textwrap.fill(" ".join(query.split()), 105)
+    """A query in lines; Chinese, Japanese and Korean characters take the place of two."""
+    text = drawable(" ".join(query.split()))
+    places = len(text) + sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return textwrap.fill(text, max(1, LINE * len(text) // max(places, 1)))
 
 
 def _row_height(title: str, answer: Grounding) -> float:
@@ -454,12 +465,31 @@ def _draw_moments(axes: Axes, example: Annotation) -> None:
     axes.set(xlim=(0, duration), ylim=(-0.5, 0.5))
 
 
+def _choose_fonts(figure: Figure, out: str | Path) -> None:
+    """Draw all text in fonts that have its characters; what none has is named."""
+    texts = figure.findobj(Text)
+    for text in texts:
+        text.set_text(drawable(text.get_text()))
+    families, missing = families_for("".join(text.get_text() for text in texts))
+    for text in texts:
+        text.set_fontfamily(families)
+    if missing:
+        logger.warning(
+            "%s: no font here has %s%s, drawn as boxes; install one, such as Noto Sans",
+            out,
+            " ".join(missing[:NAMED]),
+            f" and {len(missing) - NAMED} more characters" if len(missing) > NAMED else "",
+        )
+
+
 def _save(figure: Figure, out: str | Path) -> None:
     """Write the picture under a temporary name, then give it its own."""
     out = Path(out)
     temporary = out.with_name(f".{out.name}")
     try:
-        figure.savefig(temporary, dpi=DPI, format=out.suffix.lower().lstrip("."))
+        _choose_fonts(figure, out)
+        with silent():
+            figure.savefig(temporary, dpi=DPI, format=out.suffix.lower().lstrip("."))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)

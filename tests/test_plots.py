@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
+from sdst.fonts import families_for
 from sdst.grounding.grounder import Grounding
 from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
 
@@ -54,6 +57,58 @@ def test_every_query_adds_a_row(film, tmp_path):
 def test_odd_answers_are_drawn(film, tmp_path, case):
     plot_groundings(film, [case], tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def tiny_font(path, family: str, characters: str) -> None:
+    """A TrueType font whose every character is a filled square."""
+    glyphs = [".notdef", *(f"u{ord(c):05X}" for c in characters)]
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder(glyphs)
+    builder.setupCharacterMap({ord(c): f"u{ord(c):05X}" for c in characters})
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    square = pen.glyph()
+    builder.setupGlyf(dict.fromkeys(glyphs, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (900, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=0)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    builder.save(path)
+
+
+CHINESE = "一个\U00020000\U000f0001"  # the last two are in no font of the machines that test
+
+
+def test_a_font_of_the_system_that_has_the_characters_is_taken(
+    film, tmp_path, monkeypatch, caplog, recwarn
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    tiny_font(tmp_path / "fonts" / "squares.ttf", "Test Squares", CHINESE)
+    families, missing = families_for(f"a {CHINESE}")
+    assert (families[0], families[-1], missing) == ("DejaVu Sans", "Test Squares", "")
+    plot_groundings(film, [answer(f"a {CHINESE} jumps")], tmp_path / "out.png")
+    assert not caplog.messages and not recwarn.list
+
+
+def test_characters_that_no_font_has_are_named_in_one_line(film, tmp_path, caplog, recwarn):
+    plot_groundings(film, [answer("\U000f0002\U000f0003 \ud83d"), answer()], tmp_path / "out.png")
+    assert caplog.messages == [
+        f"{tmp_path / 'out.png'}: no font here has \U000f0002 \U000f0003, drawn as boxes; install "
+        "one, such as Noto Sans"
+    ]
+    assert not recwarn.list
+
+
+def test_a_line_of_wide_characters_is_cut_in_time(film, tmp_path):
+    plot_groundings(film, [answer("a" * 105)], tmp_path / "one.png")
+    plot_groundings(film, [answer("一" * 105)], tmp_path / "two.png")
+    one, two = (Image.open(tmp_path / name).height for name in ("one.png", "two.png"))
+    assert two > one
 
 
 def test_the_ending_names_the_format(film, tmp_path):

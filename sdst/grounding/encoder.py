@@ -16,7 +16,7 @@ import torch
 
 from sdst.backbones import Backbone, load_backbone
 from sdst.checkpoint import trained_on
-from sdst.config import Config, cache_dir
+from sdst.config import Config, NoCacheError, cache_dir
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
@@ -61,8 +61,7 @@ class VideoEncoder:
         if not path.is_file():
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
-        folder = cache_dir() / "grounding" / key
-        return self._recent.get(key, partial(self._load_or_encode, path, folder, progress))
+        return self._recent.get(key, partial(self._load_or_encode, path, _place(key), progress))
 
     def _identity(self, path: Path) -> str:
         """Names a video's features: the file, the backbone and how clips are sampled."""
@@ -77,12 +76,13 @@ class VideoEncoder:
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
-    def _load_or_encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
-        if (kept := _kept(folder)) is not None:
+    def _load_or_encode(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
+        if folder is not None and (kept := _kept(folder)) is not None:
             return kept
         with _one_at_a_time:
             try:
-                return self._encode(path, folder, progress)
+                if folder is not None:
+                    return self._encode(path, folder, progress)
             except (OSError, InputError) as error:
                 if (kept := _kept(folder)) is not None:  # another encoder was faster
                     return kept
@@ -104,6 +104,14 @@ class VideoEncoder:
         for fault in report.faults:
             logger.warning(fault)
         return store.video(_VID)
+
+
+def _place(key: str) -> Path | None:
+    """Where a video's features are cached; None where the system has no place for it."""
+    try:
+        return cache_dir() / "grounding" / key
+    except NoCacheError:
+        return None
 
 
 def _kept(folder: Path) -> VideoFeatures | None:

@@ -20,7 +20,7 @@ from sdst.data.store.reader import FeatureSource, FeatureStore, require
 from sdst.errors import InputError
 from sdst.sources.encoded import encoded
 from sdst.sources.files import files_identity, published
-from sdst.sources.splits import Splits, read_splits
+from sdst.sources.splits import Splits, annotations_digest, read_splits
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class Data:
 
     Attributes:
         source: features of all splits.
-        meta: what decides what the features are: the backbone and its settings, or the files.
+        meta: what decides what the features are: the backbone and its settings, or the files; and
+            the annotations that are learned from.
         config: the one that was opened, with what it leaves open (`LEFT_OPEN`) decided.
     """
 
@@ -92,6 +93,7 @@ def open_data(config: Config, wait: bool = True) -> Data:
         video_width=config.model.video_width,
         text_width=config.model.text_width,
     )
+    meta = {**meta, "queries": annotations_digest(config, root)}
     return Data(splits, source, meta, config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from sdst.config import Config
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.errors import InputError, collected, refuse_all
+from sdst.text import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,14 @@ def read_splits(config: Config, root: Path) -> Splits:
                 f"(first: qid {unlabelled[0]}); only test may be unlabelled"
             )
     return splits
+
+
+def annotations_digest(config: Config, root: Path) -> str:
+    """Differs where the annotations that are learned from and validated on do."""
+    digest = hashlib.sha256()
+    for split in ("train", "val"):
+        digest.update(read_bytes(root / config.data.annotations[split]))
+    return digest.hexdigest()[:16]
 
 
 def _of_domain(annotations: list[Annotation], domain: str | None, file: Path) -> list[Annotation]:
