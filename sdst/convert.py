@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from sdst.config import Config, load_config, packaged_configs
@@ -100,12 +101,12 @@ def pack(
             for qid in qids:
                 if qid not in done_queries:
                     if query := _unless_faulty(files.query, qid, faults):
-                        writer.add_query(qid, query.tokens)
+                        writer.add_query(qid, np.asarray(query.tokens))
                     bar.update()
             for vid in vids:
                 if vid not in done_videos:
                     if video := _unless_faulty(files.video, vid, faults):
-                        writer.add_video(vid, video.duration, video.tokens)
+                        writer.add_video(vid, video.duration, np.asarray(video.tokens))
                     bar.update()
         refuse_all(faults, "feature files cannot be used (the others are kept for the next run)")
     return FeatureStore(path)

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from sdst.errors import InputError, disguise
 
@@ -126,7 +126,7 @@ def read_json(path: str | Path) -> object:
         raise (InputError(f"{path}: {what}") if (what := disguise(path)) else error) from None
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON value is a finite number that fits a float; `true` is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -214,9 +215,9 @@ def _parse_labels(rows: object, where: str) -> tuple[tuple[float, ...], ...]:
 
 def parse_qid(qid: object, where: str) -> int | str:
     """Return `qid` if it can be one: an integer (QVHighlights) or a string (TACoS)."""
-    if not _is_integer(qid) and not (isinstance(qid, str) and qid):
-        raise InputError(f"{where}: qid is {qid!r}, expected an integer or a string")
-    return qid
+    if _is_integer(qid) or (isinstance(qid, str) and qid):
+        return qid
+    raise InputError(f"{where}: qid is {qid!r}, expected an integer or a string")
 
 
 def _parse_query(query: object, where: str, repairs: Counter[str]) -> str:
@@ -322,5 +323,5 @@ def _check_clips(
         repairs["moments shorter than a clip, trained on as one clip"] += short
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -68,16 +68,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return Batch(*(_move(getattr(self, f.name), device) for f in fields(self)))
+        return self._each(partial(_move, device=device))
 
     def pin_memory(self) -> Batch:
         """The same batch where a GPU copies it from while the host goes on; for a `DataLoader`."""
-        return Batch(*(_pin(getattr(self, f.name)) for f in fields(self)))
+        return self._each(_pin)
 
     def inputs(self) -> tuple[Tensor, ...]:
         """What `SDST.forward` takes; scales only where there are some."""
         inputs = self.video, self.text, self.video_lengths, self.text_lengths
         return inputs if self.scales is None else (*inputs, self.scales)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(x) for name, x in tensors.items() if x is not None})
 
 
 class GroundingDataset(Dataset):
@@ -155,14 +159,15 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
     Where every clip has labels, its rating is by how much their mean exceeds the video's.
     """
     if annotation.saliency is not None:
-        rated = max(clips, *annotation.clip_ids, 0)  # behind where a damaged video ends, perhaps
+        # Behind where a damaged video ends, perhaps.
+        rated = max(clips, *(annotation.clip_ids or ()), 0)
         return annotation.saliency_per_clip(rated)[:clips].astype(np.float32)
     if annotation.labels is not None:
         return _above_average(annotation.labels, clips)
     windows = _windows(annotation, clips, clip_length)
     center = (np.arange(clips) + 0.5) * clip_length
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])
-    ratings = inside.any(axis=0)
+    ratings = np.asarray(inside.any(axis=0))
     short = windows[~inside.any(axis=1)].mean(axis=1)
     ratings[np.minimum(short // clip_length, clips - 1).astype(int)] = True
     return ratings.astype(np.float32)
@@ -206,8 +211,8 @@ def collate(samples: list[Sample], multiple: int = 1) -> Batch:
     video = pad(videos, axis=1, dtype=_number_type(videos[0]), batch_axis=1).transpose(0, 1)
     text = pad([s.text for s in samples], axis=1)
     layers, scales = samples[0].layers, None
-    if samples[0].scales is not None:
-        scales = pad([s.scales for s in samples], axis=1, batch_axis=1).transpose(0, 1)
+    if of_samples := [s.scales for s in samples if s.scales is not None]:
+        scales = pad(of_samples, axis=1, batch_axis=1).transpose(0, 1)
         scales = scales.expand(-1, layers, -1, -1)
     return Batch(
         video=video.expand(-1, layers, -1, -1, -1),
@@ -223,7 +228,7 @@ def collate(samples: list[Sample], multiple: int = 1) -> Batch:
 
 
 def _pad(
-    arrays: list[np.ndarray] | list[Tensor],
+    arrays: Sequence[np.ndarray | Tensor],
     axis: int,
     dtype: torch.dtype = torch.float32,
     batch_axis: int = 0,
@@ -234,11 +239,14 @@ def _pad(
     longest = max(1, *(a.shape[axis] for a in arrays))
     shape[axis] = -(-longest // multiple) * multiple
     shape.insert(batch_axis, len(arrays))
-    on_device = isinstance(arrays[0], Tensor)
-    out = torch.zeros(shape, dtype=dtype, device=arrays[0].device if on_device else None)
-    rows = out.movedim(batch_axis, 0)
-    for row, array in zip(rows if on_device else rows.numpy(), arrays, strict=True):
-        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    device = arrays[0].device if isinstance(arrays[0], Tensor) else None
+    out = torch.zeros(shape, dtype=dtype, device=device)
+    for row, array in zip(out.movedim(batch_axis, 0), arrays, strict=True):
+        real = (slice(None),) * axis + (slice(array.shape[axis]),)
+        if isinstance(array, Tensor):
+            row[real] = array
+        else:
+            row.numpy()[real] = array
     return out
 
 
@@ -248,16 +256,14 @@ def _number_type(values: np.ndarray | Tensor) -> torch.dtype:
     return torch.from_numpy(np.empty(0, values.dtype)).dtype
 
 
-def _move(values: Tensor | None, device: torch.device) -> Tensor | None:
+def _move(values: Tensor, device: torch.device) -> Tensor:
     """`values` on `device`; what is repeated by a stride of 0 travels once."""
-    if values is None:
-        return None
     return _once(values).to(device, non_blocking=True).expand_as(values)
 
 
-def _pin(values: Tensor | None) -> Tensor | None:
+def _pin(values: Tensor) -> Tensor:
     """`values` in pinned memory, unless they are on a device already."""
-    if values is None or values.device.type != "cpu":
+    if values.device.type != "cpu":
         return values
     return _once(values).pin_memory().expand_as(values)
 

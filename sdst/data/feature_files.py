@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from einops import EinopsError, rearrange
@@ -25,6 +26,8 @@ from sdst.errors import InputError, refuse_all
 SLACK_CLIPS = 3
 SLACK_SHARE = 0.25
 READERS = 8  # files at once: on a shared disk every file is waited for
+
+Id = TypeVar("Id", str, int | str)
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,8 @@ class FeatureFiles:
 
 
 def _find(
-    folders: Sequence[Path], alternatives: Iterable[tuple[str, ...]], ids: Iterable[int | str]
-) -> dict[int | str, list[Path]]:
+    folders: Sequence[Path], alternatives: Iterable[tuple[str, ...]], ids: Iterable[Id]
+) -> dict[Id, list[Path]]:
     """The files of every id that has some in each folder: the first alternative that is there."""
     names = {folder: _names(folder) for folder in folders}
     alternatives = list(alternatives)

@@ -127,7 +127,7 @@ class TokenSelection(nn.Module):
         indices, scores, valid = _over_steps(select, tokens, u, lengths, scales)
         by_step = [None] * len(tokens) if scales is None else scales
         steps = zip(tokens, indices, scores, valid, by_step, strict=True)
-        return [SelectedTokens(*step, lengths, scale) for *step, scale in steps]
+        return [SelectedTokens(x, i, s, v, lengths, scale) for x, i, s, v, scale in steps]
 
     def pool_clips(
         self, tokens: Tensor, u: Tensor, lengths: Tensor, scales: Tensor | None = None

@@ -8,6 +8,7 @@ truth: what stands here says the same again, and is tested against them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,6 +37,7 @@ from sdst.model.layers import (
     KeysValues,
     NeighbourConv,
     Projection,
+    Residual,
     SelfAttention,
     by_step,
     sine_frequencies,
@@ -43,6 +45,9 @@ from sdst.model.layers import (
 )
 from sdst.model.rdsa import RDSA, within
 from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
+
+if TYPE_CHECKING:
+    from sdst.model.tuner import SDST
 
 
 class OtherLayerError(TypeError):
@@ -52,7 +57,7 @@ class OtherLayerError(TypeError):
 class Blocks:
     """A model's blocks as programs of its weights, called as the modules are."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SDST) -> None:
         self.dense_block = FusedDenseBlock(model.dense_block)
         self.sparse_block = FusedSparseBlock(model.sparse_block)
         self.heads = FusedHeads(model.heads)
@@ -60,10 +65,10 @@ class Blocks:
         self.project_clips = FusedVideo(model.visual_projection)
 
 
-_known: WeakKeyDictionary[nn.Module, tuple[Weights, Blocks | None]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[SDST, tuple[Weights, Blocks | None]] = WeakKeyDictionary()
 
 
-def fused_blocks(model: nn.Module) -> Blocks | None:
+def fused_blocks(model: SDST) -> Blocks | None:
     """Programs of the weights that `model` has now; None where the modules must serve.
 
     They must where a gradient or dropout is wanted, for weights other than fp32 on a CPU, without
@@ -90,7 +95,7 @@ def fused_blocks(model: nn.Module) -> Blocks | None:
     return None if any(weights.hooks) else blocks
 
 
-def forget(model: nn.Module) -> None:
+def forget(model: SDST) -> None:
     """Make new programs the next time."""
     _known.pop(model, None)
 
@@ -124,7 +129,7 @@ class Weights:
 class FusedText:
     """`SDST.read_text`: the projected words, and their keys and values in both streams."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SDST) -> None:
         text = _project(model.text_projection)
         attentions = {"dense": model.dense_block, "sparse": model.sparse_block}
         keys_values = {
@@ -169,14 +174,14 @@ class FusedDenseBlock:
         self.module = block
         dense, time = read("dense", width), read("time", width)
         branch = _attend_text(block.text_attention, dense + time)
-        dense = _norm(dense + branch, to_text.norm)
+        dense = _norm_after(to_text, dense + branch)
         self.before = RowProgram(dense=dense, **_query_key_value(over, dense, time))
 
         dense = read("dense", width)
         branch = attend(read("query", width), "key", "value", "lengths", over.heads)
-        dense = _norm(dense + _linear(branch, over.out), over_time.norm)
+        dense = _norm_after(over_time, dense + _linear(branch, over.out))
         branch = _feed_forward(dense, block.feed_forward)
-        self.after = RowProgram(dense=_norm(dense + branch, feed_forward.norm))
+        self.after = RowProgram(dense=_norm_after(feed_forward, dense + branch))
 
     def __call__(
         self,
@@ -201,8 +206,9 @@ class FusedDenseBlock:
             text_values=values,
             text_lengths=text_lengths,
         )
-        read = {"dense": dense, "query": query, "key": key, "value": value}
-        [dense] = self.after.run(batch, clips, lengths, lengths=lengths, **read)
+        [dense] = self.after.run(
+            batch, clips, lengths, lengths=lengths, dense=dense, query=query, key=key, value=value
+        )
         return dense
 
 
@@ -224,17 +230,18 @@ class FusedSparseBlock:
         first, _, second = block.position
         position = _linear(_linear(place, first, relu=True), second)
         branch = _attend_text(block.text_attention, hidden + position)
-        hidden = _norm(hidden + branch, residuals["text"].norm)
+        hidden = _norm_after(residuals["text"], hidden + branch)
         self.before = RowProgram(
             hidden=hidden, position=position, **_query_key_value(over, hidden, position)
         )
 
         hidden = read("hidden", width)
         branch = attend(read("query", width), "key", "value", None, over.heads)
-        hidden = _norm(hidden + _linear(branch, over.out), residuals["self"].norm)
+        hidden = _norm_after(residuals["self"], hidden + _linear(branch, over.out))
         if self.context is not None:
             self.until_context = RowProgram(hidden=hidden)
-            hidden = _norm(read("hidden", width) + read("branch", width), residuals["context"].norm)
+            hidden = read("hidden", width) + read("branch", width)
+            hidden = _norm_after(residuals["context"], hidden)
         seen = ends("references", "source", "lengths", width)
         offsets, logits = (
             linear(seen, *reader.through_query(*_weights_of(x)))
@@ -245,9 +252,9 @@ class FusedSparseBlock:
             self.looks = RowProgram(offsets=offsets, logits=logits)
             offsets, logits = (read(x, offsets.width) for x in ("offsets", "logits"))
         branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)
-        hidden = _norm(hidden + _linear(branch, reader.out), residuals["reader"].norm)
+        hidden = _norm_after(residuals["reader"], hidden + _linear(branch, reader.out))
         branch = _feed_forward(hidden, block.feed_forward)
-        self.after = RowProgram(hidden=_norm(hidden + branch, residuals["feed_forward"].norm))
+        self.after = RowProgram(hidden=_norm_after(residuals["feed_forward"], hidden + branch))
 
     def __call__(
         self,
@@ -272,18 +279,31 @@ class FusedSparseBlock:
             text_values=text_values,
             text_lengths=text_lengths,
         )
-        read = {"hidden": hidden, "query": query, "key": key, "value": value}
+        added = {"query": query, "key": key, "value": value}
         if self.context is not None:
-            [hidden] = self.until_context.run(batch, queries, **read)
+            [hidden] = self.until_context.run(
+                batch, queries, hidden=hidden, query=query, key=key, value=value
+            )
             branch = self.context(hidden + position, context).float()  # a module's, of autocast
-            read = {"hidden": hidden, "branch": branch}
-        around = {"references": references, "lengths": lengths}
-        if self.looks is None:
-            around["source"] = source
-        else:
-            offsets, logits = self.looks.run(batch, queries, source=source, **around)
-            around |= {"offsets": within(offsets, self.reach), "logits": logits}
-        [hidden] = self.after.run(batch, queries, values=values, **around, **read)
+            added = {"branch": branch}
+        looked = {"source": source}
+        if self.looks is not None:
+            offsets, logits = self.looks.run(
+                batch, queries, source=source, references=references, lengths=lengths
+            )
+            looked = {"offsets": within(offsets, self.reach), "logits": logits}
+        [hidden] = self.after.run(
+            batch,
+            queries,
+            row_lengths=None,
+            implementation="auto",
+            hidden=hidden,
+            references=references,
+            values=values,
+            lengths=lengths,
+            **added,
+            **looked,
+        )
         return hidden, None
 
 
@@ -305,35 +325,48 @@ class FusedHeads:
 
     def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
         """As `MomentHeads.refine`."""
-        [moved] = self.boundaries.run(*hidden.shape[:2], hidden=hidden)
+        [moved] = self.boundaries.run(*_rows(hidden), hidden=hidden)
         return self.move(moved, references)
 
     def rate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """As `MomentHeads.rate`."""
-        class_logit, logits = self.ratings.run(*hidden.shape[:2], hidden=hidden)
+        class_logit, logits = self.ratings.run(*_rows(hidden), hidden=hidden)
         return class_logit.squeeze(-1), actionness(logits)
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    """Batch and rows of [B, N, ...]."""
+    return x.shape[0], x.shape[1]
 
 
 def _weights_of(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer that computes nothing else with them."""
-    if type(module) not in (nn.Linear, nn.LayerNorm):
-        raise OtherLayerError
-    return module.weight, module.bias
+    if type(module) is nn.Linear or type(module) is nn.LayerNorm:
+        return module.weight, module.bias
+    raise OtherLayerError
 
 
-def _linear(x: Rows, module: nn.Linear, relu: bool = False) -> Rows:
+def _linear(x: Rows, module: nn.Module, relu: bool = False) -> Rows:
     return linear(x, *_weights_of(module), relu)
 
 
-def _norm(x: Rows, module: nn.LayerNorm) -> Rows:
-    if module.eps != 1e-5:
+def _norm(x: Rows, module: nn.Module) -> Rows:
+    if not isinstance(module, nn.LayerNorm) or module.eps != 1e-5:
         raise OtherLayerError
     return norm(x, *_weights_of(module))
 
 
+def _norm_after(residual: nn.Module, total: Rows) -> Rows:
+    """`Residual` of a sum that is made, without dropout."""
+    if type(residual) is not Residual:
+        raise OtherLayerError
+    return _norm(total, residual.norm)
+
+
 def _project(module: Projection) -> Rows:
     first_norm, _, first, _, second_norm, _, second = module
-    x = _norm(read("x", first.in_features), first_norm)
+    weight, _ = _weights_of(first)
+    x = _norm(read("x", weight.shape[1]), first_norm)
     return _linear(_norm(_linear(x, first, relu=True), second_norm), second)
 
 

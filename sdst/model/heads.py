@@ -24,8 +24,8 @@ class MomentHeads(nn.Module):
         self.boundaries = MLP(width, width, width, 2)
         self.class_logit = nn.Linear(width, 1)
         self.actionness = MLP(width, width, width, 1)
-        nn.init.zeros_(self.boundaries[-1].weight)
-        nn.init.zeros_(self.boundaries[-1].bias)
+        for parameter in self.boundaries[-1].parameters():
+            nn.init.zeros_(parameter)
         nn.init.constant_(self.class_logit.bias, -math.log(99))
 
     def refine(self, hidden: Tensor, references: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ class KeepInside(torch.autograd.Function):
         return spans.clamp(NARROWEST, 1.0)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        [grad] = grads
         return grad
 
 

@@ -49,7 +49,7 @@ def sparse_health(outputs: Outputs) -> SparseHealth:
     slots = (-torch.special.xlogy(share, share).sum()).exp()
     nowhere = centers.new_zeros(())
     offset = outside = nowhere
-    if outputs.offsets is not None:
+    if outputs.offsets is not None and outputs.references is not None:
         offset = outputs.offsets[-1].float().abs().mean()
         outside = distance_outside(outputs.offsets[-1], outputs.references[-1])
         outside = (outside > 0).float().mean()

@@ -116,20 +116,21 @@ class NeighbourConv(nn.Conv1d):
     def __init__(self, width: int) -> None:
         super().__init__(width, width, kernel_size=3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[B, L, F] -> [B, L, F], with zeros beyond the ends."""
-        length = x.shape[1]
-        padded = functional.pad(x, (0, 0, 1, 1))
+        length = input.shape[1]
+        padded = functional.pad(input, (0, 0, 1, 1))
         around = torch.cat([padded[:, i : i + length] for i in range(3)], -1)
         return functional.linear(around, *self.as_linear())
 
     def as_linear(self) -> tuple[Tensor, Tensor]:
         """Weight [F, 3F] and bias [F] on a clip between its neighbours."""
+        assert self.bias is not None  # this convolution is never built without
         return self.weight.transpose(1, 2).flatten(1), self.bias
 
 
-class CrossAttention(nn.Module):
-    """Multi-head attention from a few queries to another sequence."""
+class CrossAttentionLayers(nn.Module):
+    """The layers of multi-head attention from a few queries to another sequence."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -142,10 +143,18 @@ class CrossAttention(nn.Module):
         """[..., N, F] -> keys and values, each [..., N, H, F/H]."""
         return split_keys_values(self.key_value(memory), self.heads)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
+    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
         """x [B, L, F], keys and values [B, N, H, F/H], lengths [B], valid part of N."""
         query = self.query(x).unflatten(-1, (self.heads, -1))
         return self.out(cross_attention(query, *keys_values, lengths).flatten(2))
+
+
+class CrossAttention(CrossAttentionLayers):
+    """Multi-head attention to a sequence whose keys and values are at hand."""
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
+        """As `attend`."""
+        return self.attend(x, keys_values, lengths)
 
 
 def split_keys_values(joint: Tensor, heads: int) -> tuple[Tensor, Tensor]:

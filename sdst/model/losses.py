@@ -5,8 +5,10 @@ All terms are computed for the K steps at once and averaged over them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -81,10 +83,10 @@ def grounding_loss(
         "alignment": _mean(symmetric_info_nce(aligned), anchored),
         "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
     }
-    if weights.outside and outputs.offsets is not None:
+    if weights.outside and outputs.offsets is not None and outputs.references is not None:
         terms["outside"] = distance_outside(outputs.offsets, outputs.references).mean()
-    total = sum(getattr(weights, name) * term for name, term in terms.items())
-    return total, terms
+    weighted = (getattr(weights, name) * term for name, term in terms.items())
+    return reduce(operator.add, weighted), terms
 
 
 def moment_losses(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sdst.kernels import deformable_attention
 from sdst.model.config import ModelConfig
-from sdst.model.layers import CrossAttention, NeighbourConv, length_mask
+from sdst.model.layers import CrossAttentionLayers, NeighbourConv, length_mask
 
 
 class DeformableReader(nn.Module):
@@ -117,7 +117,8 @@ class RDSA(DeformableReader):
             offsets_scores = functional.linear(ends, *self.through_query(weight, bias))
         else:
             offsets_scores = functional.linear(self.query(ends), weight, bias)
-        return offsets_scores.chunk(2, -1)
+        offsets, scores = offsets_scores.chunk(2, -1)
+        return offsets, scores
 
     def through_query(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [N, 3F] and bias [N] on q, as those on the ends that q is made of."""
@@ -138,7 +139,7 @@ class DeformableCrossAttention(DeformableReader):
         return self.read(offsets, self.scores(hidden), references, dense, lengths), offsets
 
 
-class StandardCrossAttention(CrossAttention):
+class StandardCrossAttention(CrossAttentionLayers):
     """Baseline: every query attends to every clip [P]."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -148,7 +149,7 @@ class StandardCrossAttention(CrossAttention):
         self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
     ) -> tuple[Tensor, None]:
         """As `RDSA.forward`, without offsets."""
-        return super().forward(hidden, self.keys_values(dense), lengths), None
+        return self.attend(hidden, self.keys_values(dense), lengths), None
 
 
 READERS = {

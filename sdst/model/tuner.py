@@ -170,25 +170,26 @@ class SDST(
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
-        fit = 0.0 if self.selection is None or self.training else log_fit(contexts)
+        fit = 0.0 if contexts is None or self.training else log_fit(contexts)
         if beyond is not None:
+            assert contexts is not None  # only a model that selects tokens has others to join
             strides = self.config.context_strides
             contexts = [x.joined(y, strides) for x, y in zip(contexts, beyond, strict=True)]
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
         steps, looks = [], []
+        dense = inputs[0].source  # D^0 = V^1 [P]
         for step, (source, time, lengths, stride) in enumerate(inputs):
-            if step == 0:
-                dense = source  # D^0 = V^1 [P]
-            else:
+            if step > 0:
                 before = inputs[step - 1]
                 dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
                 dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
             dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
             seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
+            context = None if contexts is None else contexts[step]
             hidden, offsets = blocks.sparse_block(
-                hidden, references, seen, lengths, sparse_text[step], text_lengths, contexts[step]
+                hidden, references, seen, lengths, sparse_text[step], text_lengths, context
             )
             spans = blocks.heads.refine(hidden, references)
             if every_step or step == len(inputs) - 1:
@@ -210,6 +211,7 @@ class SDST(
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""
+        assert self.selection is not None  # without one, no tokens are scored
         projected, *_ = (fused_blocks(self) or self).read_text(text, text_lengths)
         return self.selection.direction(self._pool_text(projected, text_lengths).transpose(0, 1))
 
@@ -253,13 +255,15 @@ class SDST(
 
     def _read_video(
         self, video: EncodedVideo, sentence: Tensor
-    ) -> tuple[Tensor, list[DenseInput], list[SelectedTokens | None]]:
-        """Visual features [K, B, L, F], each step's dense input, and its context (or None)."""
+    ) -> tuple[Tensor, list[DenseInput], list[SelectedTokens] | None]:
+        """Visual features [K, B, L, F], each step's dense input, and its context where it has."""
         if self.selection is None:
-            return video.visual, video.steps, [None] * self.config.layers
+            assert video.visual is not None and video.steps is not None
+            return video.visual, video.steps, None
+        assert video.tokens is not None  # a model that selects tokens keeps them
         u = self.selection.direction(sentence.transpose(0, 1))
         contexts = self.selection.select(video.tokens, u, video.lengths, video.scales)
-        if video.visual is not None:
+        if video.visual is not None and video.steps is not None:
             return video.visual, video.steps, contexts
         pooled = self.selection.pool_clips(video.tokens, u, video.lengths, video.scales)
         visual = self._project(pooled, video.lengths)
@@ -296,7 +300,8 @@ class SDST(
 
 
 def _stacked(of_steps: Sequence[Tensor | None]) -> Tensor | None:
-    return None if of_steps[0] is None else torch.stack(of_steps)
+    tensors = [x for x in of_steps if x is not None]
+    return torch.stack(tensors) if tensors else None
 
 
 def parameter_count(model: nn.Module) -> dict[str, int]:

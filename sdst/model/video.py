@@ -51,7 +51,9 @@ class EncodedVideo:
     @property
     def clips(self) -> int:
         """L."""
-        return (self.tokens if self.visual is None else self.visual).shape[2]
+        features = self.tokens if self.visual is None else self.visual
+        assert features is not None  # one of them is kept
+        return features.shape[2]
 
     def for_queries(self, count: int, videos: Tensor | None = None) -> EncodedVideo:
         """One video for each of `count` queries.
@@ -72,12 +74,13 @@ class EncodedVideo:
                 "or `videos`, the index of each query's video"
             )
 
-        def pick(x: Tensor | None, dim: int) -> Tensor | None:
-            if x is None:
-                return None
+        def pick(x: Tensor, dim: int) -> Tensor:
             if videos is not None:
                 return x.index_select(dim, videos)
             return x.expand(*x.shape[:dim], count, *x.shape[dim + 1 :])
+
+        def pick_by_step(x: Tensor | None) -> Tensor | None:
+            return None if x is None else pick(x, 1)
 
         steps = self.steps and [
             DenseInput(pick(step.source, 0), step.time, pick(step.lengths, 0), step.stride)
@@ -85,9 +88,9 @@ class EncodedVideo:
         ]
         return EncodedVideo(
             pick(self.lengths, 0),
-            pick(self.tokens, 1),
-            pick(self.scales, 1),
-            pick(self.visual, 1),
+            pick_by_step(self.tokens),
+            pick_by_step(self.scales),
+            pick_by_step(self.visual),
             steps,
         )
 

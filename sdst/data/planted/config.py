@@ -37,7 +37,7 @@ class PlantedConfig:
 
     def problems(self) -> list[str]:
         """Every reason why nothing can be planted with these numbers; empty if something can."""
-        at_least = dict.fromkeys(("signal", "noise", "smear", "distractors", "decoys", "seed"), 0)
+        at_least = {"signal": 0, "noise": 0, "smear": 0, "distractors": 0, "decoys": 0, "seed": 0}
         at_least["layers"] = 1
         found = [
             f"planted.{name} is {getattr(self, name)}, expected at least {least}"

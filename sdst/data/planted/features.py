@@ -30,6 +30,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ class PlantedFeatures:
         self._meanings = {w: unit_vectors(self._normal("word", w, shape=(MEANINGS,))) for w in uses}
         rare = {w: math.log(1 + len(annotations) / n) * self._meanings[w] for w, n in uses.items()}
         self._sentences = {
-            qid: unit_vectors(sum(rare[word] for word in dict.fromkeys(words)))
+            qid: unit_vectors(reduce(np.add, [rare[word] for word in dict.fromkeys(words)]))
             for qid, words in self._words.items()
         }
         planted_width = video_width - 2 * endpoints
@@ -258,7 +259,7 @@ class PlantedFeatures:
     ) -> int:
         """Clips of one of the query's moments, or of all that is labelled well."""
         if not annotation.windows:
-            return np.count_nonzero(shares)
+            return int(np.count_nonzero(shares))
         start, end = annotation.windows[generator.integers(len(annotation.windows))]
         return max(1, round((end - start) / self._clip_length))
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Journal:
         """Whether there is more than the index says."""
         return self._counts() != self._behind
 
-    def current(self, kind: str) -> Mapping[int | str, Entry]:
+    def current(self, kind: str) -> Mapping[Any, Entry]:
         """The videos or queries by id; of those that came again the last."""
         return self._current[kind]
 

@@ -88,16 +88,20 @@ class FeatureSource(Protocol):
     @property
     def video_ids(self) -> list[str]:
         """The videos that have features."""
+        ...
 
     @property
     def query_ids(self) -> list[int | str]:
         """The queries that have features."""
+        ...
 
     def video(self, vid: str) -> VideoFeatures:
         """A video's features."""
+        ...
 
     def query(self, qid: int | str) -> QueryFeatures:
         """A sentence's features."""
+        ...
 
 
 class FeatureStore:
@@ -220,7 +224,7 @@ class FeatureStore:
                     getattr(features, "scales", None),
                     features.embedding,
                 ):
-                    found = found if values is None else zlib.crc32(values, found)
+                    found = found if values is None else zlib.crc32(np.asarray(values).data, found)
                 yield f"{kind} {key}", found, expected
 
     def _lay_out(self, videos: list, queries: list) -> None:
@@ -241,7 +245,8 @@ class FeatureStore:
                 zip(tokens, queries, strict=False)
             )
         }
-        rows = dict(zip(FILES, (starts[-1], starts[-1], tokens[-1], len(queries)), strict=True))
+        counts = starts[-1], starts[-1], tokens[-1], len(queries)
+        rows: dict[str, int] = dict(zip(FILES, counts, strict=True))
         rows[SCALES] = starts[-1]
         widths = row_widths(self.shapes)
         self._rows = {name: (rows[name], widths[name]) for name in self._types}

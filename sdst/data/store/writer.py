@@ -176,18 +176,19 @@ class FeatureWriter:
         entry = self.begin_video(vid, clips, store.video_origins[vid])
         for first in range(0, clips, CLIPS_AT_ONCE):
             some = slice(first, first + CLIPS_AT_ONCE)
-            tokens = video.tokens[:, some]
-            scales = None if video.scales is None else video.scales[:, some]
+            tokens = np.asarray(video.tokens[:, some])
+            scales = None if video.scales is None else np.asarray(video.scales[:, some])
             if scales is not None and SCALES not in self._types:
                 tokens, scales = tokens * scales[..., None], None
-            embedding = None if video.embedding is None else video.embedding[some]
+            embedding = None if video.embedding is None else np.asarray(video.embedding[some])
             entry.write(tokens, embedding, scales)
         entry.finish(video.duration, store.faults.get(vid, []))
 
     def copy_query(self, store: FeatureStore, qid: int | str) -> None:
         """Append a query of another store."""
         query = store.query(qid)
-        self.add_query(qid, query.tokens, query.embedding, store.query_origins[qid])
+        embedding = None if query.embedding is None else np.asarray(query.embedding)
+        self.add_query(qid, np.asarray(query.tokens), embedding, store.query_origins[qid])
 
     def _finish_video(self, entry: Entry) -> None:
         self._journal.add("video", entry)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+from av.stream import Disposition
 
-from sdst.data.video.clock import Clock
+from sdst.data.video.clock import Clock, seconds_per_tick
 from sdst.errors import InputError, disguise
 
 STILLS = sorted(name for name in av.formats_available if name.endswith("_pipe"))
@@ -66,7 +69,7 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def open_video(path: str | Path) -> av.container.InputContainer:
+def open_video(path: str | Path) -> InputContainer:
     try:
         if Path(path).is_dir():
             raise InputError(f"{path}: a folder; expected a video file")
@@ -82,13 +85,13 @@ def open_video(path: str | Path) -> av.container.InputContainer:
             },
             metadata_errors="replace",
         )
-    except av.error.ArgumentError:
+    except ArgumentError:
         found = disguise(path) or (
             "not a readable video: a playlist, text or another format; expected a file that itself "
             "holds frames (MP4, Matroska, AVI, MPEG, ...)"
         )
         raise InputError(f"{path}: {found}") from None
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         found = disguise(path) or f"not a readable video: {reason}"
         raise InputError(f"{path}: {found}") from None
@@ -107,8 +110,8 @@ def file_version(path: str | Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
-    cover = av.stream.Disposition.attached_pic
+def video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
+    cover = Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
@@ -121,48 +124,44 @@ def video_stream(container: av.container.InputContainer, path: str | Path) -> av
     return streams[0]
 
 
-def file_start(container: av.container.InputContainer) -> float | None:
+def file_start(container: InputContainer) -> float | None:
     """Seconds on the file's clock at which its sound or frames start, the earlier; None: unknown.
 
     Subtitles and covers do not count.
     """
     starts = [
-        float(stream.start_time * stream.time_base)
+        float(stream.start_time * seconds_per_tick(stream))
         for stream in container.streams
         if stream.type in ("video", "audio")
         and stream.start_time is not None
-        and not stream.disposition & av.stream.Disposition.attached_pic
+        and not stream.disposition & Disposition.attached_pic
     ]
     if starts:
         return min(starts)
     return None if container.start_time is None else container.start_time / av.time_base
 
 
-def estimate_end(
-    container: av.container.InputContainer, stream: av.VideoStream, fps: float
-) -> float:
+def estimate_end(container: InputContainer, stream: av.VideoStream, fps: float) -> float:
     """Seconds from the start of the file to the end of its frames: as the stream says, else the
     file, else counted packet by packet."""
     start = file_start(container) or 0.0
     if stream.duration:
-        first = stream.start_time * stream.time_base if stream.start_time is not None else start
-        return float(first + stream.duration * stream.time_base) - start
+        tick = seconds_per_tick(stream)
+        first = start if stream.start_time is None else stream.start_time * tick
+        return float(first + stream.duration * tick) - start
     if container.duration:
-        return _file_end(container)
+        return _file_end(container, container.duration)
     last, count = 0.0, 0
     packets = Clock(container, stream)
     while (packet := packets.read()) is not None:
         count += 1
         if packet.pts is not None:
-            last = max(
-                last, float((packet.pts + (packet.duration or 0)) * stream.time_base) - start
-            )
+            end = (packet.pts + (packet.duration or 0)) * seconds_per_tick(stream)
+            last = max(last, float(end) - start)
     return last or (count / fps if fps else 0.0)
 
 
-def stated_end(
-    container: av.container.InputContainer, path: str | Path
-) -> tuple[float | None, bool]:
+def stated_end(container: InputContainer, path: str | Path) -> tuple[float | None, bool]:
     """Seconds from the start of the file to where it states that its frames end, None if it does
     not, and whether that is the end of the longest of all tracks."""
     format = container.format.name.split(",")[0]
@@ -171,21 +170,21 @@ def stated_end(
         return (estimate_end(container, stream, 0.0) if stream.duration else None), False
     if format not in FILES_STATE_LENGTHS or not container.duration:
         return None, False
-    return _file_end(container), True
+    return _file_end(container, container.duration), True
 
 
-def _file_end(container: av.container.InputContainer) -> float:
-    """Seconds from the start of the file to its end, as the header says."""
+def _file_end(container: InputContainer, duration: int) -> float:
+    """Seconds from the start of the file to its end, as the header says: its `duration`."""
     # Matroska states when a file ends, the other formats how long it is.
     late = (file_start(container) or 0.0) if "matroska" in container.format.name else 0.0
-    return container.duration / av.time_base - late
+    return duration / av.time_base - late
 
 
-def last_packet_end(container: av.container.InputContainer) -> float:
+def last_packet_end(container: InputContainer) -> float:
     """Seconds from the start of the file to the end of the last packet of sound or frames."""
     last = -math.inf
     streams = [stream for stream in container.streams if stream.type in ("video", "audio")]
-    with suppress(av.error.FFmpegError):
+    with suppress(FFmpegError):
         for packet in container.demux(streams):
             if packet.pts is not None:
                 last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))

@@ -7,14 +7,24 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import av
+from av.container import InputContainer
+from av.error import FFmpegError
 
-from sdst.data.video.clock import Clock
+from sdst.data.video.clock import Clock, seconds_per_tick
 from sdst.data.video.container import file_start, video_stream
 from sdst.errors import InputError
 
 ROUNDING = 1e-6  # s, of times that are sums and products
+
+
+class TimedFrame(NamedTuple):
+    """A frame and when it starts, in ticks."""
+
+    start: int
+    frame: av.VideoFrame
 
 
 class JumpError(Exception):
@@ -35,16 +45,14 @@ class Frames:
             from where it claims to, then it has to be read again without.
     """
 
-    def __init__(
-        self, container: av.container.InputContainer, path: str | Path, fps: float, jump: bool
-    ):
+    def __init__(self, container: InputContainer, path: str | Path, fps: float, jump: bool):
         stream = video_stream(container, path)
         self._codec = stream.codec_context
         self._codec.thread_count = 1  # videos are decoded beside each other, and beside the encoder
         self._packets = Clock(container, stream)
         self._ahead: deque[av.Packet] = deque()  # read, not decoded
-        self._frames: deque[av.VideoFrame] = deque()  # decoded, not asked for
-        self._tick = stream.time_base
+        self._frames: deque[TimedFrame] = deque()  # decoded, not asked for
+        self._tick = seconds_per_tick(stream)
         self._frame_ticks = 1 / (fps * float(self._tick)) if fps else 0.0
         self._jump, self._landed = jump, -math.inf
         self._needed = -math.inf  # start of the next picture that is asked for, if it is known
@@ -55,11 +63,12 @@ class Frames:
         self._given = self._failed = self._good = 0
         self._last_end = -math.inf
         self._over = False
-        self._current = self._next_frame()
-        if self._current is None:
+        first = self._next_frame()
+        if first is None:
             raise InputError(f"{path}: no frame can be decoded; the file is corrupt, re-encode it")
+        self._current = first
         start = file_start(container)
-        self._zero = self._current.pts if start is None else start / self._tick
+        self._zero = first.start if start is None else start / self._tick
         self._upcoming = self._next_frame()
 
     @property
@@ -84,11 +93,11 @@ class Frames:
     def at(self, time: float) -> av.VideoFrame:
         """The last picture that starts no later than `time` (s); the first, if none does."""
         limit = math.floor(self._zero + time / self._tick + 1e-6)
-        if self._jump and self._upcoming is not None and self._upcoming.pts <= limit:
+        if self._jump and self._upcoming is not None and self._upcoming.start <= limit:
             self._jump_towards(limit)
-        while self._upcoming is not None and self._upcoming.pts <= limit:
+        while self._upcoming is not None and self._upcoming.start <= limit:
             self._current, self._upcoming = self._upcoming, self._next_frame()
-        return self._current
+        return self._current.frame
 
     def losses(self) -> tuple[int, int]:
         """Pictures that came out damaged or not at all, and how many were given to the decoder."""
@@ -125,7 +134,7 @@ class Frames:
         for packet in chain(ahead, self._read_on()):
             starts_group = packet.is_keyframe and not packet.is_discard
             if packet.pts is not None and starts_group and packet.pts <= limit:
-                key, scanned = packet, []
+                key, scanned = packet.pts, []
             scanned.append(packet)
             if packet.pts is not None and packet.pts <= limit and not packet.is_discard:
                 self._needed = max(self._needed, packet.pts)
@@ -140,9 +149,9 @@ class Frames:
         self._codec.flush_buffers()
         self._frames.clear()
         self._last_pts = self._last_dts = -math.inf
-        self._landed = key.pts
+        self._landed = key
         self._upcoming = self._next_frame()
-        if self._upcoming is None or self._upcoming.pts != key.pts:
+        if self._upcoming is None or self._upcoming.start != key:
             raise JumpError
 
     def _read_on(self) -> Iterator[av.Packet]:
@@ -155,7 +164,7 @@ class Frames:
         if packet.pts is not None and not packet.is_discard:
             self._seen = max(self._seen, packet.pts + (packet.duration or self._frame_ticks))
 
-    def _next_frame(self) -> av.VideoFrame | None:
+    def _next_frame(self) -> TimedFrame | None:
         while not self._frames and not self._over:
             packet = self._ahead.popleft() if self._ahead else next(self._read_on(), None)
             self._decode(packet)
@@ -165,26 +174,27 @@ class Frames:
     def _decode(self, packet: av.Packet | None) -> None:
         """Give the decoder a packet; None for what it still holds back."""
         if packet is not None:
-            if packet.pts is not None and packet.pts < self._landed:
+            pts = packet.pts
+            if pts is not None and pts < self._landed:
                 return  # shown before the key picture, and may need one that was left out
             # Of a damaged file every picture may be wanted to stand in.
-            skip = packet.pts is not None and packet.pts < self._needed and not self._failed
-            self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
-            if skip:
-                self._unneeded.add(packet.pts)
-            elif not packet.is_discard:
-                self._given += 1
+            if pts is not None and pts < self._needed and not self._failed:
+                self._codec.skip_frame = "NONREF"
+                self._unneeded.add(pts)
+            else:
+                self._codec.skip_frame = "DEFAULT"
+                self._given += not packet.is_discard
         try:
             frames = self._codec.decode(packet)
-        except av.error.FFmpegError:
+        except FFmpegError:
             self._failed += 1
             return
         for frame in frames:
             if frame.is_corrupt:
                 self._failed += 1
                 continue
-            frame.pts = self._start_of(frame)
-            end = frame.pts + (frame.duration or self._frame_ticks)
+            start = self._start_of(frame)
+            end = start + (frame.duration or self._frame_ticks)
             self._last_end = max(self._last_end, end)
-            self._good += frame.pts not in self._unneeded
-            self._frames.append(frame)
+            self._good += start not in self._unneeded
+            self._frames.append(TimedFrame(start, frame))

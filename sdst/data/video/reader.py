@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from PIL import Image
 
@@ -179,13 +181,14 @@ class ClipReader(Iterator[np.ndarray]):
                 "stand in"
             )
         end = frames.reached
-        if not self._is_truncated(end):
+        stated = self._stated
+        if stated is None or not self._is_truncated(end):
             self._duration, self.wanted = end, self.clips
             return
-        self._duration = min(self._stated, self.clips * self._clip_length)
-        self.wanted = num_clips(self._stated, self._clip_length)
+        self._duration = min(stated, self.clips * self._clip_length)
+        self.wanted = num_clips(stated, self._clip_length)
         self.faults.append(
-            f"{self._path}: truncated: the pictures end at {end:.1f} s of {self._stated:.1f} s; "
+            f"{self._path}: truncated: the pictures end at {end:.1f} s of {stated:.1f} s; "
             f"{self.clips} of {self.wanted} clips are used"
         )
 
@@ -209,7 +212,8 @@ def thumbnails(path: str | Path, spacing: float, height: int) -> Iterator[np.nda
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The first five numbers of the frame's display matrix, None if it has none."""
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub takes it for a dict of str
+    matrix = side_data.get(SideData.DISPLAYMATRIX)
     return None if matrix is None else np.frombuffer(matrix, np.int32)[:5].astype(float)
 
 
