@@ -153,6 +153,7 @@ class PredictConfig:
         settle: how far the ends of a moment may move to where the saliency inside stands out most
             from that outside, in widths of the moment (see `sdst.grounding.boundaries`); None:
             not at all.
+        smooth: average the saliency of a clip with that of its neighbours, weighted 1 2 1.
         nms: what becomes of moments that overlap a better one: `hard` drops them, `linear` and
             `gaussian` lower their score (soft-NMS).
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
@@ -168,6 +169,7 @@ class PredictConfig:
 
     round_to: float | None = None
     settle: float | None = None
+    smooth: bool = False
     nms: Literal["none", "hard", "linear", "gaussian"] = "none"
     nms_threshold: float = 0.7
     nms_sigma: float = 0.5

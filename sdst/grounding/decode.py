@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sdst.config import PRECISIONS, PredictConfig
 from sdst.errors import InputError
 from sdst.grounding.boundaries import settle
 from sdst.kernels import library, temporal_nms
 from sdst.model import Outputs
+from sdst.model.layers import length_mask
 from sdst.model.spans import to_ends
 
 
@@ -84,13 +86,26 @@ def decode(
     ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
     windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
     kept = (order >= 0).sum(1).tolist()
-    saliency = outputs.saliency[-1].float().cpu().numpy()
+    saliency = outputs.saliency[-1].float()
+    if options.smooth:
+        saliency = smooth(saliency, lengths)
+    saliency = saliency.cpu().numpy()
     return [
         Prediction(sample[:count], curve[:length])
         for sample, count, curve, length in zip(
             windows, kept, saliency, lengths.tolist(), strict=True
         )
     ]
+
+
+def smooth(saliency: Tensor, lengths: Tensor) -> Tensor:
+    """Saliency [B, L] of clips averaged with their neighbours, 1 2 1; `lengths` [B] are valid."""
+    real = length_mask(lengths, saliency.shape[1])
+    values = functional.pad(
+        torch.stack((saliency.where(real, 0.0), real.to(saliency.dtype))), (1, 1)
+    )
+    total, weight = values[..., :-2] + 2 * values[..., 1:-1] + values[..., 2:]
+    return total / weight.clamp(min=1.0)
 
 
 def round_ends(ends: Tensor, limit: Tensor, unit: float) -> Tensor:

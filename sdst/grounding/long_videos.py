@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sdst.config import PredictConfig
 from sdst.grounding.boundaries import settle
-from sdst.grounding.decode import Prediction, rank, round_ends
+from sdst.grounding.decode import Prediction, rank, round_ends, smooth
 from sdst.model import SDST, Outputs
 from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
@@ -187,10 +187,12 @@ class _Answer:
 
     def predict(self, clip_length: float, duration: float, options: PredictConfig) -> Prediction:
         """Moments in seconds, each found once, and the blended saliency."""
-        ends, saliency = self.ends[None], self.saliency / self.weight
+        ends, length = self.ends[None], torch.tensor([self.length])
+        saliency = torch.from_numpy(self.saliency / self.weight)[None]
         if options.settle is not None:
-            curve, length = torch.from_numpy(saliency)[None], torch.tensor([self.length])
-            ends = settle(ends, curve, length, options.settle)
+            ends = settle(ends, saliency, length, options.settle)
+        if options.smooth:
+            saliency = smooth(saliency, length)
         ends = (ends * clip_length).clamp(max=duration)
         if options.round_to is not None:
             ends = round_ends(ends, torch.tensor(duration), options.round_to)
@@ -199,4 +201,4 @@ class _Answer:
         [order], [scores] = rank(ends, (self.evidence - self.best).exp()[None], options)
         count = int((order >= 0).sum())
         windows = torch.cat((ends[0, order[:count]], scores[:count, None]), 1)
-        return Prediction(windows.numpy(), saliency)
+        return Prediction(windows.numpy(), saliency[0].numpy())

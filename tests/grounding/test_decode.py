@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
-from sdst.grounding.decode import decode, rank, round_ends
+from sdst.grounding.decode import decode, rank, round_ends, smooth
 from sdst.model import Outputs
 
 
@@ -31,6 +31,13 @@ def test_ends_are_rounded_inside_the_video(window, expected):
 
 def test_a_video_shorter_than_the_unit_is_one_moment():
     assert rounded(0.2, 0.7, duration=1.5, unit=2.0) == [0.0, 1.5]
+
+
+def test_smoothing_averages_the_clips_that_are_there():
+    curve = torch.tensor([[4.0, 0.0, 8.0, torch.nan], [5.0, torch.nan, 1.0, 2.0]])
+    smoothed = smooth(curve, torch.tensor([3, 1]))
+    assert smoothed[0, :3].tolist() == pytest.approx([8 / 3, 3.0, 16 / 3])
+    assert smoothed[1, 0] == 5.0
 
 
 ENDS = torch.tensor([[[0.0, 10.0], [1.0, 10.0], [20.0, 30.0]]])
