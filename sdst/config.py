@@ -58,6 +58,8 @@ class DataConfig:
         video_features: folders of such files in `root`, joined in this order.
         text_features: folder of such files of the queries.
         endpoints: append every clip's relative start and end to such features.
+        last_layer: read the last layer of such features alone, at every step. Of features with more
+            layers than `model.layers`, the last ones are read.
         planted: make such features up from the annotations, as `planted` says, instead of reading
             files; a recipe then runs without any video.
         backbone: `demo` (packaged), an open_clip model as `NAME` or `NAME:PRETRAINED`, or
@@ -84,6 +86,7 @@ class DataConfig:
     video_features: list[str] = field(default_factory=list)
     text_features: str = ""
     endpoints: bool = False
+    last_layer: bool = False
     planted: bool = False
     backbone: str = "demo"
     clip_length: float = 2.0
@@ -121,6 +124,8 @@ class TrainConfig:
         compile: run forward, matching and losses as one graph of `torch.compile`: `default`, or
             `reduce-overhead`, which keeps it as a CUDA graph. Compiling takes a minute or more for
             every shape: set data.pad_to as well.
+        tracker: what losses and validations are logged to: `tensorboard` writes files into the
+            run's folder, `wandb` and `mlflow` are installed and set up on their own.
         workers: processes that load batches; 0 loads in the training process.
         seed: the run is a function of it, bit for bit on a CPU.
     """
@@ -139,6 +144,7 @@ class TrainConfig:
     select_by: str = "MR-full-mAP"
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     compile: Literal["no", "default", "reduce-overhead"] = "no"
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     workers: int = 0
     seed: int = 0
 
@@ -372,7 +378,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "at least 0",
         lambda x: 0 <= x < math.inf,
-        "train.weight_decay train.warmup_steps train.workers",
+        "train.weight_decay train.offsets_lr train.warmup_steps train.workers",
     ),
     ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold"),
     ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "train.seed"),
@@ -402,8 +408,11 @@ def _data_problems(data: DataConfig) -> list[str]:
         found.append(
             f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
         )
-    if data.endpoints and not from_files:
-        found.append("data.endpoints goes with features from files, not with data.features encode")
+    found += [
+        f"data.{name} goes with features from files, not with data.features encode"
+        for name in ("endpoints", "last_layer")
+        if getattr(data, name) and not from_files
+    ]
     return found
 
 

@@ -5,8 +5,8 @@ python -m sdst.evaluate --checkpoint DIR [--split val|test] [--json OUT] [--data
 
 A checkpoint finds its data where the training did; `--data.key` and `--predict.key` of sdst.train
 say otherwise.
-With --submit DIR nothing is scored: the files of the QVHighlights server are written, of both
-splits of a checkpoint, or of --predictions as --split.
+With --submit DIR nothing is scored: the files of the dataset's evaluation server are written
+(QVHighlights, Ego4D-NLQ), of both splits of a checkpoint, or of --predictions as --split.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from sdst.config import DataConfig
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
-from sdst.evaluation.protocols import PROTOCOLS, Protocol
-from sdst.evaluation.submission import ARCHIVE, write_submission
+from sdst.evaluation.protocols import PROTOCOLS
+from sdst.evaluation.submission import SERVERS, check_server, write_submission
+from sdst.provenance import titled
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"
@@ -55,32 +58,35 @@ def score(options: Namespace, overrides: Sequence[str] = ()) -> None:
         overrides: of the checkpoint's config.
     """
     (answers,) = _answers(options, overrides)
-    protocol = _protocol(options)
+    data = _data(options, overrides)
+    protocol = PROTOCOLS[data.protocol]
     name = answers.split if options.checkpoint else options.predictions.stem
     truth = answers.annotations
     report = protocol.score(answers.predictions, truth, answers.clip_length, answers.source)
     if options.json is not None:
         replace_text(options.json, json.dumps(report, indent=4) + "\n")
-    title = f"{protocol.title}, {len(truth):,} queries"
+    title = titled(protocol.title, len(truth), data)
     print(format_report({name: report}, title, protocol.headline))
 
 
 def submit(options: Namespace, overrides: Sequence[str] = ()) -> None:
     """Write and name the submission files."""
+    protocol = _data(options, overrides).protocol
+    check_server(protocol)
     for answers in _answers(options, overrides):
-        path = write_submission(options.submit, *answers)
-        print(f"{path}: {len(answers.predictions):,} queries")
-    print(options.submit / ARCHIVE)
+        path, *more = write_submission(options.submit, *answers, protocol=protocol)
+        print(f"{path}: {len(answers.predictions):,} queries", *more, sep="\n")
+    print(SERVERS[protocol])
 
 
-def _protocol(options: Namespace) -> Protocol:
-    """The one asked for; else the one that the checkpoint was trained under."""
-    if options.dataset is None and options.checkpoint is not None:
+def _data(options: Namespace, overrides: Sequence[str] = ()) -> DataConfig:
+    """The data that the checkpoint was trained on, under the protocol asked for or its own."""
+    data = DataConfig(protocol=DEFAULT_PROTOCOL)
+    if options.checkpoint is not None:
         from sdst.checkpoint import load_checkpoint
 
-        config, _ = load_checkpoint(options.checkpoint)
-        return PROTOCOLS[config.data.protocol]
-    return PROTOCOLS[options.dataset or DEFAULT_PROTOCOL]
+        data = load_checkpoint(options.checkpoint, overrides)[0].data
+    return replace(data, protocol=options.dataset or data.protocol)
 
 
 def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
@@ -90,7 +96,7 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
             options.split or DEFAULT_SPLIT,
             read_predictions(options.predictions),
             read_annotations(options.annotations),
-            options.clip_length or _protocol(options).clip_length,
+            options.clip_length or PROTOCOLS[_data(options).protocol].clip_length,
             str(options.predictions),
         )
         return

@@ -32,7 +32,8 @@ def train(
 
     Returns:
         What `metrics.json` holds: `split`, the number of its `queries`, the tuner's report, the
-        zero-shot baseline's (None where the features know none), and the run's numbers.
+        zero-shot baseline's (None where the features know none), the run's numbers, and its
+        `provenance`.
     """
     from sdst.checkpoint import RunFolder
     from sdst.model import SDST
@@ -43,8 +44,10 @@ def train(
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     from sdst.model import parameter_count
+    from sdst.provenance import provenance
     from sdst.sources.dataset import open_data
     from sdst.training.distributed import main_process_first
+    from sdst.training.tracking import start_tracker
     from sdst.training.trainer import Trainer, check_run, make_accelerator
 
     began = time.monotonic()
@@ -62,7 +65,8 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
             if not resume:
                 folder.begin(config)
             folder.settle(config, data.meta)
-    accelerator.init_trackers("tensorboard")
+    origin = provenance(data)
+    start_tracker(accelerator, config.train.tracker, folder.path, origin)
     if resume:
         trainer.resume()
     trainer.say(
@@ -77,6 +81,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     if not accelerator.is_main_process:
         return {}
     metrics["interrupted"] = trainer.interrupted
+    metrics["provenance"] = origin
     metrics["seconds"] = {
         "data": round(data_ready - began, 1),
         "training": round(trained - data_ready, 1),
@@ -133,11 +138,12 @@ def show_metrics(config: Config, metrics: dict) -> None:
     """Print the tuner's figures beside the baseline's, and how long the run took."""
     from sdst.evaluation import format_report
     from sdst.evaluation.protocols import PROTOCOLS
+    from sdst.provenance import titled
 
     reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
     reports = {name: report for name, report in reports.items() if report}
     protocol = PROTOCOLS[config.data.protocol]
-    title = f"{protocol.title}, {metrics['queries']:,} queries"
+    title = titled(protocol.title, metrics["queries"], config.data)
     print(format_report(reports, title, protocol.headline))
     seconds = metrics["seconds"]
     print(

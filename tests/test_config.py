@@ -46,6 +46,9 @@ def test_a_saved_config_loads_as_it_was(tmp_path: Path) -> None:
         (["--data.features", "sdst"], "data.video_features"),
         (["--data.features", "clip"], "data.features"),
         (["--data.endpoints", "true"], "data.endpoints"),
+        (["--data.last_layer", "true"], "data.last_layer"),
+        (["--train.offsets_lr", "-1"], "train.offsets_lr"),
+        (["--train.tracker", "aim"], "train.tracker"),
         (["--data.on_device", "true", "--train.workers", "2"], "train.workers"),
     ],
 )

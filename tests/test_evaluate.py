@@ -75,8 +75,10 @@ def test_tvsum_is_scored_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "BK" in capsys.readouterr().out
 
 
-def test_a_submission_of_val_and_test_is_zipped(tmp_path: Path) -> None:
-    files = write_files(tmp_path)
+def test_a_submission_of_val_and_test_is_zipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    files = [*write_files(tmp_path), "--dataset", "qvhighlights"]
     for split in ("val", "test"):
         main([*files, "--submit", str(tmp_path / "out"), "--split", split])
     names = ["hl_val_submission.jsonl", "hl_test_submission.jsonl"]
@@ -87,6 +89,43 @@ def test_a_submission_of_val_and_test_is_zipped(tmp_path: Path) -> None:
         assert archive.namelist() == names
         assert archive.read(names[0]) == (tmp_path / "out" / names[0]).read_bytes()
     assert read_predictions(tmp_path / "out" / names[0]) == read_predictions(files[1])
+    assert "the server (CodaLab) has closed" in capsys.readouterr().out
+
+
+def test_a_dataset_without_a_server_submits_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = ["--checkpoint", str(tiny_checkpoint)]
+    for options in ([*write_files(tmp_path), "--dataset", "charades"], checkpoint):
+        with pytest.raises(InputError, match="--submit: there is no evaluation server for c"):
+            main([*options, "--submit", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_nlq_submission_has_the_keys_of_ego4ds_evaluator(tmp_path: Path) -> None:
+    """Those that NLQ/VSLNet/utils/evaluate_ego4d_nlq.py of EGO4D/episodic-memory reads."""
+    windows = [[second, second + 1, 1 - second / 10] for second in range(7)]
+    queries = {"uid-a_0": "c1", "uid_b_12": "c2"}
+    truth = [
+        {"qid": qid, "query": "where?", "vid": vid, "duration": 10} for qid, vid in queries.items()
+    ]
+    write_json_lines(tmp_path / "a.jsonl", truth)
+    answers = [
+        {"qid": qid, "vid": vid, "pred_relevant_windows": windows} for qid, vid in queries.items()
+    ]
+    write_json_lines(tmp_path / "p.jsonl", answers)
+    files = [f"--predictions={tmp_path / 'p.jsonl'}", f"--annotations={tmp_path / 'a.jsonl'}"]
+    out = ["--dataset", "ego4d-nlq", "--submit", str(tmp_path / "out"), "--split", "test"]
+    main([*files, *out])
+    document = json.loads((tmp_path / "out" / "nlq_test_submission.json").read_text())
+    assert (document["version"], document["challenge"]) == ("1.0", "ego4d_nlq_challenge")
+    times = [[second, second + 1] for second in range(5)]
+    assert document["results"] == [
+        {"clip_uid": "c1", "annotation_uid": "uid-a", "query_idx": 0, "predicted_times": times},
+        {"clip_uid": "c2", "annotation_uid": "uid_b", "query_idx": 12, "predicted_times": times},
+    ]
+    write_json_lines(tmp_path / "a.jsonl", [{**truth[0], "qid": "val0"}])
+    write_json_lines(tmp_path / "p.jsonl", [{**answers[0], "qid": "val0"}])
+    with pytest.raises(InputError, match="qid 'val0': expected <annotation_uid>_<number>"):
+        main([*files, *out])
 
 
 def test_the_official_sample_is_a_valid_submission(shared_data: Path, tmp_path: Path) -> None:
@@ -105,7 +144,8 @@ def test_scoring_files_does_not_load_pytorch(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    main(["--checkpoint", str(tiny_checkpoint), "--submit", str(tmp_path / "out")])
+    dataset = ["--dataset", "qvhighlights"]
+    main(["--checkpoint", str(tiny_checkpoint), *dataset, "--submit", str(tmp_path / "out")])
     with ZipFile(tmp_path / "out" / "submission.zip") as archive:
         assert len(archive.namelist()) == 2
     own = read_predictions(tiny_checkpoint / "predictions.jsonl")
@@ -116,7 +156,8 @@ def test_a_checkpoint_submits_both_splits(tiny_checkpoint: Path, tmp_path: Path)
 def test_a_checkpoint_answers_in_bf16(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         options = ["--precision", precision, "--submit", str(tmp_path / precision)]
-        main(["--checkpoint", str(tiny_checkpoint), "--split", "val", *options])
+        options += ["--dataset", "qvhighlights", "--split", "val"]
+        main(["--checkpoint", str(tiny_checkpoint), *options])
     whole, rounded = (
         read_predictions(tmp_path / precision / "hl_val_submission.jsonl")
         for precision in ("fp32", "bf16")
@@ -148,7 +189,7 @@ def test_a_precision_goes_with_a_checkpoint(tmp_path: Path) -> None:
 def test_a_faulty_submission_is_refused_and_nothing_written(
     tmp_path: Path, fault: dict, named: str
 ) -> None:
-    files = write_files(tmp_path, found=fault)
+    files = [*write_files(tmp_path, found=fault), "--dataset", "qvhighlights"]
     with pytest.raises(InputError, match=named):
         main([*files, "--submit", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

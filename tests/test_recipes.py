@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from sdst.config import PACKAGED, Config, as_dict, load_config
 from sdst.evaluation.protocols import PROTOCOLS
+from sdst.train import main
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipes.md"
 MOMENTS = ("qvhighlights", "charades", "tacos", "activitynet")
@@ -77,3 +79,30 @@ def test_a_recipe_is_scored_by_its_datasets_protocol(dataset: str) -> None:
     for path in PACKAGED.glob(f"{dataset}_*.yaml"):
         assert load_config(path.stem).data.protocol == dataset
     assert dataset in PROTOCOLS
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_recipe_runs_on_planted_features_of_the_real_annotations(
+    dataset: str, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = {
+        "data.root": shared_data / dataset,
+        "data.planted": "true",
+        "data.limit": 12,
+        "model.width": 32,
+        "train.epochs": 2,
+        "train.batch_size": 4,
+    }
+    if dataset == "activitynet":  # of which val alone is here
+        name = "activitynet_val_release.jsonl"
+        options["data.annotations"] = json.dumps({"train": name, "val": name})
+    given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    assert main(["--config", f"{dataset}_clip_slowfast", "--output", str(tmp_path), *given]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["split"] == ("test" if dataset in ("qvhighlights", "tacos") else "val")
+    protocol = PROTOCOLS[dataset]
+    head = f"{protocol.title}, {metrics['queries']} queries; planted features; the first 12 queries"
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(head))
+    labels = [line[2:].split("  ")[0] for line in lines[start + 1 :]]
+    assert labels[: len(protocol.headline)] == list(protocol.headline)

@@ -137,6 +137,27 @@ def test_one_layer_is_repeated_for_the_recurrence_without_a_copy(tmp_path):
     assert moved.video.stride(1) == 0 and moved.video.equal(batch.video)
 
 
+def test_fewer_layers_than_the_features_have_are_the_last_ones(tmp_path):
+    options = dataset(tmp_path, "sdst")
+    whole = opened(options, "sdst").source
+    data = opened(options, "sdst", "--model.layers", "3")
+    for kind, key in (("video", "v0"), ("query", data.splits["train"][0].qid)):
+        found, layers = getattr(data.source, kind)(key).tokens, getattr(whole, kind)(key).tokens
+        assert len(layers) == 5
+        np.testing.assert_array_equal(found, layers[2:])
+    batch = collate([data.dataset("train")[0]])
+    assert (batch.video.shape[1], batch.text.shape[1]) == (3, 3)
+
+
+def test_the_last_layer_alone_is_read_at_every_step(tmp_path):
+    options = dataset(tmp_path, "sdst")
+    last = opened(options, "sdst").source.video("v0").tokens[-1:]
+    data = opened(options, "sdst", "--data.last_layer", "true")
+    np.testing.assert_array_equal(data.source.video("v0").tokens, last)
+    batch = collate([data.dataset("train")[0]])
+    assert batch.video.shape[1] == 5 and batch.video.stride(1) == 0
+
+
 def test_widths_left_open_are_those_of_the_features(tmp_path):
     more = ("--model.video_width", "0", "--model.text_width", "0")
     config = opened(dataset(tmp_path, "univtg"), "univtg", *more).config

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.studies.runs import head, row, trained
+from benchmarks.studies.grid import Grid
+from benchmarks.studies.study import Plan, run_study
+from benchmarks.studies.tables import as_markdown
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.errors import run
@@ -118,8 +121,23 @@ def options_of(budget: Budget, seed: int) -> list[str]:
     return [*given, *(KINDS[budget.kind] if budget.features is None else [])]
 
 
+def grid_of(budget: Budget, variants: Iterable[str]) -> Grid:
+    """The study of these variants, the first of them its baseline."""
+    shared = _by_key(options_of(budget, seed=0))
+    del shared["train.seed"]
+    chosen = {name: VARIANTS[name] for name in variants}
+    rows = {f"{name}: {label}": _by_key(changes) for name, (label, changes) in chosen.items()}
+    return Grid(RECIPE, rows, shared)
+
+
+def _by_key(options: list[str]) -> dict[str, object]:
+    """`--section.key value` pairs as a grid has them."""
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return {option.removeprefix("--"): value for option, value in pairs}
+
+
 def main() -> None:
-    """Train the variants with all seeds and print the table in Markdown."""
+    """Train the variants with all seeds, print the table in Markdown and leave it in `--output`."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.planted", description=__doc__
     )
@@ -142,16 +160,7 @@ def main() -> None:
     variants = options.pop("variants")
     budget = Budget(**options)
     pack(budget)
-    data = "features of " + str(budget.features) if budget.features else f"planted, {budget.kind}"
-    title = f"{data}, {budget.epochs} epochs, {len(seeds)} seeds"
-    print(head(title, "s per epoch"))
-    for name in variants:
-        label, changes = VARIANTS[name]
-        runs = []
-        for seed in seeds:
-            options = [*options_of(budget, seed), *changes]
-            runs.append(trained(budget.output / f"{name}-seed{seed}", RECIPE, options))
-        print(row(label, runs, budget.epochs), flush=True)
+    print(as_markdown(run_study(grid_of(budget, variants), Plan(budget.output, seeds))), end="")
 
 
 if __name__ == "__main__":

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_model
 
 from sdst.checkpoint import RunFolder
 from sdst.config import cache_dir, load_config
+from sdst.data.annotations import Annotation
 from sdst.data.jsonl import replace_text
 from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError
-from sdst.evaluation import evaluate
+from sdst.evaluation import evaluate, read_predictions, write_predictions
 from sdst.evaluation.predict import predict
+from sdst.evaluation.protocols import PROTOCOLS, Protocol
+from sdst.evaluation.report import figures_of, labelled
 from sdst.model import SDST
-from sdst.sources.dataset import Data, open_data
+from sdst.sources.dataset import Data, dataset_root, open_data
+from sdst.sources.splits import read_splits
 from sdst.train import train
 
 TEST_VIDEOS = 1000  # that a run on the demo is judged by
@@ -31,8 +37,25 @@ FIGURES = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run, evaluated.
+
+    Attributes:
+        title: what it was evaluated on.
+        figures: in percent, by label.
+        per_query: [queries] the same figures of every query alone, by label.
+        seconds: of its training.
+    """
+
+    title: str
+    figures: dict[str, float]
+    per_query: dict[str, np.ndarray]
+    seconds: float
+
+
 def trained(output: Path, recipe: str, options: Sequence[str], model: type[SDST] = SDST) -> dict:
-    """The metrics of a run in `output`; one that is there already is read and not repeated.
+    """The metrics of a run in `output`; a finished one is read and not repeated, others resume.
 
     Args:
         recipe: a config, by name or file.
@@ -40,17 +63,64 @@ def trained(output: Path, recipe: str, options: Sequence[str], model: type[SDST]
         model: what is trained.
 
     Raises:
-        InputError: the run that is there had other settings, or was interrupted.
+        InputError: the run that is there had other settings, or this one was interrupted.
     """
     config, file = load_config(recipe, options), output / "metrics.json"
-    if file.is_file():
+    metrics = json.loads(file.read_text()) if file.is_file() else {"interrupted": True}
+    if not metrics["interrupted"]:
         RunFolder(output).check_config(config)
-        metrics = json.loads(file.read_text())
-    else:
-        metrics = train(config, output, model_class=model)
+        return metrics
+    begun = RunFolder(output).last_state() is not None
+    metrics = train(config, output, resume=begun, model_class=model)
     if metrics["interrupted"]:
-        raise InputError(f"{output}: was interrupted; remove it to train it again")
+        raise InputError(f"{output}: was interrupted; the same command resumes it")
     return metrics
+
+
+def study_run(
+    output: Path, recipe: str, options: Sequence[str], labels: Sequence[str], videos: int | None
+) -> Run:
+    """A run as `trained`, with the figures that `labels` name.
+
+    Args:
+        videos: test videos of the demo that it is evaluated on; None: the split that it was.
+    """
+    metrics = trained(output, recipe, options)
+    config = load_config(output / "config.yaml")
+    protocol = PROTOCOLS[config.data.protocol]
+    if videos is None:
+        split, report = metrics["split"], metrics["report"]
+        records = read_predictions(output / "predictions.jsonl")
+        truth = read_splits(config, dataset_root(config))[split]
+        title = f"{len(records):,} queries of {split}"
+    else:
+        report = judged(output, videos)
+        records = read_predictions(output / f"predictions-{videos}.jsonl")
+        truth = demo_of_tests(videos).splits["test"]
+        title = f"{videos:,} test videos"
+    per_query = figures_per_query(records, truth, protocol, config.data.clip_length, labels)
+    figures = labelled(figures_of(report), labels)
+    return Run(title, figures, per_query, metrics["seconds"]["training"])
+
+
+def figures_per_query(
+    records: Sequence[dict],
+    truth: Sequence[Annotation],
+    protocol: Protocol,
+    clip_length: float,
+    labels: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """[queries] the figures of every predicted query alone, by label, as far as there are some.
+
+    Their mean is the figure of all queries; of datasets with topics, which average over these, it
+    is the mean over videos.
+    """
+    by_qid = {annotation.qid: annotation for annotation in truth}
+    found = []
+    for record in records:
+        report = protocol.score([record], [by_qid[record["qid"]]], clip_length)
+        found.append(labelled(figures_of(report), labels))
+    return {label: np.array([figures[label] for figures in found]) for label in found[0]}
 
 
 def trained_on_demo(
@@ -81,6 +151,7 @@ def judged(output: Path, videos: int, model: type[SDST] = SDST, precision: str =
             precision=precision,
         )
         report = evaluate(records, dataset.annotations, config.data.clip_length)
+        write_predictions(file.with_name(file.name.replace("report", "predictions") + "l"), records)
         replace_text(file, json.dumps(report, indent=2) + "\n")
     return json.loads(file.read_text())
 

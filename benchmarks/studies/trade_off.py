@@ -2,7 +2,9 @@
 
 The paper's block and three schedules under a sparse context are trained on the demo (its own
 recipe, judged by `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights
-(see `benchmarks.studies.planted`), with the same data, budget and seeds. Time and memory are of a
+(see `benchmarks.studies.planted`), with the same data, budget and seeds. All rows read the stream
+and move references as the paper does, whatever the recipe has, so that they differ in context and
+schedule alone. Time and memory are of a
 training step and a forward pass at the paper's size, 32 videos of QVHighlights, turn by turn. The
 table goes to the screen, the figure to `--plot`.
 """
@@ -50,7 +52,8 @@ class Variant:
     def options(self, layers: int) -> list[str]:
         """What it changes in a recipe with `layers` steps."""
         strides = [max(self.first >> step, 1) for step in range(layers)]
-        return ["--model.context", self.context, "--model.schedule", str(strides)]
+        context = ["--model.context", self.context, "--model.schedule", str(strides)]
+        return [*planted.PAPER, *context]
 
 
 CONTEXTS = ("none", "sparse")

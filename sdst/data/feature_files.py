@@ -191,6 +191,14 @@ class FeatureFiles:
         """The annotated queries whose file is there."""
         return list(self._queries)
 
+    @property
+    def files(self) -> list[Path]:
+        """All that are read."""
+        return [
+            *(file for parts in self._videos.values() for file in parts),
+            *self._queries.values(),
+        ]
+
     def video(self, vid: str) -> VideoFeatures:
         """A video's features, fp16 or fp32 as in the files."""
         layout = self._layout

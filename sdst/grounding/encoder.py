@@ -149,6 +149,11 @@ def encoder_of(
             "nothing here makes of a new video; train on videos (data.features encode) to ground "
             "videos"
         )
+    if data.last_layer:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on the last layer alone (data.last_layer), which "
+            "new videos are not encoded to; train with the layers to ground videos"
+        )
     if backbone is None:
         raise InputError(
             f"checkpoint {checkpoint}: trained on SDST's published features; name the weights that "

@@ -20,6 +20,7 @@ from sdst.data.store.reader import FeatureSource, FeatureStore, require
 from sdst.errors import InputError
 from sdst.sources.encoded import encoded
 from sdst.sources.files import files_identity, published
+from sdst.sources.layers import LastLayers
 from sdst.sources.splits import Splits, annotations_digest, read_splits
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,11 @@ class Data:
     def dataset(self, split: str) -> GroundingDataset:
         """The queries of `split` with their features."""
         if split not in self.splits:
+            file = self.config.data.annotations.get(split)
+            missing = f"no {file} in {self.config.data.root}; " if file else ""
             raise InputError(
-                f"split {split!r}: the dataset has {', '.join(self.splits)}; choose one of these"
+                f"split {split!r}: {missing}the dataset has {', '.join(self.splits)}; choose one "
+                "of these"
             )
         config = self.config
         return GroundingDataset(
@@ -86,6 +90,9 @@ def open_data(config: Config, wait: bool = True) -> Data:
         source = _on_device(source)
     if not isinstance(source, PlantedFeatures):
         splits["train"] = _in_sight(splits["train"], source, config.data.clip_length)
+    kept = 1 if config.data.last_layer else config.model.layers
+    if source.shapes["layers"] > kept:
+        source = LastLayers(source, kept)
     config = _with_stretches(_with_widths(config, source), splits["train"])
     require(
         source,

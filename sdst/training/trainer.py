@@ -33,6 +33,7 @@ from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.sources.dataset import Data
 from sdst.training.distributed import gather_batch
 from sdst.training.optim import make_optimizer, make_scheduler
+from sdst.training.tracking import check_tracker, log
 
 # Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
 # of these waits for the device.
@@ -192,13 +193,17 @@ class Trainer:
         return dict(zip(terms, values.unbind(), strict=True))
 
     def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
-        """Show the loss and write it to TensorBoard."""
+        """Show the loss and hand it to the tracker."""
         values = {name: term.item() for name, term in terms.items()}
         self.check_finite(values["loss"])
         rate = self.scheduler.get_last_lr()[0]
         bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
         logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
-        self.accelerator.log(logged, step=self.progress.step)
+        self.log(logged)
+
+    def log(self, values: dict[str, float]) -> None:
+        """Hand values of this step to `train.tracker`."""
+        log(self.accelerator, self.config.train.tracker, values, self.progress.step)
 
     def check_finite(self, loss: float) -> None:
         """End a run whose loss is not finite."""
@@ -240,9 +245,7 @@ class Trainer:
             "val": figures,
         }
         self.folder.log_metrics(record)
-        self.accelerator.log(
-            {f"val/{name}": value for name, value in figures.items()}, step=progress.step
-        )
+        self.log({f"val/{name}": value for name, value in figures.items()})
         headline = labelled(figures, self.protocol.headline)
         line = "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
         best = "  (best)" if is_best else ""
@@ -308,6 +311,8 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
             "train.precision fp16: a GPU is needed, which scales the loss, and there is none; take "
             "bf16, or no for fp32"
         )
+    tracker = config.train.tracker
+    check_tracker(tracker)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     return Accelerator(
         # Without a GPU, accelerate joins the processes of torchrun only where the CPU is asked for.
@@ -319,7 +324,7 @@ def make_accelerator(config: Config, output: Path) -> Accelerator:
             split_batches=True, use_seedable_sampler=True, data_seed=config.train.seed
         ),
         step_scheduler_with_optimizer=False,
-        log_with="tensorboard",
+        log_with=None if tracker == "none" else tracker,
         project_dir=output,
     )
 

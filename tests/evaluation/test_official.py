@@ -47,6 +47,19 @@ def test_the_official_sample_is_reproduced_figure_for_figure(shared_data: Path) 
     assert_contains(report, official)
 
 
+def test_figures_of_published_predictions_are_the_official_ones(shared_data: Path) -> None:
+    """Predictions of the validation set that peers publish beside their evaluator's output."""
+    folder = shared_data / "qvhighlights"
+    published = sorted((folder / "published").glob("*_preds.jsonl"))
+    if not published:
+        pytest.skip(f"{folder / 'published'} holds no *_preds.jsonl")
+    truth = read_annotations(folder / "highlight_val_release.jsonl")
+    for file in published:
+        official = file.with_name(file.name.replace("_preds.jsonl", "_metrics.json"))
+        report = evaluate(read_predictions(file), truth, source=file.name)
+        assert_contains(report, json.loads(official.read_text()), file.name)
+
+
 def test_a_perfect_submission_scores_100() -> None:
     truth = [annotation(((2.0, 6.0), (10.0, 14.0)))]
     report = evaluate([prediction([[2, 6, 0.9], [10, 14, 0.8]])], truth)

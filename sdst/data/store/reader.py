@@ -169,6 +169,13 @@ class FeatureStore:
         return list(self._queries)
 
     @property
+    def checksums(self) -> list[int]:
+        """Of every video and then of every query, as the index notes them."""
+        return [
+            entry[-1] for entries in (self._videos, self._queries) for entry in entries.values()
+        ]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all features, those that others have taken the place of included."""
         return sum(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.planted import KINDS, RECIPE, VARIANTS, Budget, options_of
+from benchmarks.studies.planted import KINDS, RECIPE, VARIANTS, Budget, grid_of, options_of
 from sdst.config import Config, load_config
 
 
@@ -25,6 +25,15 @@ def test_every_kind_plants_features_of_its_own(kind: str) -> None:
     config = config_of(kind=kind)
     assert config.data.planted
     assert (config.planted == config_of().planted) == (kind == "linear")
+
+
+def test_the_study_has_the_variants_configurations() -> None:
+    budget = Budget(annotations=Path("a"), features=None, output=Path("o"))
+    grid = grid_of(budget, ["sdst", "paper"])
+    assert [grid.folder(row) for row in grid.rows] == ["sdst", "paper"]
+    for name, row in zip(("sdst", "paper"), grid.rows, strict=True):
+        options = [*grid.of_row(row), "--train.seed", "3"]
+        assert load_config(RECIPE, options) == config_of(name)
 
 
 def test_feature_files_are_read_where_they_are() -> None:

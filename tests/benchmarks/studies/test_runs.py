@@ -34,14 +34,12 @@ def test_a_run_of_other_settings_is_refused(run, tiny_options) -> None:
         trained(run[0], "demo", [*tiny_options, "--train.epochs", "2"])
 
 
-def test_an_interrupted_run_is_not_taken_for_a_finished_one(run, tiny_options) -> None:
+def test_an_interrupted_run_is_resumed_and_not_taken_for_a_finished_one(run, tiny_options) -> None:
     folder, metrics = run
     file = folder / "metrics.json"
-    whole = file.read_text()
-    file.write_text(json.dumps({**metrics, "interrupted": True}))
-    with pytest.raises(InputError, match="was interrupted"):
-        trained(folder, "demo", [*tiny_options, *EPOCH])
-    file.write_text(whole)
+    file.write_text(json.dumps({**metrics, "interrupted": True, "report": None}))
+    again = trained(folder, "demo", [*tiny_options, *EPOCH])
+    assert (again["report"], again["interrupted"]) == (metrics["report"], False)
 
 
 def test_a_run_is_judged_by_as_many_videos_as_asked_for(run, own_cache, monkeypatch) -> None:

@@ -1,0 +1,132 @@
+"""Where a run's figures come from: code, machine, settings and features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdst import __version__
+from sdst.config import DataConfig, as_dict
+
+# What needs PyTorch is imported where it is used: `sdst.evaluate` scores files without it.
+if TYPE_CHECKING:
+    from sdst.data.store.reader import FeatureSource
+    from sdst.sources.dataset import Data
+
+_PACKAGE = Path(__file__).parent
+
+
+def provenance(data: Data) -> dict:
+    """What made a run, for its `metrics.json`; every value is plain JSON.
+
+    Args:
+        data: what the run was opened on, with its resolved config.
+    """
+    import torch
+
+    config = data.config
+    return {
+        "version": __version__,
+        "commit": commit(),
+        "command": shlex.join(sys.orig_argv),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seed": config.train.seed,
+        "features": features_fingerprint(data.source, data.meta),
+        "planted": config.data.planted,
+        "limit": config.data.limit,
+        "config": as_dict(config),
+    }
+
+
+def reservations(data: DataConfig) -> list[str]:
+    """Why figures of such data are no benchmark results; empty where they are."""
+    found = []
+    if data.planted:
+        found.append("planted features")
+    if data.limit is not None:
+        found.append(f"the first {data.limit:,} queries of each split")
+    return found
+
+
+def titled(title: str, queries: int, data: DataConfig) -> str:
+    """A heading for figures on so many queries, with every reservation."""
+    return "; ".join([f"{title}, {queries:,} queries", *reservations(data)])
+
+
+def commit(package: Path = _PACKAGE) -> str | None:
+    """The git commit that `package` is checked out from, `-dirty` with changes of tracked files.
+
+    None for an installed package, even where its folder is within some other repository.
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git answers in `folder`; None where it fails or is not installed."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def machine() -> dict[str, object]:
+    """The host, its processor and its GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def features_fingerprint(source: FeatureSource, meta: dict) -> str:
+    """A digest of what decides the features, and of the features themselves as far as it is cheap.
+
+    Of a store the checksums of its entries count, of feature files their names and sizes.
+
+    Args:
+        meta: `Data.meta`, what the features were made of.
+    """
+    from sdst.data.feature_files import FeatureFiles
+    from sdst.data.store.reader import FeatureStore
+    from sdst.sources.layers import LastLayers
+
+    if isinstance(source, LastLayers):
+        source = source.source
+    content: list = [meta, source.shapes]
+    if isinstance(source, FeatureStore):
+        content.append(source.checksums)
+    elif isinstance(source, FeatureFiles):
+        content.append(sorted((path.name, path.stat().st_size) for path in source.files))
+    encoded = json.dumps(content, sort_keys=True, default=str).encode()
+    return hashlib.sha256(encoded).hexdigest()[:16]
