@@ -380,7 +380,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda x: 0 <= x < math.inf,
         "train.weight_decay train.offsets_lr train.warmup_steps train.workers",
     ),
-    ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold"),
+    ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold loss.query_dropout"),
     ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "train.seed"),
 )
 

@@ -47,7 +47,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     from sdst.provenance import provenance
     from sdst.sources.dataset import open_data
     from sdst.training.distributed import main_process_first
-    from sdst.training.tracking import start_tracker
+    from sdst.training.tracking import start_tensorboard, start_tracker
     from sdst.training.trainer import Trainer, check_run, make_accelerator
 
     began = time.monotonic()
@@ -60,13 +60,14 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
         check_run(config, data, accelerator, model_class)
     data_ready = time.monotonic()
     trainer = Trainer(config, data, folder, accelerator, model_class)
+    origin = provenance(data)
+    start_tracker(accelerator, config.train.tracker, folder.path.name, origin)
     with main_process_first(accelerator):  # last, so that a refused run changes nothing here
         if accelerator.is_main_process:
             if not resume:
                 folder.begin(config)
             folder.settle(config, data.meta)
-    origin = provenance(data)
-    start_tracker(accelerator, config.train.tracker, folder.path, origin)
+    start_tensorboard(accelerator)
     if resume:
         trainer.resume()
     trainer.say(

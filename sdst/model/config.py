@@ -34,6 +34,9 @@ class ModelConfig:
         width: F, width of the side-tuner [P: 256].
         queries: M, recurrent moment queries [D: CG-DETR; the official mAP keeps 10 windows].
         heads: attention heads [D: R2-Tuning].
+        query_attention: let the moment queries attend to each other [P]. Where a query has several
+            moments they may then leave the answer to a few of them; see "Beyond Caption-Based
+            Queries in Video Moment Retrieval", CVPR 2026, and `loss.query_dropout`.
         points: S, sampling points per head and query [D: Deformable-DETR].
         attention: how the moment queries read the dense stream: the paper's RDSA, or one of the
             two baselines of its ablation [P].
@@ -71,6 +74,7 @@ class ModelConfig:
     width: int = 256
     queries: int = 10
     heads: int = 8
+    query_attention: bool = True
     points: int = 4
     attention: Literal["rdsa", "deformable", "cross"] = "rdsa"
     reads: Literal["dense", "saliency"] = "dense"
@@ -147,6 +151,8 @@ class LossConfig:
         layer_alignment: the same over the steps of one sample.
         outside: mean distance from the video of sampling points outside of it, in units of it.
             Samples there are 0 without a gradient, so nothing else leads a point back.
+        query_dropout: no weight, but the chance that a moment query of a sample is left out of
+            matching and of the losses of moments, so that no query can rely on another.
     """
 
     classification: float = 2.0
@@ -158,3 +164,4 @@ class LossConfig:
     alignment: float = 0.1
     layer_alignment: float = 0.1
     outside: float = 0.0
+    query_dropout: float = 0.0

@@ -218,7 +218,7 @@ class FusedSparseBlock:
     def __init__(self, block: SparseBlock) -> None:
         self.context = block.context_attention
         over, reader, residuals = block.self_attention, block.reader, block.residuals
-        if type(reader) is not RDSA or type(reader.conv) is not NeighbourConv:
+        if type(reader) is not RDSA or type(reader.conv) is not NeighbourConv or over is None:
             raise OtherLayerError
         _weights_of(reader.query)
         width = over.value.in_features

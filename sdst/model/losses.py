@@ -77,7 +77,8 @@ def grounding_loss(
     between = (scale * _similarities(sentence, clip)).masked_fill(~pairs, _NEVER)
     aligned = (scale * _similarities(sentence, visual)).masked_fill(~pairs, _NEVER)
     over_steps = scale * _similarities(sentence.transpose(0, 1), visual.transpose(0, 1))
-    terms = moment_losses(spans, logits, actionness, targets) | {
+    dropout = weights.query_dropout
+    terms = moment_losses(spans, logits, actionness, targets, dropout) | {
         "saliency": saliency_loss(scale * saliency, targets),
         "contrast": _mean(info_nce(between), anchored),
         "alignment": _mean(symmetric_info_nce(aligned), anchored),
@@ -90,20 +91,22 @@ def grounding_loss(
 
 
 def moment_losses(
-    spans: Tensor, logits: Tensor, actionness: Tensor, targets: Targets
+    spans: Tensor, logits: Tensor, actionness: Tensor, targets: Targets, dropout: float = 0.0
 ) -> dict[str, Tensor]:
     """Class, boundary and actionness terms after matching queries to moments.
 
     Args:
         spans: [K, B, M, 2].
         logits, actionness: [K, B, M].
+        dropout: chance of a query of a sample to be left out, at all steps.
     """
     steps, batch, queries = logits.shape
     truth = targets.spans.expand(steps, -1, -1, -1)  # [K, B, G, 2]
     real = length_mask(targets.counts, truth.shape[2])  # [B, G]
     overlap = iou(spans[:, :, :, None], truth[:, :, None])  # [K, B, M, G]
+    kept = torch.rand_like(logits[0]) >= dropout if dropout else None  # [B, M]
     with torch.no_grad():
-        assigned = match(spans, logits, overlap, targets)  # [K, B, G]
+        assigned = match(spans, logits, overlap, targets, kept)  # [K, B, G]
     matched = assigned >= 0
     labels = logits.new_zeros(steps, batch, queries + 1)  # the last column takes what is unmatched
     labels = labels.scatter(2, assigned.where(matched, queries), 1.0)[..., :queries]
@@ -112,15 +115,24 @@ def moment_losses(
     matched_overlap = overlap.gather(2, query[:, :, None]).squeeze(2)
     best = overlap.detach().masked_fill(~real[:, None], 0.0).amax(-1)  # [K, B, M]
     moments = matched.sum().clamp(min=1)
+    classes, actions = focal_loss(logits, labels), (actionness - best).abs()
+    if kept is not None:
+        classes, actions = classes * kept, actions * kept
     return {
-        "classification": focal_loss(logits, labels).sum() / moments,
+        "classification": classes.sum() / moments,
         "l1": (distance * matched).sum() / moments,
         "iou": ((1 - matched_overlap) * matched).sum() / moments,
-        "actionness": (actionness - best).abs().mean(),
+        "actionness": actions.mean(),
     }
 
 
-def match(spans: Tensor, logits: Tensor, overlap: Tensor, targets: Targets) -> Tensor:
+def match(
+    spans: Tensor,
+    logits: Tensor,
+    overlap: Tensor,
+    targets: Targets,
+    kept: Tensor | None = None,
+) -> Tensor:
     """Hungarian matching of M queries to G moments, all steps in one call.
 
     Where a sample has more moments than queries, the cheapest M of them are matched.
@@ -129,6 +141,7 @@ def match(spans: Tensor, logits: Tensor, overlap: Tensor, targets: Targets) -> T
         spans: [K, B, M, 2].
         logits: [K, B, M].
         overlap: [K, B, M, G], IoU of every pair.
+        kept: [B, M], the queries that take part; None: all.
 
     Returns:
         [K, B, G] int64, the query of every moment, -1 where it has none.
@@ -138,10 +151,16 @@ def match(spans: Tensor, logits: Tensor, overlap: Tensor, targets: Targets) -> T
     distance = torch.cdist(spans, targets.spans.expand(steps, -1, -1, -1), p=1)
     cost = _COST_CLASS * (positive - negative)[..., None] + _COST_L1 * distance
     cost = (cost - _COST_IOU * overlap).flatten(0, 1)
+    if kept is not None:
+        cost = cost + _COST_MISSING * ~kept.repeat(steps, 1)[..., None]
     missing = max(moments - queries, 0)
     cost = functional.pad(cost, (0, 0, 0, missing), value=_COST_MISSING)
     assigned = linear_assignment(cost, targets.counts.repeat(steps))
-    return assigned.where(assigned < queries, -1).unflatten(0, (steps, batch))
+    assigned = assigned.where(assigned < queries, -1).unflatten(0, (steps, batch))
+    if kept is None:
+        return assigned
+    taken = kept.expand(steps, -1, -1).gather(2, assigned.clamp(min=0))
+    return assigned.where(taken, -1)
 
 
 def focal_loss(logits: Tensor, labels: Tensor | float) -> Tensor:

@@ -35,15 +35,16 @@ class SparseBlock(nn.Module):
         width, heads = config.width, config.heads
         self.position = MLP(2 * width, width, width)
         self.text_attention = CrossAttention(width, heads)
-        self.self_attention = SelfAttention(width, heads)
+        self.self_attention = SelfAttention(width, heads) if config.query_attention else None
         self.context_attention = TokenAttention(config) if config.context == "sparse" else None
         self.reader = READERS[config.attention](config)
         self.feed_forward = FeedForward(width)
+        off = {"self": self.self_attention is None, "context": self.context_attention is None}
         self.residuals = nn.ModuleDict(
             {
                 name: Residual(width, config.dropout, config.drop_path)
                 for name in ("text", "self", "context", "reader", "feed_forward")
-                if name != "context" or config.context == "sparse"
+                if not off.get(name, False)
             }
         )
 
@@ -74,7 +75,8 @@ class SparseBlock(nn.Module):
         position = self.position(self._code(references, hidden))
         text, residuals = self.text_attention, self.residuals
         hidden = residuals["text"](hidden, text(hidden + position, keys_values, text_lengths))
-        hidden = residuals["self"](hidden, self.self_attention(hidden, position))
+        if self.self_attention is not None:
+            hidden = residuals["self"](hidden, self.self_attention(hidden, position))
         if self.context_attention is not None:
             branch = self.context_attention(hidden + position, context)
             hidden = residuals["context"](hidden, branch)

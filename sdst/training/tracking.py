@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
@@ -21,22 +19,31 @@ def check_tracker(name: str) -> None:
         )
 
 
-def start_tracker(accelerator: Accelerator, name: str, output: Path, origin: dict) -> None:
-    """Begin to track a run; TensorBoard has its files in `output`, the others `origin` as well.
+def start_tensorboard(accelerator: Accelerator) -> None:
+    """Begin to write TensorBoard's files, where that is the tracker, into the run's folder."""
+    if "tensorboard" in map(str, accelerator.log_with):
+        accelerator.init_trackers("tensorboard")  # the files' folder
+
+
+def start_tracker(accelerator: Accelerator, name: str, run: str, origin: dict) -> None:
+    """Begin to track a run elsewhere, with its `origin`; its settings are the environment's.
 
     Args:
         name: `train.tracker`.
-        output: the run's folder, whose name the run has.
+        run: what to call the run.
         origin: its `provenance`.
+
+    Raises:
+        InputError: the tracker refuses, with its reason.
     """
-    if name == "tensorboard":
-        accelerator.init_trackers("tensorboard")  # the folder's name
+    if name in ("tensorboard", "none"):
         return
-    options = {
-        "wandb": {"name": output.name, "dir": str(output)},
-        "mlflow": {"run_name": output.name},
-    }
-    accelerator.init_trackers(PROJECT, config=_flat(origin), init_kwargs=options)
+    options = {"wandb": {"name": run}, "mlflow": {"run_name": run}}
+    try:
+        accelerator.init_trackers(PROJECT, config=_flat(origin), init_kwargs=options)
+    except Exception as error:  # each tracker has its own
+        reason = " ".join(str(error).split())
+        raise InputError(f"train.tracker {name}: cannot be started: {reason}") from error
 
 
 def log(accelerator: Accelerator, name: str, values: dict[str, float], step: int) -> None:

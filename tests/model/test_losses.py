@@ -174,3 +174,17 @@ def test_padded_clips_and_moments_change_no_term(targets, predictions) -> None:
     before = moment_losses(spans, logits, actionness, targets)
     after = moment_losses(spans, logits, actionness, changed)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_queries_that_are_dropped_count_nowhere(targets, predictions, monkeypatch) -> None:
+    """The terms are those of the other queries alone, but for actionness, a mean over all."""
+    spans, logits, actionness = predictions
+    kept = torch.tensor([True, False, True, True, False])
+    draw = torch.where(kept, 0.9, 0.1).expand(BATCH, -1)
+    monkeypatch.setattr(torch, "rand_like", lambda _: draw)
+    found = moment_losses(spans, logits, actionness, targets, dropout=0.5)
+    left = [x[:, :, kept] for x in (spans, logits, actionness)]
+    expected = moment_losses(*left, targets)
+    expected["actionness"] = expected["actionness"] * kept.sum() / QUERIES
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term, msg=name)

@@ -234,6 +234,19 @@ def test_reading_saliency_is_one_vector_more_and_without_it_the_papers_block() -
     assert torch.equal(saliency(*inputs).scores, dense(*inputs).scores)
 
 
+@pytest.mark.parametrize("attend", [True, False])
+def test_queries_know_of_each_other_by_their_attention_alone(attend: bool) -> None:
+    torch.manual_seed(0)
+    model = SDST(small_config(query_attention=attend)).eval()
+    inputs = random_inputs(model.config)
+    before = model(*inputs).class_logits
+    with torch.no_grad():
+        model.queries.embedding[0] += 1
+    after = model(*inputs).class_logits
+    assert not torch.equal(after[:, :, 0], before[:, :, 0])
+    assert torch.equal(after[:, :, 1:], before[:, :, 1:]) == (not attend)
+
+
 def test_context_none_reads_only_the_pooled_clip() -> None:
     config = small_config(context="none", pooling="mean")
     model = SDST(config).eval()
