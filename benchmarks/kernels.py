@@ -8,7 +8,6 @@ what the tests execute, so that nobody takes a kernel that only compiles for one
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import re
 import shutil
@@ -22,17 +21,13 @@ import torch
 from sdst.errors import InputError, run
 from sdst.installation import typical_call
 from sdst.kernels import dispatch
+from sdst.kernels.registry import H100, OPS
 
 ROOT = Path(__file__).parents[1]
 CUDA = ROOT / "csrc" / "cuda"
-TESTS = ROOT / "tests" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-# No GPU is at hand at every change: where `pytest -m gpu` ran last.
-GPU = "NVIDIA H100 on 2026-11-26 (torch 2.11, Triton 3.6)"
-# Ops whose Triton kernels are younger than that and have not run on a GPU.
-NOT_YET = ("mark_saliency",)
-# The same of implementations that others wrote.
-LIBRARIES = {"flash": GPU, "xformers": "NVIDIA H200 on 2026-11-26 (torch 2.11)"}
+# Where the tests of implementations that others wrote ran last.
+LIBRARIES = {"flash": H100, "xformers": "NVIDIA H200 on 2026-11-26 (torch 2.11)"}
 
 Usage = dict[str, int]  # registers and bytes of stack a thread, bytes of shared memory a block
 
@@ -74,44 +69,35 @@ def evidence_table() -> str:
 
 def implementations() -> Iterator[tuple[str, str]]:
     """Every op with each of its implementations, and the CUDA sources that serve others."""
-    for op in dispatch.ops():
-        names = dispatch.implementations(op)
-        yield from ((op, name) for name in names)
-        if op in cuda_sources() and "cuda" not in names:
-            yield op, "cuda"
+    for name, op in OPS.items():
+        yield from ((name, implementation) for implementation in op.implementations)
+        if name in cuda_sources() and "cuda" not in op.implementations:
+            yield name, "cuda"
 
 
 def evidence(op: str, implementation: str) -> str:
     """The best proof there is here that an implementation works."""
-    registered = implementation in dispatch.implementations(op)
+    registered = implementation in OPS[op].implementations
     reasons = dispatch.unsupported_reasons(op, implementation, *typical_call(op))
     if registered and not reasons:
         return f"executed on {torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}"
-    if implementation == "triton" and op in NOT_YET:
-        return "executed in Triton's interpreter, compiled for GPUs; not yet on a GPU"
-    if implementation == "triton" and op in interpreted_ops():
-        return f"executed on an {GPU}; here in Triton's interpreter, compiled for GPUs"
-    if implementation == "cuda" and (TESTS / f"test_{op}_cuda.py").exists():
-        return f"executed on an {GPU}; here on CPU through the shim, compiled for GPUs"
     if implementation in LIBRARIES:
         return f"executed on an {LIBRARIES[implementation]}"
-    if implementation == "triton" and any(op in call for call in budgets()):
-        return "compiled for GPUs only"
-    return "nowhere: " + "; ".join(reasons)
+    here = {"triton": "in Triton's interpreter", "cuda": "on CPU through the shim"}
+    if implementation not in here:
+        return "nowhere: " + "; ".join(reasons)
+    here = f"{here[implementation]}, compiled for GPUs"
+    if gpu := OPS[op].ran_on.get(implementation):
+        return f"executed on an {gpu}; here {here}"
+    return f"executed {here}; not yet on a GPU"
 
 
 def budgets() -> dict[str, dict]:
-    """The committed usage of the Triton kernels: call, architecture, dtype, kernel."""
-    return json.loads((TESTS / "triton_budgets.json").read_text())["usage"]
-
-
-def interpreted_ops() -> tuple[str, ...]:
-    """OPS of triton_cases.py, which cannot be imported outside of the interpreter's process."""
-    tree = ast.parse((TESTS / "triton_cases.py").read_text())
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "OPS":
-            return ast.literal_eval(node.value)
-    raise LookupError("triton_cases.py has no OPS")
+    """The committed usage of the Triton kernels: op, launch, architecture, dtype, kernel."""
+    files = {op: ROOT / "kernels" / op / "budgets.json" for op in OPS}
+    return {
+        op: json.loads(file.read_text())["usage"] for op, file in files.items() if file.exists()
+    }
 
 
 def cuda_sources() -> list[str]:
@@ -157,12 +143,12 @@ def _usage(told: str) -> Usage:
 
 
 def _triton_rows() -> Iterator[list[str]]:
-    for call, by_architecture in budgets().items():
-        first = by_architecture[ARCHITECTURES[0]]
-        for dtype, kernels in first.items():
-            for kernel in kernels:
-                used = [by_architecture[name][dtype][kernel] for name in ARCHITECTURES]
-                yield [f"{call}: `{kernel}`", dtype, *map(_cell, used)]
+    for op, launches in budgets().items():
+        for launch, by_architecture in launches.items():
+            for dtype, kernels in by_architecture[ARCHITECTURES[0]].items():
+                for kernel in kernels:
+                    used = [by_architecture[name][dtype][kernel] for name in ARCHITECTURES]
+                    yield [f"{op}, {launch}: `{kernel}`", dtype, *map(_cell, used)]
 
 
 def _cuda_rows() -> Iterator[list[str]]:

@@ -1,10 +1,9 @@
 """Which implementation of an op serves a call, and why the others do not.
 
-Every op registers its implementations, the preferred one first, each with a function that takes the
-arguments of the call and returns the reasons why it does not fit; and an order, where the call
-decides which is preferred. An implementation is requested by `implementation=` of the call, else by
-`use_implementation(...)`, else by SDST_IMPLEMENTATION in the environment at import; otherwise
-("auto") the first that fits is taken.
+An op's entry in the registry has its implementations, each with a function that takes arguments of
+the call and returns the reasons why it does not fit. An implementation is requested by
+`implementation=` of the call, else by `use_implementation(...)`, else by SDST_IMPLEMENTATION in the
+environment at import; otherwise ("auto") the first that fits is taken.
 """
 
 from __future__ import annotations
@@ -13,11 +12,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Reasons = Callable[..., list[str]]
-Order = Callable[..., tuple[str, ...]]
+from sdst.kernels.registry import OPS
 
-_implementations: dict[str, dict[str, Reasons]] = {}
-_orders: dict[str, Order] = {}
 _requested = os.environ.get("SDST_IMPLEMENTATION") or "auto"
 
 
@@ -35,38 +31,12 @@ def constant(function: Callable) -> Callable:
     return function
 
 
-def always(*args: object) -> list[str]:
-    """Reasons of an implementation that fits every call."""
-    return []
-
-
-def register(op: str, order: Order | None = None, **implementations: Reasons) -> None:
-    """Declare the implementations of `op`, the preferred one first.
-
-    Args:
-        order: of a call's arguments, the names that "auto" tries, where these decide; those it
-            leaves out serve only when requested.
-    """
-    _implementations[op] = implementations
-    _orders[op] = order or (lambda *args: tuple(implementations))
-
-
-def ops() -> tuple[str, ...]:
-    """Names of all ops."""
-    return tuple(_implementations)
-
-
-def implementations(op: str) -> tuple[str, ...]:
-    """Names of the implementations of `op`, as registered."""
-    return tuple(_implementations[op])
-
-
 def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str]:
     """Why `implementation` cannot serve a call of `op` with these arguments; empty if it can."""
-    if implementation not in _implementations[op]:
-        offered = ", ".join(_implementations[op])
-        return [f"{op} has no implementation {implementation!r}, only {offered}"]
-    return _implementations[op][implementation](*args)
+    offered = OPS[op].implementations
+    if implementation not in offered:
+        return [f"{op} has no implementation {implementation!r}, only {', '.join(offered)}"]
+    return offered[implementation](*args)
 
 
 def requested(op: str) -> str:
@@ -75,16 +45,16 @@ def requested(op: str) -> str:
     Raises:
         ImplementationError: no op has one.
     """
-    if _requested in _implementations[op]:
+    if _requested in OPS[op].implementations:
         return _requested
     _check_known(_requested)
     return "auto"
 
 
 def _check_known(name: str) -> None:
-    if name != "auto" and not any(name in offered for offered in _implementations.values()):
-        known = sorted({"auto"}.union(*_implementations.values()))
-        raise ImplementationError(f"no op has an implementation {name!r}: {known}")
+    if name != "auto" and not any(name in op.implementations for op in OPS.values()):
+        known = {"auto"}.union(*(op.implementations for op in OPS.values()))
+        raise ImplementationError(f"no op has an implementation {name!r}: {sorted(known)}")
 
 
 def would_take(op: str, implementation: str, *args: object) -> bool:
@@ -105,8 +75,9 @@ def choose(op: str, implementation: str, *args: object) -> str:
     """
     chosen = requested(op) if implementation == "auto" else implementation
     if chosen == "auto":
-        for name in _orders[op](*args):
-            if not _implementations[op][name](*args):
+        entry = OPS[op]
+        for name in entry.order(*args) if entry.order else entry.implementations:
+            if not entry.implementations[name](*args):
                 return name
     reasons = unsupported_reasons(op, chosen, *args)
     if reasons:

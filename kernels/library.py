@@ -7,6 +7,7 @@ told. Importing `sdst.kernels` always works, and the reference implementations w
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,40 +24,18 @@ NAMES = ("cpu", "cuda")
 # Number types of a token store, as csrc/include/tokens.h numbers them; the last needs scales.
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
-# The exported functions: p a pointer, n an int64, i an int32, f a float. Those of CUDA end with the
-# stream and return an error code.
+# Kinds of arguments by their letter in a signature.
 KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float}
-SIGNATURES = {
-    "cpu": {
-        "sdst_use_openmp": "p",
-        "sdst_deformable_attention_forward": "pppppp" + "nnnnnn" + "i",
-        "sdst_deformable_attention_backward": "pppppppppp" + "nnnnnn" + "i",
-        "sdst_dense_attention_forward": "pnnn" * 3 + "ppp" + "nnnnn" + "fi",
-        "sdst_dense_attention_backward": "pnnn" * 4 + "ppppp" + "nnnnn" + "fi",
-        "sdst_dropout": "ppp" + "nn" + "fii",
-        "sdst_mark_saliency_forward": "pppppp" + "nnnn" + "ii",
-        "sdst_mark_saliency_backward": "pppp" + "nnn" + "ii",
-        "sdst_pool_tokens_forward": "pppppp" + "nnnnnn" + "ii",
-        "sdst_pool_tokens_backward": "ppppppp" + "nnnnnn" + "ii",
-        "sdst_select_tokens_forward": "pppppppppp" + "nnnnnnnnn" + "ii",
-        "sdst_select_tokens_backward": "pppppppp" + "nnnnnnn" + "ii",
-        "sdst_gathered_attention_forward": "pppppppppp" + "nnnnnnnnnn" + "fii",
-        "sdst_gathered_attention_backward": "pppppppppppp" + "nnnnnnnnnn" + "fii",
-        "sdst_linear_assignment": "ppp" + "nnn" + "i",
-        "sdst_row_program": "pnnpp" + "nn" + "i",
-        "sdst_temporal_nms": "ppppp" + "nnn" + "fff" + "i",
-    },
-    "cuda": {
-        "sdst_linear_assignment": "ppp" + "nnn" + "p",
-        "sdst_select_tokens": "pppppppp" + "nnnnnnn" + "p",
-        "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
-    },
+SIGNATURES: dict[str, str] = {}  # of the functions of the C++ library that wrappers have declared
+CUDA_SIGNATURES = {
+    "sdst_linear_assignment": "ppp" + "nnn" + "p",
+    "sdst_select_tokens": "pppppppp" + "nnnnnnn" + "p",
+    "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
 }
 _NOT_BUILT = {
     "cpu": "SDST_CPU=0; install sdst again without it",
     "cuda": "no nvcc, a failing one, or SDST_CUDA=0; SDST_CUDA=1 at installation reports which",
 }
-RESULTS = {"cpu": None, "cuda": ctypes.c_int32}
 
 
 class LibraryError(RuntimeError):
@@ -75,12 +54,30 @@ def load(name: str) -> ctypes.CDLL:
     if reason is not None:
         raise LibraryError(reason)
     native = ctypes.CDLL(str(path(name)))
-    for function, signature in SIGNATURES[name].items():
-        getattr(native, function).argtypes = [KINDS[kind] for kind in signature]
-        getattr(native, function).restype = RESULTS[name]
-    if name == "cpu":
+    if name == "cuda":
+        for exported, signature in CUDA_SIGNATURES.items():
+            getattr(native, exported).argtypes = [KINDS[kind] for kind in signature]
+            getattr(native, exported).restype = ctypes.c_int32
+    else:
         native.sdst_use_openmp(openmp())
     return native
+
+
+def function(name: str, signature: str) -> Callable[..., None]:
+    """The function `name` that the C++ library exports, looked up when it is first called.
+
+    Args:
+        signature: a letter for every argument: p a pointer, n an int64, i an int32, f a float.
+    """
+    SIGNATURES[name] = signature
+
+    @cache
+    def exported() -> Callable[..., None]:
+        found = getattr(load("cpu"), name)
+        found.argtypes, found.restype = [KINDS[kind] for kind in signature], None
+        return found
+
+    return lambda *arguments: exported()(*arguments)
 
 
 def openmp() -> ctypes.c_void_p | None:
@@ -152,7 +149,8 @@ def _inspect(name: str) -> str | None:
     if not file.exists():
         return f"{file.name} was not built ({_NOT_BUILT[name]})"
     try:
-        version = ctypes.CDLL(str(file)).sdst_abi_version()
+        native = ctypes.CDLL(str(file))
+        version = native.sdst_abi_version()
     except (OSError, AttributeError) as error:
         return f"{file.name} cannot be loaded: {error}"
     if version != ABI_VERSION:
@@ -160,4 +158,7 @@ def _inspect(name: str) -> str | None:
             f"{file.name} has ABI version {version}, this Python code expects {ABI_VERSION}; "
             "run `pip install -e .` again"
         )
+    lacking = [x for x in SIGNATURES if name == "cpu" and not hasattr(native, x)]
+    if lacking:
+        return f"{file.name} lacks {', '.join(lacking)}; run `pip install -e .` again"
     return None

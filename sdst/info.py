@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def show_installation() -> None:
     """Print versions, devices, native libraries, and a table for every op."""
     from sdst.installation import devices, libraries, op_choice, packages
-    from sdst.kernels import ImplementationError, dispatch
+    from sdst.kernels import ImplementationError
+    from sdst.kernels.registry import OPS
 
     try:
-        choices = {op: op_choice(op) for op in dispatch.ops()}
+        choices = {op: op_choice(op) for op in OPS}
     except ImplementationError as error:
         raise InputError(f"SDST_IMPLEMENTATION: {error}") from error
     show("versions", {"sdst": sdst.__version__, "python": platform.python_version(), **packages()})

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from sdst.kernels import ImplementationError, dispatch, library
+from sdst.kernels.examples import Make
+from sdst.kernels.registry import OPS
 
 _PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
 
@@ -56,7 +58,7 @@ def op_choice(op: str) -> dict[str, str]:
     with suppress(ImplementationError):  # the requested one does not fit, which its row explains
         chosen = dispatch.choose(op, "auto", *call)
     rows = {}
-    for name in dispatch.implementations(op):
+    for name in OPS[op].implementations:
         reasons = "; ".join(dispatch.unsupported_reasons(op, name, *call))
         if name == chosen:
             rows[name] = "taken"
@@ -70,20 +72,8 @@ def op_choice(op: str) -> dict[str, str]:
 
 
 def typical_call(op: str) -> tuple:
-    """Arguments that `dispatch.choose` sees when the model calls `op`."""
-    cuda = torch.cuda.is_available()
-    options = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {"dtype": torch.float32}
-    x = torch.zeros(1, 4, 2, 8, **options)
-    lengths = torch.tensor([4], device=x.device)
-    return {
-        "deformable_attention": (x, x[..., 0], x, x, lengths),
-        "dense_attention": (x, x, x, lengths, lengths, 0.0, None, 0),
-        "dropout": (x,),
-        "select_tokens": (x, x[:, 0, 0]),
-        "pool_tokens": (x, x[:, 0, 0]),
-        "gathered_attention": (x, x, lengths[None], x[:, :1, 0, 0], lengths[None] > 0),
-        "mark_saliency": (x[:, :, 0], x[:, 0, 0], x[0, 0, 0], lengths),
-        "linear_assignment": (x[:, :, :, 0].float(), lengths),
-        "row_program": (x,),
-        "temporal_nms": (x[:, :, 0, :2], x[:, :, 0, 0], lengths),
-    }[op]
+    """Arguments that `dispatch.choose` sees of the example call of `op` on the best device here."""
+    entry = OPS[op]
+    best = Make("cuda", torch.bfloat16) if torch.cuda.is_available() else Make()
+    call = entry.example(best)
+    return tuple(call[name] for name in entry.asked)

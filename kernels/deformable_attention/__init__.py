@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sdst.kernels import dispatch, triton_support
 from sdst.kernels.deformable_attention import native, reference
+from sdst.kernels.examples import ANY, SOME, Make
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
@@ -73,14 +75,6 @@ def _not_on_gpu(
     return triton_support.unsupported_reasons(
         value=value, references=references, offsets=offsets, logits=logits
     )
-
-
-dispatch.register(
-    "deformable_attention",
-    triton=_not_on_gpu,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
 
 
 def deformable_attention(
@@ -160,3 +154,53 @@ def traffic(
     rows = touched + queries + backward * length
     scalars = 2 * queries * (samples * heads + 1) * (1 + backward)
     return batch * element * (rows * heads * channels + scalars)
+
+
+def example(
+    make: Make,
+    batch: int = 1,
+    length: int = 4,
+    queries: int = 4,
+    heads: int = 2,
+    channels: int = 8,
+    samples: int = 4,
+    bounded: bool = True,
+) -> Arguments:
+    """Arguments of a call."""
+    points = (batch, queries, heads, samples)
+    return {
+        "value": make.floats(batch, length, heads, channels),
+        "references": make.floats(batch, queries, 2),
+        "offsets": make.floats(*points),
+        "logits": make.floats(*points),
+        "lengths": make.lengths(batch, length, bounded),
+    }
+
+
+_QVHIGHLIGHTS = {"batch": 32, "length": 75}
+
+register(
+    Op(
+        name="deformable_attention",
+        call=deformable_attention,
+        implementations={
+            "triton": _not_on_gpu,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length", "queries"), ANY),
+            **dict.fromkeys(("heads", "samples"), SOME),
+            "channels": (1, 5, 8, 33),
+            "bounded": (True, False),
+        },
+        asked=("value", "references", "offsets", "logits", "lengths"),
+        launches={
+            "sampling": _QVHIGHLIGHTS | {"queries": 10, "heads": 8, "channels": 32, "samples": 4},
+            "ends and center": _QVHIGHLIGHTS
+            | {"queries": 30, "heads": 1, "channels": 256, "samples": 1},
+        },
+        ran_on={"triton": H100},
+    )
+)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from sdst.kernels import library
 
+_forward = library.function("sdst_deformable_attention_forward", "pppppp" + "nnnnnn" + "i")
+_backward = library.function("sdst_deformable_attention_backward", "pppppppppp" + "nnnnnn" + "i")
+
 
 def unsupported_reasons(
     value: Tensor,
@@ -34,7 +37,7 @@ def forward(
     inputs = tuple(_prepare(x) for x in (value, references, offsets, logits))
     valid = library.prepare_lengths(lengths)
     out = inputs[0].new_empty(offsets.shape[:3] + value.shape[3:])
-    library.load("cpu").sdst_deformable_attention_forward(
+    _forward(
         *library.pointers(*inputs, valid, out), *_sizes(value, offsets), torch.get_num_threads()
     )
     return out.to(value.dtype)
@@ -57,7 +60,7 @@ def backward(
         torch.empty_like(inputs[3]),
         torch.empty_like(inputs[4]),
     )
-    library.load("cpu").sdst_deformable_attention_backward(
+    _backward(
         *library.pointers(*inputs, valid, *gradients),
         *_sizes(value, offsets),
         torch.get_num_threads(),

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.dense_attention import flash, native, sdpa, xformers
+from sdst.kernels.examples import ANY, SOME, Make
+from sdst.kernels.registry import Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, check_counts, check_tensors
 
 OP = "dense_attention"
@@ -86,16 +88,6 @@ def _order(*call: object) -> tuple[str, ...]:
     """
     *_, window, _ = call
     return ("native", "sdpa") if window is None else ("flash", "native", "sdpa")
-
-
-dispatch.register(
-    OP,
-    _order,
-    flash=flash.unsupported_reasons,
-    native=native.unsupported_reasons,
-    sdpa=dispatch.always,
-    xformers=xformers.unsupported_reasons,
-)
 
 
 def dense_attention(
@@ -221,3 +213,48 @@ def traffic(
 ) -> int:
     """Least traffic of the forward pass: q, k and v once, the output once."""
     return 2 * size * batch * (length + (keys or length)) * heads * channels
+
+
+def example(
+    make: Make,
+    batch: int = 1,
+    length: int = 4,
+    heads: int = 2,
+    channels: int = 8,
+    bounded: bool = True,
+    window: int | None = None,
+    global_clips: int = 0,
+) -> Arguments:
+    """Arguments of a call."""
+    return {
+        **{name: make.floats(batch, length, heads, channels) for name in "qkv"},
+        "lengths": make.lengths(batch, length, bounded),
+        "dropout_p": 0.0,
+        "window": window,
+        "global_clips": global_clips,
+    }
+
+
+register(
+    Op(
+        name=OP,
+        call=dense_attention,
+        implementations={
+            "flash": flash.unsupported_reasons,
+            "xformers": xformers.unsupported_reasons,
+            "native": native.unsupported_reasons,
+            "sdpa": always,
+        },
+        order=_order,
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length"), ANY),
+            "heads": SOME,
+            "channels": (1, 5, 16),
+            "bounded": (True, False),
+            "window": (None, None, 1, 2),
+            "global_clips": range(3),
+        },
+        asked=("q", "k", "v", "lengths", "lengths", "dropout_p", "window", "global_clips"),
+    )
+)

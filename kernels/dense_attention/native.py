@@ -11,6 +11,9 @@ from torch import Tensor
 
 from sdst.kernels import library
 
+_forward = library.function("sdst_dense_attention_forward", "pnnn" * 3 + "ppp" + "nnnnn" + "fi")
+_backward = library.function("sdst_dense_attention_backward", "pnnn" * 4 + "ppppp" + "nnnnn" + "fi")
+
 
 def unsupported_reasons(
     q: Tensor,
@@ -39,9 +42,7 @@ def forward(
     inputs = [_prepare(x) for x in (q, k, v)]
     lengths = [library.prepare_lengths(x) for x in (query_lengths, key_lengths)]
     out = inputs[0].new_empty(q.shape)
-    library.load("cpu").sdst_dense_attention_forward(
-        *_places(*inputs), *library.pointers(*lengths, out), *_sizes(q, k)
-    )
+    _forward(*_places(*inputs), *library.pointers(*lengths, out), *_sizes(q, k))
     return out.to(q.dtype)
 
 
@@ -57,9 +58,7 @@ def backward(
     inputs = [_prepare(x) for x in (grad, q, k, v)]
     lengths = [library.prepare_lengths(x) for x in (query_lengths, key_lengths)]
     gradients = [x.new_empty(x.shape) for x in inputs[1:]]
-    library.load("cpu").sdst_dense_attention_backward(
-        *_places(*inputs), *library.pointers(*lengths, *gradients), *_sizes(q, k)
-    )
+    _backward(*_places(*inputs), *library.pointers(*lengths, *gradients), *_sizes(q, k))
     grad_q, grad_k, grad_v = (x.to(y.dtype) for x, y in zip(gradients, (q, k, v), strict=True))
     return grad_q, grad_k, grad_v
 

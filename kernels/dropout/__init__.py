@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from sdst.kernels import dispatch
 from sdst.kernels.dropout import native, reference
+from sdst.kernels.examples import ANY, Make
+from sdst.kernels.registry import Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT
 
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
@@ -31,13 +33,6 @@ def _differentiate(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
 
 
 torch.library.register_autograd("sdst::dropout", _differentiate, setup_context=_save)
-
-dispatch.register(
-    "dropout",
-    native=native.unsupported_reasons,
-    torch=dispatch.always,
-    reference=dispatch.always,
-)
 
 
 def dropout(x: Tensor, rate: float, *, implementation: str = "auto") -> Tensor:
@@ -81,3 +76,24 @@ def flops(elements: int) -> int:
 def traffic(elements: int, element: int = 4) -> int:
     """Bytes that a pass must move: every element read and written."""
     return 2 * element * elements
+
+
+def example(make: Make, rows: int = 4, width: int = 8) -> Arguments:
+    """Arguments of a call."""
+    return {"x": make.floats(rows, width), "rate": 0.5}
+
+
+register(
+    Op(
+        name="dropout",
+        call=dropout,
+        implementations={
+            "native": native.unsupported_reasons,
+            "torch": always,
+            "reference": always,
+        },
+        example=example,
+        choices={"rows": ANY, "width": range(41)},
+        asked=("x",),
+    )
+)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sdst.kernels import library
 
+_compute = library.function("sdst_dropout", "ppp" + "nn" + "fii")
+
 
 def unsupported_reasons(x: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve this call; empty if it can."""
@@ -20,7 +22,7 @@ def dropout(x: Tensor, seed: Tensor, rate: float) -> Tensor:
     """As the op; seed [] int64."""
     source = x.contiguous()
     out = torch.empty_like(source)
-    library.load("cpu").sdst_dropout(
+    _compute(
         *library.pointers(source, seed, out),
         *(source.numel(), int(rate * 2**32), 1 / (1 - rate)),
         *(library.TYPES[x.dtype], torch.get_num_threads()),

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sdst.kernels import dispatch, pyramid, triton_support
+from sdst.kernels.examples import ANY, SOME, STORES, STRIDES, WIDTHS, Make
 from sdst.kernels.gathered_attention import native, reference
 from sdst.kernels.quantization import check_scales
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.shapes import FLAG, FLOAT, INDEX, LENGTH, STORED, check_tensors
 
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
@@ -71,14 +73,6 @@ def _not_on_gpu(
     query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, valid: Tensor
 ) -> list[str]:
     return triton_support.unsupported_reasons(query=query, tokens=tokens, bias=bias)
-
-
-dispatch.register(
-    "gathered_attention",
-    triton=_not_on_gpu,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
 
 
 def gathered_attention(
@@ -177,3 +171,63 @@ def traffic(
     """
     raw = kept * sum(strides) / len(strides)
     return int(batch * (raw * width * element + 8 * rows * width + 13 * kept))
+
+
+def example(
+    make: Make,
+    batch: int = 1,
+    length: int = 4,
+    per_clip: int = 2,
+    width: int = 8,
+    queries: int = 4,
+    heads: int = 2,
+    kept: int = 4,
+    strides: Sequence[int] = (1, 2, 4, 8),
+    bounded: bool = True,
+    stored: torch.dtype | None = None,
+) -> Arguments:
+    """Arguments of a call."""
+    tokens, scales = make.tokens(batch, length, per_clip, width, stored=stored)
+    count = sum(pyramid.steps(length, strides)) * per_clip
+    valid = make.flags(batch, kept)
+    return {
+        "query": make.floats(batch, queries, heads, width),
+        "tokens": tokens,
+        "indices": make.integers(count, batch, kept),
+        "bias": make.floats(batch, kept),
+        "valid": valid if count > 0 else torch.zeros_like(valid),
+        "lengths": make.lengths(batch, length, bounded),
+        "strides": strides,
+        "scale": 0.125,
+        "scales": scales,
+    }
+
+
+_PATCHES = {
+    **{"batch": 8, "length": 75, "per_clip": 50, "width": 768},
+    **{"queries": 10, "heads": 8, "kept": 64},
+}
+
+register(
+    Op(
+        name="gathered_attention",
+        call=gathered_attention,
+        implementations={
+            "triton": _not_on_gpu,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length", "queries", "kept"), ANY),
+            **dict.fromkeys(("per_clip", "heads"), SOME),
+            "width": WIDTHS,
+            "strides": STRIDES,
+            "bounded": (True, False),
+            "stored": STORES,
+        },
+        asked=("query", "tokens", "indices", "bias", "valid"),
+        launches={"patches": _PATCHES, "patches in int8": {**_PATCHES, "stored": torch.int8}},
+        ran_on={"triton": H100},
+    )
+)

@@ -7,7 +7,7 @@ that nothing is copied between the three.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from sdst.kernels import library, pyramid
 LANES = 8  # floats of a register: what a width is filled up to
 # kBlock, kTile and kChannels of the C++ source: rows of a task, tokens and channels of a tile.
 BLOCK, TILE, CHANNELS = 96, 16, 256
+
+_forward = library.function("sdst_gathered_attention_forward", "p" * 10 + "n" * 10 + "fii")
+_backward = library.function(
+    "sdst_gathered_attention_backward", "pppppppppppp" + "nnnnnnnnnn" + "fii"
+)
 
 
 def unsupported_reasons(
@@ -42,7 +47,7 @@ def forward(
     rows = _to_rows(query)
     out = torch.empty_like(rows)
     keys = (tokens, scales, indices, bias, valid, lengths, strides)
-    _call("sdst_gathered_attention_forward", (rows,), keys, (out,), scale)
+    _call(_forward, (rows,), keys, (out,), scale)
     return _from_rows(out, query)
 
 
@@ -64,9 +69,7 @@ def backward(
     # A part for every block of rows: who computes it is not fixed, the order of their sum is.
     grad_bias = rows.new_empty(len(bias), _blocks(rows), indices.shape[1])
     keys = (tokens, scales, indices, bias, valid, lengths, strides)
-    _call(
-        "sdst_gathered_attention_backward", (upstream, rows), keys, (grad_query, grad_bias), scale
-    )
+    _call(_backward, (upstream, rows), keys, (grad_query, grad_bias), scale)
     return _from_rows(grad_query, query), grad_bias.sum(1).to(bias.dtype)
 
 
@@ -87,7 +90,11 @@ def _blocks(rows: Tensor) -> int:
 
 
 def _call(
-    function: str, rows: tuple[Tensor, ...], keys: tuple, results: tuple[Tensor, ...], scale: float
+    function: Callable[..., None],
+    rows: tuple[Tensor, ...],
+    keys: tuple,
+    results: tuple[Tensor, ...],
+    scale: float,
 ) -> None:
     """Run `function` over rows [H, B, M, W] and the kept tokens (tokens, scales, ...)."""
     tokens, scales, indices, bias, valid, lengths, strides = keys
@@ -102,7 +109,7 @@ def _call(
     factors = library.prepare_scales(scales)
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(list(strides))
     workspace = added.new_empty(batch, _blocks(rows[0]), slice_size)
-    getattr(library.load("cpu"), function)(
+    function(
         *library.pointers(*rows, store, factors, picked, added, real, valid_lengths, levels),
         *library.pointers(*results, workspace),
         *(batch, apart, *tokens.shape[1:], len(strides), queries, heads, padded, kept),

@@ -6,21 +6,16 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
+from sdst.kernels.examples import ANY, Make
 from sdst.kernels.linear_assignment import cuda, native, reference
 from sdst.kernels.linear_assignment.reference import NonFiniteCostError
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 __all__ = ["NonFiniteCostError", "linear_assignment"]
 
-dispatch.register(
-    "linear_assignment",
-    cuda=cuda.unsupported_reasons,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
-
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
-for _name in dispatch.implementations("linear_assignment"):
+for _name in ("cuda", "native", "reference"):
     torch_ops.define(f"linear_assignment_{_name}(Tensor cost, Tensor sizes) -> Tensor")
 torch_ops.impl("linear_assignment_cuda", cuda.linear_assignment, "CUDA")
 torch_ops.impl("linear_assignment_native", native.linear_assignment, "CPU")
@@ -74,3 +69,28 @@ def flops(batch: int, rows: int, columns: int) -> int:
 def traffic(batch: int, rows: int, columns: int) -> int:
     """Least traffic: costs in fp32 and sizes read once, the answer written once."""
     return batch * (4 * rows * columns + 8 + 8 * columns)
+
+
+def example(make: Make, batch: int = 1, columns: int = 2, more: int = 2) -> Arguments:
+    """Arguments of a call with `more` rows than columns."""
+    return {
+        "cost": make.floats(batch, columns + more, columns, dtype=torch.float32),
+        "sizes": make.integers(columns + 1, batch),
+    }
+
+
+register(
+    Op(
+        name="linear_assignment",
+        call=linear_assignment,
+        implementations={
+            "cuda": cuda.unsupported_reasons,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices=dict.fromkeys(("batch", "columns", "more"), ANY),
+        asked=("cost", "sizes"),
+        ran_on={"cuda": H100},
+    )
+)

@@ -10,6 +10,8 @@ from sdst.kernels.linear_assignment.reference import NonFiniteCostError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+_compute = library.function("sdst_linear_assignment", "ppp" + "nnn" + "i")
+
 
 def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve this call; empty if it can."""
@@ -27,9 +29,7 @@ def linear_assignment(cost: Tensor, sizes: Tensor) -> Tensor:
     """See `sdst.kernels.linear_assignment`."""
     cost, sizes = cost.float().contiguous(), sizes.to(torch.int64).contiguous()
     out = sizes.new_empty(cost.shape[0], cost.shape[2])
-    library.load("cpu").sdst_linear_assignment(
-        *library.pointers(cost, sizes, out), *cost.shape, torch.get_num_threads()
-    )
+    _compute(*library.pointers(cost, sizes, out), *cost.shape, torch.get_num_threads())
     failed = (out[:, :1] < 0).any(1) & (sizes > 0)
     if failed.any():
         raise NonFiniteCostError(int(failed.nonzero()[0]))

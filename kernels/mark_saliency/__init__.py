@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch, triton_support
+from sdst.kernels.examples import ANY, WIDTHS, Make
 from sdst.kernels.mark_saliency import native, reference
+from sdst.kernels.registry import Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 WIDEST = 4096  # channels of a clip that the Triton kernels keep in registers
@@ -64,14 +66,6 @@ def _not_on_gpu(
     if dense.shape[-1] > WIDEST:
         reasons.append(f"dense has {dense.shape[-1]} channels, at most {WIDEST} are offered")
     return reasons
-
-
-dispatch.register(
-    "mark_saliency",
-    triton=_not_on_gpu,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
 
 
 def mark_saliency(
@@ -133,3 +127,40 @@ def traffic(batch: int, length: int, width: int, element: int = 4, backward: boo
     if backward:
         return clips + z + 4 * width
     return 2 * clips + z + batch * width * element + 4 * width
+
+
+def example(
+    make: Make, batch: int = 1, length: int = 4, width: int = 8, bounded: bool = True
+) -> Arguments:
+    """Arguments of a call."""
+    return {
+        "dense": make.floats(batch, length, width),
+        "sentence": make.floats(batch, width),
+        "direction": make.floats(width, dtype=torch.float32),
+        "lengths": make.lengths(batch, length, bounded),
+    }
+
+
+register(
+    Op(
+        name="mark_saliency",
+        call=mark_saliency,
+        implementations={
+            "triton": _not_on_gpu,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length"), ANY),
+            "width": WIDTHS,
+            "bounded": (True, False),
+        },
+        asked=("dense", "sentence", "direction", "lengths"),
+        launches={
+            "short videos": {"batch": 32, "length": 75, "width": 256},
+            "long video": {"batch": 1, "length": 4800, "width": 256},
+            "widest": {"batch": 32, "length": 75, "width": WIDEST},
+        },
+    )
+)

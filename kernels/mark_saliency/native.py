@@ -9,6 +9,9 @@ from sdst.kernels import library
 
 BLOCK = 256  # clips of a partial sum of the backward pass
 
+_forward = library.function("sdst_mark_saliency_forward", "pppppp" + "nnnn" + "ii")
+_backward = library.function("sdst_mark_saliency_backward", "pppp" + "nnn" + "ii")
+
 
 def unsupported_reasons(
     dense: Tensor, sentence: Tensor, direction: Tensor, lengths: Tensor | None = None
@@ -26,7 +29,7 @@ def forward(
     query, added = sentence.float().contiguous(), direction.float().contiguous()
     valid = library.prepare_lengths(lengths)
     out, z = dense.new_empty(dense.shape), query.new_empty(batch, length)
-    library.load("cpu").sdst_mark_saliency_forward(
+    _forward(
         *library.pointers(clips, query, added, valid, out, z),
         *(batch, apart, length, width),
         library.TYPES[clips.dtype],
@@ -40,7 +43,7 @@ def backward(grad: Tensor, z: Tensor) -> Tensor:
     width, upstream = grad.shape[-1], grad.contiguous()
     blocks = -(-z.numel() // BLOCK)
     out, partial = z.new_empty(width), z.new_empty(blocks, width)
-    library.load("cpu").sdst_mark_saliency_backward(
+    _backward(
         *library.pointers(upstream, z, partial, out),
         *(z.numel(), width, BLOCK),
         library.TYPES[upstream.dtype],

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch, triton_support
+from sdst.kernels.examples import ANY, SOME, STORES, WIDTHS, Make
 from sdst.kernels.pool_tokens import native, reference
 from sdst.kernels.quantization import check_scales
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LARGEST, LENGTH, STORED, check_counts, check_tensors
 
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
@@ -53,14 +55,6 @@ torch.library.register_autograd("sdst::pool_tokens_forward", _differentiate, set
 
 def _not_on_gpu(tokens: Tensor, u: Tensor) -> list[str]:
     return triton_support.unsupported_reasons(tokens=tokens, u=u)
-
-
-dispatch.register(
-    "pool_tokens",
-    triton=_not_on_gpu,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
 
 
 def pool_tokens(
@@ -120,3 +114,51 @@ def flops(batch: int, length: int, per_clip: int, width: int) -> int:
 def traffic(batch: int, length: int, per_clip: int, width: int, element: int = 4) -> int:
     """Bytes that the forward pass must move at least; `element` is a stored number's."""
     return batch * width * (length * per_clip * element + 4 * length + 4)
+
+
+def example(
+    make: Make,
+    batch: int = 1,
+    length: int = 4,
+    per_clip: int = 2,
+    width: int = 8,
+    kept: int = 2,
+    bounded: bool = True,
+    stored: torch.dtype | None = None,
+) -> Arguments:
+    """Arguments of a call."""
+    tokens, scales = make.tokens(batch, length, per_clip, width, stored=stored)
+    return {
+        "tokens": tokens,
+        "u": make.floats(batch, width, dtype=torch.float32),
+        "kept": kept,
+        "lengths": make.lengths(batch, length, bounded),
+        "scales": scales,
+    }
+
+
+_PATCHES = {"batch": 8, "length": 75, "per_clip": 50, "width": 768, "kept": 8}
+
+register(
+    Op(
+        name="pool_tokens",
+        call=pool_tokens,
+        implementations={
+            "triton": _not_on_gpu,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length"), ANY),
+            "per_clip": SOME,
+            "width": WIDTHS,
+            "kept": range(1, 9),
+            "bounded": (True, False),
+            "stored": STORES,
+        },
+        asked=("tokens", "u"),
+        launches={"patches": _PATCHES, "patches in int8": {**_PATCHES, "stored": torch.int8}},
+        ran_on={"triton": H100},
+    )
+)

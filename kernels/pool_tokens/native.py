@@ -7,6 +7,9 @@ from torch import Tensor
 
 from sdst.kernels import library
 
+_forward = library.function("sdst_pool_tokens_forward", "pppppp" + "nnnnnn" + "ii")
+_backward = library.function("sdst_pool_tokens_backward", "ppppppp" + "nnnnnn" + "ii")
+
 
 def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
     """Why the C++ kernels cannot serve this call; empty if they can."""
@@ -23,7 +26,7 @@ def forward(
     valid, factors = library.prepare_lengths(lengths), library.prepare_scales(scales)
     out = direction.new_empty(batch, length, width)
     workspace = direction.new_empty(batch, length, 2, per_clip)
-    library.load("cpu").sdst_pool_tokens_forward(
+    _forward(
         *library.pointers(store, factors, direction, valid, out, workspace),
         *(batch, apart, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],
@@ -48,7 +51,7 @@ def backward(
     factors = library.prepare_scales(scales)
     grad_u = torch.empty_like(direction)
     workspace = direction.new_empty(batch, 3, per_clip)
-    library.load("cpu").sdst_pool_tokens_backward(
+    _backward(
         *library.pointers(upstream, store, factors, direction, valid, grad_u, workspace),
         *(batch, apart, length, per_clip, width, min(kept, per_clip)),
         library.TYPES[store.dtype],

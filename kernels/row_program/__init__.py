@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
+from sdst.kernels.examples import ANY, Make
+from sdst.kernels.registry import Arguments, Op, always, register
 from sdst.kernels.row_program import native, reference
 from sdst.kernels.row_program.expressions import (
     Attend,
@@ -54,8 +56,6 @@ __all__ = [
 ]
 
 OP = "row_program"
-
-dispatch.register(OP, native=native.unsupported_reasons, reference=dispatch.always)
 
 
 class RowProgram:
@@ -166,3 +166,54 @@ class RowProgram:
             elif isinstance(node, Norm):
                 total += 4 * (node.weight.numel() + node.bias.numel())
         return total
+
+
+def example(
+    make: Make, batch: int = 1, rows: int = 4, keys: int = 4, heads: int = 2, bounded: bool = True
+) -> Arguments:
+    """Arguments of `evaluate_every_kind`."""
+    width = 8
+    return {
+        "batch": batch,
+        "rows": rows,
+        "heads": heads,
+        "row_lengths": make.lengths(batch, rows, bounded),
+        "weight": make.floats(width, width),
+        "bias": make.floats(width),
+        "x": make.floats(batch, rows, width),
+        "references": make.floats(batch, rows, 2),
+        "k": make.floats(batch, keys, width),
+        "v": make.floats(batch, keys, width),
+        "words": make.integers(keys + 1, batch),
+    }
+
+
+@torch.no_grad()
+def evaluate_every_kind(weight: Tensor, bias: Tensor, heads: int, **call: object) -> list[Tensor]:
+    """Run a program with every kind of expression; `call` is what `RowProgram.run` takes."""
+    x = read("x", 8)
+    x = norm(x + linear(x, weight, bias, relu=True), bias, bias)
+    program = RowProgram(
+        attended=attend(x, "k", "v", "words", heads),
+        ends=ends("references", "v", "words", 8),
+        sampled=sample(x, x, "references", "v", "words", heads, 8),
+        around=around("x", 8),
+        code=code("references", 2, torch.tensor([1.0, 2.0])),
+    )
+    return program.run(**call)
+
+
+register(
+    Op(
+        name=OP,
+        call=evaluate_every_kind,
+        implementations={"native": native.unsupported_reasons, "reference": always},
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "rows", "keys"), ANY),
+            "heads": (1, 2, 8),
+            "bounded": (True, False),
+        },
+        asked=("x",),
+    )
+)

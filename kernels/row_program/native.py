@@ -21,6 +21,8 @@ FIELDS = (
 )
 PANEL = 16  # columns of a product that are computed together; what is narrower is padded
 
+_compute = library.function("sdst_row_program", "pnnpp" + "nn" + "i")
+
 
 def unsupported_reasons(*tensors: Tensor) -> list[str]:
     """Why the C++ kernel cannot serve these tensors now; empty if it can."""
@@ -76,7 +78,7 @@ class Compiled:
         inputs = [_prepare(tensors[name], name in self._sampled) for name in self.names]
         valid = library.prepare_lengths(row_lengths)
         table = array("q", [number for x in (*inputs, *outputs) for number in _describe(x)])
-        library.load("cpu").sdst_row_program(
+        _compute(
             self._code.buffer_info()[0],
             self._count,
             self._memory,

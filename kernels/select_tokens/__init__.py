@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch, pyramid, triton_support
+from sdst.kernels.examples import ANY, SOME, STORES, STRIDES, WIDTHS, Make
 from sdst.kernels.quantization import check_scales
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.select_tokens import native, reference
 from sdst.kernels.shapes import FLOAT, LENGTH, STORED, check_counts, check_tensors
 
@@ -63,14 +65,6 @@ torch.library.register_autograd("sdst::select_tokens_forward", _differentiate, s
 
 def _not_on_gpu(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
     return triton_support.unsupported_reasons(tokens=tokens, u=u)
-
-
-dispatch.register(
-    "select_tokens",
-    triton=_not_on_gpu,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
 
 
 def select_tokens(
@@ -138,3 +132,57 @@ def traffic(batch: int, length: int, per_clip: int, width: int, k: int, element:
     """Bytes that the forward pass must move at least; `element` is a stored number's."""
     kept = 8 + 4 + 1  # index, score, valid
     return batch * (length * per_clip * width * element + 4 * width + k * kept)
+
+
+def example(
+    make: Make,
+    batch: int = 1,
+    length: int = 4,
+    per_clip: int = 2,
+    width: int = 8,
+    k: int = 4,
+    segments: int = 4,
+    strides: Sequence[int] = (1, 2, 4, 8),
+    bounded: bool = True,
+    stored: torch.dtype | None = None,
+) -> Arguments:
+    """Arguments of a call."""
+    tokens, scales = make.tokens(batch, length, per_clip, width, stored=stored)
+    return {
+        "tokens": tokens,
+        "u": make.floats(batch, width),
+        "k": k,
+        "lengths": make.lengths(batch, length, bounded),
+        "strides": strides,
+        "segments": segments,
+        "scales": scales,
+    }
+
+
+_PATCHES = {"batch": 8, "length": 75, "per_clip": 50, "width": 768, "k": 64}
+
+register(
+    Op(
+        name="select_tokens",
+        call=select_tokens,
+        implementations={
+            "triton": _not_on_gpu,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            **dict.fromkeys(("batch", "length"), ANY),
+            "per_clip": SOME,
+            "width": WIDTHS,
+            "k": range(21),
+            "segments": range(1, 6),
+            "strides": STRIDES,
+            "bounded": (True, False),
+            "stored": STORES,
+        },
+        asked=("tokens", "u", "k", "lengths"),
+        launches={"patches": _PATCHES, "patches in int8": {**_PATCHES, "stored": torch.int8}},
+        ran_on={"triton": H100, "cuda": H100},
+    )
+)

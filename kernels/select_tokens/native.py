@@ -7,6 +7,9 @@ from torch import Tensor
 
 from sdst.kernels import library, pyramid
 
+_forward = library.function("sdst_select_tokens_forward", "pppppppppp" + "nnnnnnnnn" + "ii")
+_backward = library.function("sdst_select_tokens_backward", "pppppppp" + "nnnnnnn" + "ii")
+
 
 def unsupported_reasons(tokens: Tensor, u: Tensor, *rest: object) -> list[str]:
     """Why the C++ kernels cannot serve this call; empty if they can."""
@@ -34,7 +37,7 @@ def forward(
     entries = sum(pyramid.steps(length, strides)) * per_clip
     token_scores = direction.new_empty(batch, length, per_clip)
     keys = indices.new_empty(batch, entries)
-    library.load("cpu").sdst_select_tokens_forward(
+    _forward(
         *library.pointers(store, factors, direction, valid_lengths, levels),
         *library.pointers(indices, scores, valid, token_scores, keys),
         *(batch, apart, length, per_clip, width, k, len(strides), segments, entries),
@@ -62,7 +65,7 @@ def backward(
     valid_lengths, levels = library.prepare_lengths(lengths), torch.tensor(strides)
     factors = library.prepare_scales(scales)
     grad_u = upstream.new_empty(batch, width)
-    library.load("cpu").sdst_select_tokens_backward(
+    _backward(
         *library.pointers(upstream, store, factors, picked, valid_lengths, levels, real, grad_u),
         *(batch, apart, length, per_clip, width, indices.shape[1], len(strides)),
         library.TYPES[store.dtype],

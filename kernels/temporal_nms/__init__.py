@@ -9,19 +9,14 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import dispatch
+from sdst.kernels.examples import ANY, Make
+from sdst.kernels.registry import H100, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 from sdst.kernels.temporal_nms import cuda, native, reference
 from sdst.kernels.temporal_nms.reference import METHODS
 
-dispatch.register(
-    "temporal_nms",
-    cuda=cuda.unsupported_reasons,
-    native=native.unsupported_reasons,
-    reference=dispatch.always,
-)
-
 torch_ops = torch.library.Library("sdst", "FRAGMENT")
-for _name in dispatch.implementations("temporal_nms"):
+for _name in ("cuda", "native", "reference"):
     torch_ops.define(
         f"temporal_nms_{_name}(Tensor spans, Tensor scores, Tensor? counts, "
         "str method, float threshold, float sigma, float min_score) -> (Tensor, Tensor)"
@@ -117,3 +112,39 @@ def _check(
         raise ValueError(
             f"temporal_nms: expected threshold >= 0 and sigma > 0, found {threshold} and {sigma}"
         )
+
+
+def example(
+    make: Make, batch: int = 1, spans: int = 4, bounded: bool = True, method: str = "hard"
+) -> Arguments:
+    """Arguments of a call."""
+    return {
+        "spans": make.floats(batch, spans, 2).sort(-1).values,
+        "scores": make.floats(batch, spans).abs(),
+        "counts": make.lengths(batch, spans, bounded),
+        "method": method,
+        "threshold": 0.5,
+        "sigma": 0.5,
+    }
+
+
+register(
+    Op(
+        name="temporal_nms",
+        call=temporal_nms,
+        implementations={
+            "cuda": cuda.unsupported_reasons,
+            "native": native.unsupported_reasons,
+            "reference": always,
+        },
+        example=example,
+        choices={
+            "batch": ANY,
+            "spans": range(13),
+            "bounded": (True, False),
+            "method": METHODS,
+        },
+        asked=("spans", "scores", "counts"),
+        ran_on={"cuda": H100},
+    )
+)

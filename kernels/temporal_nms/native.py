@@ -10,6 +10,8 @@ from sdst.kernels.temporal_nms.reference import METHODS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+_compute = library.function("sdst_temporal_nms", "ppppp" + "nnn" + "fff" + "i")
+
 
 def unsupported_reasons(spans: Tensor, scores: Tensor, counts: Tensor | None) -> list[str]:
     """Why the C++ kernel cannot serve this call; empty if it can."""
@@ -53,7 +55,7 @@ def temporal_nms(
     """See `sdst.kernels.temporal_nms`."""
     inputs = prepare(spans, scores, counts)
     order, kept = torch.empty_like(inputs[1], dtype=torch.int64), torch.empty_like(inputs[1])
-    library.load("cpu").sdst_temporal_nms(
+    _compute(
         *library.pointers(*inputs, order, kept),
         *scores.shape,
         METHODS.index(method),

@@ -7,14 +7,14 @@ import re
 import pytest
 
 from benchmarks import kernels
-from sdst.kernels import dispatch
+from sdst.kernels.registry import OPS
 
 
 def test_every_implementation_of_every_op_is_in_the_table() -> None:
     table = kernels.evidence_table()
-    for op in dispatch.ops():
-        for name in dispatch.implementations(op):
-            assert f"| {op} | {name} |" in table
+    for op in OPS.values():
+        for name in op.implementations:
+            assert f"| {op.name} | {name} |" in table
     for source in kernels.cuda_sources():
         assert f"| {source} | cuda |" in table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from unittest.mock import Mock
 
@@ -17,7 +18,7 @@ from sdst.kernels import (
     unsupported_reasons,
 )
 from sdst.kernels.dense_attention import flash, windowed
-from sdst.kernels.dispatch import implementations
+from sdst.kernels.registry import OPS, always
 from tests.kernels.threads import assert_same_bits_in_threads
 
 SIZE = (3, 6, 2, 8)  # B, L, H, C
@@ -147,7 +148,7 @@ def test_it_keeps_pytorchs_rules_for_operators(qkv) -> None:
 
 
 def test_the_cuda_libraries_say_why_they_do_not_serve_the_cpu(qkv) -> None:
-    for name in implementations("dense_attention"):
+    for name in OPS["dense_attention"].implementations:
         if name in ("flash", "xformers"):
             assert unsupported_reasons("dense_attention", name, *qkv, None, None, 0.0)
 
@@ -241,8 +242,9 @@ def test_the_libraries_say_what_they_lack_for_a_window(qkv) -> None:
 def test_flash_attn_is_preferred_in_a_window_and_taken_elsewhere_when_asked_for(
     qkv, monkeypatch
 ) -> None:
-    everywhere = {"flash": dispatch.always, "sdpa": dispatch.always}
-    monkeypatch.setitem(dispatch._implementations, "dense_attention", everywhere)
+    everywhere = {"flash": always, "sdpa": always}
+    op = replace(OPS["dense_attention"], implementations=everywhere)
+    monkeypatch.setitem(OPS, "dense_attention", op)
     monkeypatch.setitem(everywhere, "native", lambda *_: ["no CPU here"])
     whole, in_window = ((*qkv, None, None, 0.0, window, 0) for window in (None, 2))
     assert dispatch.choose("dense_attention", "auto", *in_window) == "flash"

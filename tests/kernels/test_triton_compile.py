@@ -1,8 +1,8 @@
 """Every committed launch configuration compiles for every architecture, within its budget.
 
-No GPU is needed: the ops' own launchers run on tensors without data under a driver that only names
-an architecture, and what they would start is compiled instead. The budgets are what this file,
-run as a program, wrote to triton_budgets.json.
+No GPU is needed: the ops are called with tensors without data under a driver that only names an
+architecture, and what they would start is compiled instead. `python -m
+tests.kernels.test_triton_compile [OP ...]` writes the budgets, kernels/<op>/budgets.json.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
@@ -27,83 +29,16 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from sdst.kernels import triton_support  # noqa: E402
-from sdst.kernels.deformable_attention import triton as deformable  # noqa: E402
-from sdst.kernels.gathered_attention import triton as gathered  # noqa: E402
-from sdst.kernels.mark_saliency import WIDEST  # noqa: E402
-from sdst.kernels.mark_saliency import triton as marking  # noqa: E402
-from sdst.kernels.pool_tokens import triton as pooling  # noqa: E402
-from sdst.kernels.select_tokens import triton as selection  # noqa: E402
+from sdst.kernels.examples import Make  # noqa: E402
+from sdst.kernels.registry import OPS  # noqa: E402
+from tests.kernels.calls import results  # noqa: E402
 
-BUDGETS = Path(__file__).with_name("triton_budgets.json")
+KERNELS = Path(__file__).parents[2] / "kernels"
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program may take
 # fp16 differs from bf16 in its conversions only.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def sample(dtype: torch.dtype, queries: int, heads: int, channels: int, samples: int) -> None:
-    """Deformable attention at QVHighlights' B=32, L=75."""
-    value = empty(32, 75, heads, channels, dtype=dtype)
-    references = empty(32, queries, 2, dtype=dtype)
-    offsets = empty(32, queries, heads, samples, dtype=dtype)
-    inputs = (value, references, offsets, offsets, empty(32, dtype=torch.int64))
-    deformable.backward(deformable.forward(*inputs), *inputs)
-
-
-def store(dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Tokens and, of int8, their scales at the patch-token shape."""
-    scales = empty(8, 75, 50, dtype=torch.float32) if dtype == torch.int8 else None
-    return empty(8, 75, 50, 768, dtype=dtype), scales
-
-
-def attend(dtype: torch.dtype, stored: torch.dtype) -> None:
-    """Gathered attention at the patch-token shape."""
-    query, (tokens, scales) = empty(8, 10, 8, 768, dtype=dtype), store(stored)
-    indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
-    bias, lengths = empty(8, 64, dtype=dtype), empty(8, dtype=torch.int64)
-    keys = (query, tokens, indices, bias, valid, lengths, (1, 2, 4, 8), 0.125, scales)
-    gathered.backward(gathered.forward(*keys), *keys)
-
-
-def select(dtype: torch.dtype, stored: torch.dtype) -> None:
-    """The kernels of token selection at the patch-token shape."""
-    u, (tokens, scales) = empty(8, 768, dtype=dtype), store(stored)
-    indices, valid = empty(8, 64, dtype=torch.int64), empty(8, 64, dtype=torch.bool)
-    lengths, grad = empty(8, dtype=torch.int64), empty(8, 64, dtype=torch.float32)
-    selection.token_scores(tokens, u, lengths, scales)
-    selection.backward(grad, tokens, indices, valid, lengths, (1, 2, 4, 8), scales)
-
-
-def pool(stored: torch.dtype) -> None:
-    """Token pooling at the patch-token shape."""
-    u, (tokens, scales) = empty(8, 768, dtype=torch.float32), store(stored)
-    call = (tokens, u, 8, empty(8, dtype=torch.int64), scales)
-    pooling.backward(pooling.forward(*call), *call)
-
-
-def mark(dtype: torch.dtype, batch: int, clips: int, width: int) -> None:
-    """Marking by saliency."""
-    dense, sentence = empty(batch, clips, width, dtype=dtype), empty(batch, width, dtype=dtype)
-    direction, lengths = empty(width, dtype=torch.float32), empty(batch, dtype=torch.int64)
-    marking.backward(*marking.forward(dense, sentence, direction, lengths))
-
-
-CALLS: dict[str, Callable[[torch.dtype], None]] = {
-    "deformable_attention, sampling": lambda dtype: sample(dtype, 10, 8, 32, 4),
-    "deformable_attention, ends and center": lambda dtype: sample(dtype, 30, 1, 256, 1),
-    "gathered_attention": lambda dtype: attend(dtype, dtype),
-    "gathered_attention, int8 store": lambda dtype: attend(dtype, torch.int8),
-    "select_tokens": lambda dtype: select(dtype, dtype),
-    "select_tokens, int8 store": lambda dtype: select(dtype, torch.int8),
-    "pool_tokens": pool,
-    "pool_tokens, int8 store": lambda dtype: pool(torch.int8),
-    "mark_saliency": lambda dtype: mark(dtype, 32, 75, 256),
-    "mark_saliency, long video": lambda dtype: mark(dtype, 1, 4800, 256),
-    "mark_saliency, widest": lambda dtype: mark(dtype, 32, 75, WIDEST),
-}
+OFFERED = [name for name, op in OPS.items() if "triton" in op.implementations]
+LAUNCHES = [(name, launch) for name in OFFERED for launch in OPS[name].launches]
 
 
 class Driver:
@@ -126,19 +61,28 @@ class Driver:
 def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
     """What is launched in this context is compiled, and found by the kernel's name."""
     kernels: dict[str, object] = {}
+    registered = torch.library.Library("sdst", "IMPL")
+    for op in OFFERED:
+        module = import_module(f"sdst.kernels.{op}.triton")
+        for name in (f"{op}_forward", f"{op}_backward"):
+            function = getattr(module, name.removeprefix(f"{op}_"))
+            registered.impl(name, function, "Meta", allow_override=True)
 
     def launch(kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
         kernels[kernel.__name__] = kernel.run(*args, grid=grid, warmup=True, **constants)
 
-    config, started = triton.runtime.driver, triton_support.launch
+    config = triton.runtime.driver
+    started, reasons = triton_support.launch, triton_support.unsupported_reasons
     driver = config._active
     config.set_active(Driver(architecture))
     triton_support.launch = launch
+    triton_support.unsupported_reasons = lambda **tensors: []
     try:
         yield kernels
     finally:
-        triton_support.launch = started
+        triton_support.launch, triton_support.unsupported_reasons = started, reasons
         config._active = driver
+        registered._destroy()
 
 
 def usage(kernel: object, folder: Path) -> dict[str, int]:
@@ -156,28 +100,45 @@ def usage(kernel: object, folder: Path) -> dict[str, int]:
     }
 
 
-def measure(call: str, architecture: int, dtype: str, folder: Path) -> dict[str, dict[str, int]]:
-    """Usage of every kernel that `call` starts."""
+def measure(
+    op: str, launch: str, architecture: int, dtype: str, folder: Path
+) -> dict[str, dict[str, int]]:
+    """Usage of every kernel that a call and its gradients start."""
+    call = OPS[op].example(Make("meta", DTYPES[dtype]), **OPS[op].launches[launch])
     with compiling_for(architecture) as kernels:
-        CALLS[call](DTYPES[dtype])
+        results(OPS[op], call, "triton")
     return {name: usage(kernel, folder) for name, kernel in kernels.items()}
+
+
+def budgets_of(op: str) -> Path:
+    return KERNELS / op / "budgets.json"
+
+
+def test_every_triton_kernel_is_launched_for_a_budget() -> None:
+    for op in OFFERED:
+        source = (KERNELS / op / "triton.py").read_text()
+        written = set(re.findall(r"@triton\.jit\ndef (\w+_kernel)\(", source))
+        launches = json.loads(budgets_of(op).read_text())["usage"]
+        assert launches.keys() == OPS[op].launches.keys()
+        assert written == {name for x in launches.values() for name in x["sm_80"]["fp32"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("architecture", SHARED_MEMORY)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("op", "launch"), LAUNCHES)
 def test_kernels_stay_within_their_budget(
-    call: str, architecture: int, dtype: str, tmp_path: Path
+    op: str, launch: str, architecture: int, dtype: str, tmp_path: Path
 ) -> None:
-    budgets = json.loads(BUDGETS.read_text())
-    found = measure(call, architecture, dtype, tmp_path)
-    assert found.keys() == budgets["usage"][call][f"sm_{architecture}"][dtype].keys()
+    budgets = json.loads(budgets_of(op).read_text())
+    committed = budgets["usage"][launch][f"sm_{architecture}"][dtype]
+    found = measure(op, launch, architecture, dtype, tmp_path)
+    assert found.keys() == committed.keys()
     for name, used in found.items():
         assert used["stack"] == 0, f"{name} spills"
         assert used["shared memory"] <= SHARED_MEMORY[architecture]
         if triton.__version__ == budgets["triton"]:  # another compiler may allocate otherwise
-            budget = budgets["usage"][call][f"sm_{architecture}"][dtype][name]
+            budget = committed[name]
             assert all(used[what] <= budget[what] for what in budget), (name, used, budget)
 
 
@@ -192,22 +153,27 @@ def hoarding_kernel(p_x, BLOCK: triton.language.constexpr):
 def test_a_spill_would_be_seen(tmp_path: Path) -> None:
     with compiling_for(90) as kernels:
         triton_support.launch(
-            hoarding_kernel, (1,), empty(dtype=torch.float32), BLOCK=16384, num_warps=1
+            hoarding_kernel, (1,), Make("meta").floats(), BLOCK=16384, num_warps=1
         )
     assert usage(kernels["hoarding_kernel"], tmp_path)["stack"] > 0
 
 
-if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        table = {
-            call: {
-                f"sm_{architecture}": {
-                    dtype: measure(call, architecture, dtype, Path(folder)) for dtype in DTYPES
-                }
-                for architecture in SHARED_MEMORY
+def write_budgets(op: str, folder: Path) -> None:
+    """Commit what the kernels of `op` use now."""
+    table = {
+        launch: {
+            f"sm_{architecture}": {
+                dtype: measure(op, launch, architecture, dtype, folder) for dtype in DTYPES
             }
-            for call in CALLS
+            for architecture in SHARED_MEMORY
         }
-    BUDGETS.write_text(json.dumps({"triton": triton.__version__, "usage": table}, indent=1) + "\n")
+        for launch in OPS[op].launches
+    }
+    text = json.dumps({"triton": triton.__version__, "usage": table}, indent=1)
+    budgets_of(op).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        for op in sys.argv[1:] or OFFERED:
+            write_budgets(op, Path(folder))

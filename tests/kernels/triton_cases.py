@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sdst.kernels import dequantize, pool_tokens, quantize, select_tokens, triton_support
+from sdst.kernels import dequantize, pool_tokens, quantize, registry, select_tokens, triton_support
 from tests.kernels import test_deformable_attention as deformable
 from tests.kernels import test_gathered_attention as gathered
 from tests.kernels import test_mark_saliency as marking
@@ -26,13 +26,7 @@ from tests.kernels import test_select_tokens as selection
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-OPS = (
-    "deformable_attention",
-    "gathered_attention",
-    "select_tokens",
-    "pool_tokens",
-    "mark_saliency",
-)
+OPS = tuple(name for name, op in registry.OPS.items() if "triton" in op.implementations)
 
 if INTERPRETED:
     # A fresh tensor is full of NaN, so that what a kernel forgets to write is seen.
