@@ -161,6 +161,11 @@ class RunFolder:
         save_config(replace(config, predict=replace(config.predict, **kept)), self._config_file)
         self.write(FEATURES, json.dumps(features, indent=2) + "\n")
 
+    def decide(self, **predict: object) -> None:
+        """Keep what training has decided of the `predict` section."""
+        config = load_config(self._config_file)
+        save_config(replace(config, predict=replace(config.predict, **predict)), self._config_file)
+
     def last_state(self) -> Path | None:
         """The newest complete training state, None before the first epoch's end."""
         states = sorted(self.checkpoints.glob("epoch-*"))

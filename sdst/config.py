@@ -156,9 +156,9 @@ class PredictConfig:
     Args:
         round_to: seconds that starts and ends are rounded to, as the annotators' tool did; those at
             the video's end stay.
-        settle: how far the ends of a moment may move to where the saliency inside stands out most
-            from that outside, in widths of the moment (see `sdst.grounding.boundaries`); None:
-            not at all.
+        snap: how far the ends of a moment may move to where the saliency inside stands out most
+            from that outside, in widths of the moment (see `sdst.grounding.snapping`); None: not
+            at all; `auto`: training decides on the validation split and leaves one of the two.
         smooth: average the saliency of a clip with that of its neighbours, weighted 1 2 1.
         nms: what becomes of moments that overlap a better one: `hard` drops them, `linear` and
             `gaussian` lower their score (soft-NMS).
@@ -174,7 +174,7 @@ class PredictConfig:
     """
 
     round_to: float | None = None
-    settle: float | None = None
+    snap: float | Literal["auto"] | None = None
     smooth: bool = False
     nms: Literal["none", "hard", "linear", "gaussian"] = "none"
     nms_threshold: float = 0.7
@@ -349,7 +349,7 @@ def _problems(config: Config) -> list[str]:
     for expected, is_right, keys in _RANGES:
         for section, name in (key.split(".") for key in keys.split()):
             value = getattr(getattr(config, section), name)
-            if value is not None and not is_right(value):
+            if isinstance(value, int | float) and not is_right(value):
                 found.append(f"{section}.{name} is {value}, expected {expected}")
     predict = config.predict
     if predict.overlap is not None and not 0 <= predict.overlap < (predict.stretch or math.inf):
@@ -373,7 +373,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda x: 0 < x < math.inf,
         "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
         "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
-        "predict.round_to predict.settle predict.nms_sigma predict.stretch",
+        "predict.round_to predict.snap predict.nms_sigma predict.stretch",
     ),
     (
         "at least 0",

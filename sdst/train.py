@@ -99,12 +99,14 @@ def finish(trainer: Trainer) -> dict:
     from sdst.evaluation import write_predictions
     from sdst.model import parameter_count
     from sdst.plots import plot_curves
+    from sdst.training.snapping import decide_snap
 
     folder, data = trainer.folder, trainer.data
     split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)
     trainer.accelerator.wait_for_everyone()
     load_model(trainer.bare_model, folder.model / "model.safetensors")
+    decide_snap(trainer)
     records = trainer.predict(dataset)
     if not trainer.accelerator.is_main_process:
         return {}

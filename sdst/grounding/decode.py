@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sdst.config import PRECISIONS, PredictConfig
 from sdst.errors import InputError
-from sdst.grounding.boundaries import settle
+from sdst.grounding.snapping import snap
 from sdst.kernels import library, temporal_nms
 from sdst.model import Outputs
 from sdst.model.layers import length_mask
@@ -77,9 +77,9 @@ def decode(
     ends = to_ends(outputs.spans[-1].float()) * seconds[:, None, None]
     limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)[:, None, None]
     ends = torch.minimum(ends.clamp(min=0), limit)
-    if options.settle is not None:
-        settled = settle(ends / clip_length, outputs.saliency[-1], lengths, options.settle)
-        ends = torch.minimum(settled * clip_length, limit)
+    if isinstance(options.snap, float):
+        snapped = snap(ends / clip_length, outputs.saliency[-1], lengths, options.snap)
+        ends = torch.minimum(snapped * clip_length, limit)
     if options.round_to is not None:
         ends = round_ends(ends, limit, options.round_to)
     order, scores = rank(ends, outputs.scores[-1].float(), options)

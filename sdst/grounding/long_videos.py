@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from sdst.config import PredictConfig
-from sdst.grounding.boundaries import settle
 from sdst.grounding.decode import Prediction, rank, round_ends, smooth
+from sdst.grounding.snapping import snap
 from sdst.model import SDST, Outputs
 from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
@@ -189,8 +189,8 @@ class _Answer:
         """Moments in seconds, each found once, and the blended saliency."""
         ends, length = self.ends[None], torch.tensor([self.length])
         saliency = torch.from_numpy(self.saliency / self.weight)[None]
-        if options.settle is not None:
-            ends = settle(ends, saliency, length, options.settle)
+        if isinstance(options.snap, float):
+            ends = snap(ends, saliency, length, options.snap)
         if options.smooth:
             saliency = smooth(saliency, length)
         ends = (ends * clip_length).clamp(max=duration)

@@ -11,7 +11,7 @@ from sdst.kernels.mark_saliency.reference import standardised
 STEPS = 8  # positions tried on either side of a start and of an end
 
 
-def settle(ends: Tensor, saliency: Tensor, lengths: Tensor, reach: float) -> Tensor:
+def snap(ends: Tensor, saliency: Tensor, lengths: Tensor, reach: float) -> Tensor:
     """Move starts and ends to where the clips inside stand out most from those outside.
 
     All pairs of 2 * STEPS + 1 starts and ends, whole clips apart, are compared by the statistic
@@ -44,9 +44,9 @@ def settle(ends: Tensor, saliency: Tensor, lengths: Tensor, reach: float) -> Ten
     t = (inside / spread).masked_fill(width <= 0, -torch.inf).flatten(2)
     best = t.argmax(-1, keepdim=True)
     first, last = best // shift.shape[-1], best % shift.shape[-1]
-    settled = torch.cat((start.gather(2, first), end.gather(2, last)), -1)
+    snapped = torch.cat((start.gather(2, first), end.gather(2, last)), -1)
     here = t[..., t.shape[-1] // 2, None]  # shifted by nothing
-    return torch.where(t.gather(2, best) > here, settled, ends)
+    return torch.where(t.gather(2, best) > here, snapped, ends)
 
 
 def _at(total: Tensor, position: Tensor) -> Tensor:

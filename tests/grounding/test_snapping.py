@@ -1,4 +1,4 @@
-"""Moments that settle where the saliency rises and falls."""
+"""Moments that snap where the saliency rises and falls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdst.config import PredictConfig
-from sdst.grounding.boundaries import STEPS, settle
 from sdst.grounding.decode import decode
+from sdst.grounding.snapping import STEPS, snap
 from sdst.model import Outputs
 
 
@@ -19,29 +19,29 @@ def box(length: int, start: int, end: int, noise: float = 0.0) -> torch.Tensor:
     return curve + noise * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
 
 
-def settled(start: float, end: float, curve: torch.Tensor, reach: float = 0.2) -> list[float]:
+def snapped(start: float, end: float, curve: torch.Tensor, reach: float = 0.2) -> list[float]:
     lengths = torch.tensor([curve.shape[1]])
-    return settle(torch.tensor([[[start, end]]]), curve, lengths, reach).flatten().tolist()
+    return snap(torch.tensor([[[start, end]]]), curve, lengths, reach).flatten().tolist()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_both_ends_find_the_step_of_the_curve(noise):
-    assert settled(22, 37, box(75, 20, 40, noise)) == pytest.approx([20, 40])
-    assert settled(18, 43, box(75, 20, 40, noise)) == pytest.approx([20, 40])
+    assert snapped(22, 37, box(75, 20, 40, noise)) == pytest.approx([20, 40])
+    assert snapped(18, 43, box(75, 20, 40, noise)) == pytest.approx([20, 40])
 
 
 def test_no_end_moves_beyond_its_reach():
-    assert settled(24, 34, box(75, 20, 40), reach=0.1) == pytest.approx([23, 35])
+    assert snapped(24, 34, box(75, 20, 40), reach=0.1) == pytest.approx([23, 35])
 
 
 def test_a_moment_that_nothing_beats_stays_where_it_was():
-    assert settled(20, 40, box(75, 20, 40)) == [20, 40]
-    assert settled(7.25, 31.5, torch.full((1, 75), 0.3)) == [7.25, 31.5]
-    assert settled(3.25, 4.75, box(75, 2, 6)) == [3.25, 4.75]  # 0.2 widths are no clip
+    assert snapped(20, 40, box(75, 20, 40)) == [20, 40]
+    assert snapped(7.25, 31.5, torch.full((1, 75), 0.3)) == [7.25, 31.5]
+    assert snapped(3.25, 4.75, box(75, 2, 6)) == [3.25, 4.75]  # 0.2 widths are no clip
 
 
 def test_moments_stay_inside_the_video():
-    start, end = settled(1.0, 29.5, box(30, 0, 30, noise=0.1))
+    start, end = snapped(1.0, 29.5, box(30, 0, 30, noise=0.1))
     assert 0 <= start < end <= 30
 
 
@@ -50,7 +50,7 @@ def test_what_is_behind_the_video_changes_nothing():
     ends = torch.tensor([[[22.0, 37.0], [30.0, 74.0]]])
     padded = torch.cat((curve, torch.full((1, 9), torch.nan)), 1)
     lengths = torch.tensor([75])
-    assert torch.equal(settle(ends, padded, lengths, 0.2), settle(ends, curve, lengths, 0.2))
+    assert torch.equal(snap(ends, padded, lengths, 0.2), snap(ends, curve, lengths, 0.2))
 
 
 def test_the_best_pair_is_that_of_an_exhaustive_search():
@@ -62,7 +62,7 @@ def test_the_best_pair_is_that_of_an_exhaustive_search():
         furthest = round(reach * (end - start))
         assert furthest <= STEPS + 2
         shifts = {round(reach * (end - start) * step / STEPS) for step in range(-STEPS, STEPS + 1)}
-        found = settled(start, end, curve.float(), reach)
+        found = snapped(start, end, curve.float(), reach)
 
         def t(a: int, b: int) -> float:
             share = (b - a) / length
@@ -79,7 +79,7 @@ def test_the_best_pair_is_that_of_an_exhaustive_search():
         assert t(round(found[0]), round(found[1])) == pytest.approx(best, abs=1e-4)
 
 
-def test_decoding_settles_in_seconds_and_within_the_duration():
+def test_decoding_snaps_in_seconds_and_within_the_duration():
     curve = box(20, 6, 20)
     nothing = torch.zeros(1, 1, 1)
     outputs = Outputs(
@@ -93,7 +93,7 @@ def test_decoding_settles_in_seconds_and_within_the_duration():
         scale=torch.ones(()),
     )
     lengths = torch.tensor([20])
-    [answer] = decode(outputs, lengths, [39.3], 2.0, PredictConfig(settle=0.2))
+    [answer] = decode(outputs, lengths, [39.3], 2.0, PredictConfig(snap=0.2))
     assert answer.windows[0, :2] == pytest.approx([12.0, 39.3])
     [answer] = decode(outputs, lengths, [39.3], 2.0)
     assert answer.windows[0, :2] == pytest.approx([14.0, 38.0])
