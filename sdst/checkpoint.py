@@ -13,7 +13,6 @@ Every file and folder appears complete or not at all, so a run may be killed at 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,8 +28,12 @@ import yaml
 from sdst.config import LEFT_OPEN, NOT_LEARNED, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
+from sdst.publish import lock, publish, remove_leftovers, replace_text, scratch_folder, sync
+from sdst.sealed import read_sealed, seal
 
 FEATURES = "features.json"
+_PROGRESS = "progress.json"
+ANEW = "start again without --resume, which keeps this run under another name"
 _MODEL_FILES = ("config.json", "model.safetensors")
 
 
@@ -96,6 +99,7 @@ class RunFolder:
         """
         self.check_free()
         if self._has_run():
+            self._clean()
             kept = self._free_name()
             self.path.rename(kept)
             print(f"{self.path} held an earlier run; it is now {kept}")
@@ -121,6 +125,7 @@ class RunFolder:
                 f"--resume: {self.path} holds no training run; start one without --resume"
             )
         self._hold()
+        self._clean()
         self.check_config(config)
         if self.last_state() is None and any(r["epoch"] > 1 for r in self.read_metrics()):
             raise InputError(
@@ -146,7 +151,7 @@ class RunFolder:
             InputError: the run in this folder was started on other features.
         """
         if self._features_file.is_file():
-            started = json.loads(self._features_file.read_text())
+            started = trained_on(self.path)
             # A name says nothing where there is a fingerprint; older runs do not know every key.
             known = {name: value for name, value in features.items() if name in started}
             names = {"features.backbone"} if "fingerprint" in known else set()
@@ -159,7 +164,7 @@ class RunFolder:
         started = {"stretch": decided.stretch, "overlap": decided.overlap}
         kept = {name: value for name, value in started.items() if value is not None}
         save_config(replace(config, predict=replace(config.predict, **kept)), self._config_file)
-        self.write(FEATURES, json.dumps(features, indent=2) + "\n")
+        self.write(FEATURES, seal(features, indent=2) + "\n")
 
     def decide(self, **predict: object) -> None:
         """Keep what training has decided of the `predict` section."""
@@ -178,38 +183,56 @@ class RunFolder:
             save: writes the state into the folder it is given.
         """
         older = list(self.checkpoints.glob("epoch-*"))
-        building = self.checkpoints / ".building"
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        save(building)
-        (building / "progress.json").write_text(json.dumps(asdict(progress)))
-        building.rename(self.checkpoints / f"epoch-{progress.epoch:05d}")
+        place = self.checkpoints / f"epoch-{progress.epoch:05d}"
+        with scratch_folder(place) as building:
+            save(building)
+            replace_text(building / _PROGRESS, seal(asdict(progress)) + "\n")
+            publish(building, place)
         for folder in older:
             shutil.rmtree(folder)
 
     def load_progress(self, state: Path) -> Progress:
-        """Where the run stood when `state` was kept."""
-        return Progress(**json.loads((state / "progress.json").read_text()))
+        """Where the run stood when `state` was kept.
+
+        Raises:
+            InputError: the file that says so is damaged.
+        """
+        return Progress(**read_sealed(state / _PROGRESS, ANEW))
 
     def save_model(self, model: SDST) -> None:
         """Make `model` the one that `from_pretrained` finds here."""
-        building = self.path / ".model"
-        model.save_pretrained(building)
-        self.model.mkdir(exist_ok=True)
-        for name in _MODEL_FILES:
-            (building / name).replace(self.model / name)
-        shutil.rmtree(building)
+        with scratch_folder(self.model) as building:
+            model.save_pretrained(building)
+            self.model.mkdir(exist_ok=True)
+            for name in _MODEL_FILES:
+                publish(building / name, self.model / name)
 
     def log_metrics(self, record: dict) -> None:
         """Append one validation to `metrics.jsonl`."""
         with self.metrics_log.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        sync(self.metrics_log)
 
     def read_metrics(self) -> list[dict]:
-        """All validations so far."""
+        """All validations so far, but for one that was being written when the run was killed.
+
+        Raises:
+            InputError: a line is damaged.
+        """
         if not self.metrics_log.is_file():
             return []
-        return [json.loads(line) for line in self.metrics_log.read_text().splitlines()]
+        *lines, _ = self.metrics_log.read_bytes().split(b"\n")
+        return [self._metrics_of(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _metrics_of(self, number: int, line: bytes) -> dict:
+        try:
+            record = json.loads(line)
+            record["epoch"] + 0
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{self.metrics_log}:{number}: damaged ({error}); remove that line"
+            ) from None
+        return record
 
     def truncate_metrics(self, epoch: int) -> None:
         """Forget validations after `epoch`: they will be made again."""
@@ -218,9 +241,12 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the run, atomically."""
-        temporary = self.path / f".{name}"
-        temporary.write_text(text)
-        temporary.replace(self.path / name)
+        replace_text(self.path / name, text)
+
+    def _clean(self) -> None:
+        """Remove what killed processes left while they wrote here."""
+        for folder in (self.path, self.checkpoints, self.model):
+            remove_leftovers(folder)
 
     def _hold(self) -> None:
         """Lock the folder; the lock goes with the process at the latest, and leaves no file."""
@@ -228,15 +254,11 @@ class RunFolder:
             return
         self.close()
         self._held = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(self._held) is False:
             raise InputError(
                 f"--output {self.path}: another run is under way there; choose another folder, or "
                 "wait for its end"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+            )
 
     def _has_run(self) -> bool:
         """Whether a run was started here and has got as far as opening its data."""
@@ -281,6 +303,8 @@ def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config
     try:
         with redirect_stdout(None):  # the hub mixin prints a line of its own
             model = SDST.from_pretrained(str(folder / "model"), strict=True)
+    except InputError:
+        raise
     except Exception as error:  # safetensors, torch and the hub each have their own
         reason = " ".join(str(error).split())
         raise InputError(f"checkpoint {folder / 'model'}: cannot be loaded: {reason}") from error
@@ -293,8 +317,12 @@ def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config
 
 
 def trained_on(folder: Path) -> dict:
-    """What decides the features that the checkpoint in `folder` was trained on."""
-    return json.loads((folder / FEATURES).read_text())
+    """What decides the features that the checkpoint in `folder` was trained on.
+
+    Raises:
+        InputError: the file that says so is damaged.
+    """
+    return read_sealed(folder / FEATURES, "take it from a copy, or train again")
 
 
 def _is_saved_config(file: Path) -> bool:

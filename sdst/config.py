@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError, disguise, one_line
 from sdst.model.config import LossConfig, ModelConfig
+from sdst.publish import replace_text
 from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
@@ -263,9 +264,7 @@ def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Con
 
 def save_config(config: Config, path: Path) -> None:
     """Write `config` as YAML, atomically, such that `load_config(path)` gives it back."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(as_dict(config), sort_keys=False))
-    temporary.replace(path)
+    replace_text(path, yaml.safe_dump(as_dict(config), sort_keys=False))
 
 
 def as_dict(config: Config) -> dict:

@@ -20,12 +20,12 @@ from typing import NamedTuple, NoReturn
 
 from sdst.config import DataConfig
 from sdst.data.annotations import Annotation, read_annotations
-from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.provenance import titled
+from sdst.publish import replace_text
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"

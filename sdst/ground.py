@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdst.config import PRECISIONS
-from sdst.data.jsonl import replace_text
 from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import as_spelled, find_videos
 from sdst.errors import InputError, run
 from sdst.grounding.queries import check_queries, read_queries
+from sdst.publish import replace_text
 from sdst.times import format_time
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.

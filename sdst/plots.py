@@ -23,6 +23,7 @@ from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 from sdst.evaluation.report import labelled
 from sdst.fonts import drawable, families_for, silent
+from sdst.publish import replacing
 from sdst.times import format_time
 
 if TYPE_CHECKING:
@@ -483,13 +484,7 @@ def _choose_fonts(figure: Figure, out: str | Path) -> None:
 
 
 def _save(figure: Figure, out: str | Path) -> None:
-    """Write the picture under a temporary name, then give it its own."""
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}")
-    try:
+    """Write the picture, whole or not at all."""
+    with replacing(out) as file, silent():
         _choose_fonts(figure, out)
-        with silent():
-            figure.savefig(temporary, dpi=DPI, format=out.suffix.lower().lstrip("."))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        figure.savefig(file, dpi=DPI, format=Path(out).suffix.lower().lstrip("."))

@@ -94,8 +94,6 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
 
 def finish(trainer: Trainer) -> dict:
     """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
-    from safetensors.torch import load_model
-
     from sdst.evaluation import write_predictions
     from sdst.model import parameter_count
     from sdst.plots import plot_curves
@@ -105,7 +103,7 @@ def finish(trainer: Trainer) -> dict:
     split = "test" if data.has_truth("test") else "val"
     dataset = data.dataset(split)
     trainer.accelerator.wait_for_everyone()
-    load_model(trainer.bare_model, folder.model / "model.safetensors")
+    trainer.bare_model.load_weights(folder.model / "model.safetensors")
     decide_snap(trainer)
     records = trainer.predict(dataset)
     if not trainer.accelerator.is_main_process:

@@ -15,7 +15,6 @@ from safetensors.torch import load_model
 from sdst.checkpoint import RunFolder
 from sdst.config import cache_dir, load_config
 from sdst.data.annotations import Annotation
-from sdst.data.jsonl import replace_text
 from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError
 from sdst.evaluation import evaluate, read_predictions, write_predictions
@@ -23,6 +22,7 @@ from sdst.evaluation.predict import predict
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.model import SDST
+from sdst.publish import replace_text
 from sdst.sources.dataset import Data, dataset_root, open_data
 from sdst.sources.splits import read_splits
 from sdst.train import train

@@ -25,10 +25,10 @@ from benchmarks.studies.grid import GRIDS, Grid, read_grid
 from benchmarks.studies.runs import Run, study_run
 from benchmarks.studies.tables import Row, Study, as_csv, as_latex, as_markdown, published
 from sdst.config import load_config
-from sdst.data.jsonl import replace_text
 from sdst.errors import InputError, run
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.provenance import reservations
+from sdst.publish import replace_text
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from sdst.errors import InputError, disguise
+from sdst.publish import replace_text
 from sdst.text import decode, open_file, parse_json
 
 LONGEST_LINE = 2**26  # bytes; a record has some thousands
@@ -61,18 +61,3 @@ def _parse_record(line: str, where: str, first_of: str | Path | None) -> dict:
 def write_json_lines(path: str | Path, records: Iterable[dict]) -> None:
     """Write one record a line; `path` is replaced only once everything is written."""
     replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def replace_text(path: str | Path, text: str) -> None:
-    """Make `text` the content of `path` at once, creating its folder where needed."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

@@ -11,16 +11,15 @@ https://github.com/EGO4D/episodic-memory reads (NLQ/VSLNet/utils/evaluate_ego4d_
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from sdst.data.annotations import Annotation
-from sdst.data.jsonl import replace_text
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips
 from sdst.evaluation.predictions import Submitted, pair_predictions, write_predictions
+from sdst.publish import replacing
 
 # What is to be said of the server of each protocol that has files of its own.
 SERVERS = {
@@ -159,14 +158,7 @@ def _check_saliency(
 
 def _pack(folder: Path) -> None:
     """Put the submission files that are there into the archive, without a folder around them."""
-    partial = folder / f".{ARCHIVE}.{os.getpid()}.partial"
-    try:
-        with ZipFile(partial, "w", ZIP_DEFLATED) as archive:
-            for name in FILES.values():
-                if (folder / name).is_file():
-                    archive.write(folder / name, name)
-        partial.replace(folder / ARCHIVE)
-    except OSError as error:
-        raise InputError(f"{folder / ARCHIVE}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(folder / ARCHIVE) as file, ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        for name in FILES.values():
+            if (folder / name).is_file():
+                archive.write(folder / name, name)

@@ -20,12 +20,12 @@ import torch
 from tqdm import tqdm
 
 from sdst.backbones import Backbone
-from sdst.data.jsonl import replace_text
 from sdst.data.store.origins import lacking, query_origins, video_origins
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features, store_meta
+from sdst.publish import replace_text
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 600  # of a shard, after which the one who waits says so

@@ -5,15 +5,19 @@
 The frozen backbone is not part of it: its hidden states come in as tensors, and no gradient leaves.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from torch import Tensor, nn
 
+from sdst.errors import InputError
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
 from sdst.model.config import ModelConfig
@@ -24,6 +28,7 @@ from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
+from sdst.sealed import load_tensors, save_tensors
 
 
 @dataclass
@@ -208,6 +213,39 @@ class SDST(
         if self.training:
             outputs.references, outputs.offsets = map(_stacked, zip(*looks, strict=True))
         return outputs
+
+    # Of the hub mixin, so that weights and their configuration carry a checksum.
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_tensors(
+            save_directory / SAFETENSORS_SINGLE_FILE,
+            self.state_dict(),
+            config=json.dumps(asdict(self.config)),
+        )
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: "SDST", model_file: str, map_location: str, strict: bool
+    ) -> "SDST":
+        model.load_weights(Path(model_file), strict)
+        return model.to(map_location).eval()
+
+    def load_weights(self, file: Path, strict: bool = True) -> None:
+        """Take the weights that `save_pretrained` wrote.
+
+        Raises:
+            InputError: they are damaged, or of another configuration.
+            RuntimeError: they lack some of this model's, or have others.
+        """
+        weights, metadata = load_tensors(file, "take it from a copy, or train again")
+        ours = json.loads(json.dumps(asdict(self.config)))
+        theirs = json.loads(metadata.get("config", "{}"))
+        if other := [name for name in theirs if theirs[name] != ours.get(name)]:
+            name = other[0]
+            raise InputError(
+                f"{file}: weights of a model with {name} {theirs[name]}, its config.json says "
+                f"{ours.get(name)}; take both from one training run"
+            )
+        self.load_state_dict(weights, strict=strict)
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""

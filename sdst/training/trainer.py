@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sdst.checkpoint import Progress, RunFolder
+from sdst.checkpoint import ANEW, Progress, RunFolder
 from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
@@ -33,7 +34,11 @@ from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.sources.dataset import Data
 from sdst.training.distributed import gather_batch
 from sdst.training.optim import make_optimizer, make_scheduler
+from sdst.training.state import load_state, save_state
 from sdst.training.tracking import check_tracker, log
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 # Optimiser steps between looks at the loss, and at whether another process was asked to stop: each
 # of these waits for the device.
@@ -73,7 +78,6 @@ class Trainer:
         self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
         self.steps_per_epoch = len(self.loader) // config.train.accumulation
         self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
-        accelerator.register_for_checkpointing(self.scheduler)
 
     @property
     def total_steps(self) -> int:
@@ -107,7 +111,7 @@ class Trainer:
         if state is None:
             self.say("nothing to resume yet; starting at the beginning")
         else:
-            self.accelerator.load_state(str(state))
+            self._load_state(state)
             self.progress = self.folder.load_progress(state)
             self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
         if self.accelerator.is_main_process:
@@ -296,8 +300,26 @@ class Trainer:
         if self.accelerator.is_main_process:
             tqdm.write(line)
 
+    @property
+    def _stateful(self) -> dict[str, Stateful]:
+        """All that changes from step to step. Random numbers begin anew with every epoch."""
+        parts = {"model": self.bare_model, "optimizer": self.optimizer, "schedule": self.scheduler}
+        scaler = self.accelerator.scaler
+        return parts if scaler is None else {**parts, "scaler": scaler}
+
     def _save_state(self, folder: Path) -> None:
-        self.accelerator.save_state(str(folder))
+        save_state(folder, {name: part.state_dict() for name, part in self._stateful.items()})
+
+    def _load_state(self, folder: Path) -> None:
+        state = load_state(folder)
+        try:
+            for name, part in self._stateful.items():
+                part.load_state_dict(state[name])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"--resume: {folder} does not fit this model and optimizer ({reason}); {ANEW}"
+            ) from error
 
 
 def make_accelerator(config: Config, output: Path) -> Accelerator:

@@ -20,11 +20,11 @@ from benchmarks.studies.tuning.strategies import STRATEGIES, OnPictures, Trainin
 from sdst.backbones import load_backbone
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch, GroundingDataset, collate
-from sdst.data.jsonl import replace_text
 from sdst.data.video_files import dataset_videos
 from sdst.errors import run
 from sdst.evaluation import evaluate
 from sdst.evaluation.predict import predict
+from sdst.publish import replace_text
 from sdst.sources.dataset import Data, dataset_root, open_data
 
 WARMUP = 1 / 7  # share of the steps, the demo's

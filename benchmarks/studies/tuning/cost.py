@@ -32,11 +32,11 @@ from benchmarks.studies.tuning.strategies import (
 )
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch
-from sdst.data.jsonl import replace_text
 from sdst.errors import run
 from sdst.grounding.decode import decode
 from sdst.memory import peak_memory
 from sdst.model import parameter_count
+from sdst.publish import replace_text
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sdst.data.jsonl import replace_text
 from sdst.data.store.journal import JOURNAL, Entry, Journal
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError, name_file, naming
+from sdst.publish import replace_text
 
 PIECE = 2**22  # bytes read at once when a video is completed
 CLIPS_AT_ONCE = 256  # are copied
