@@ -41,6 +41,18 @@ def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool | No
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process has locked a file or folder, as far as this one can tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return lock(descriptor, shared=True) is False
+    finally:
+        os.close(descriptor)
+
+
 def replace_text(path: str | Path, text: str) -> None:
     """Make `text` the content of `path` at once, creating its folder where needed.
 

@@ -87,7 +87,7 @@ def extract_features(
     writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
     files, texts = video_origins(videos), query_origins(queries)
     report = report or Report(strict=True)
-    if not writer.grows or writer.lacks(files, texts):
+    if not writer.grows or writer.lacks(files, texts) or writer.is_interrupted:
         threads = torch.get_num_threads()
         ahead = threads + 1
         budget = None
@@ -101,6 +101,8 @@ def extract_features(
                 batches=ahead + DECODERS + 2,
             )
         clips = _Clips(backbone, clip_length, frames_per_clip, budget)
+        # Those of a run that was not killed: a sentence's features depend on its batch.
+        batches = _groups(lacking(texts, writer.query_origins))
         with (
             writer,
             encoder_threads(backbone.device) as encoders,
@@ -108,11 +110,15 @@ def extract_features(
             _Progress(len(videos), frames_per_clip, progress) as bar,
         ):
             encode = partial(map_ahead, encoders, ahead=ahead)
-            new = {qid: queries[qid] for qid in lacking(texts, writer.query_origins)}
-            encoded = encode(backbone.encode_text, _groups(list(new.values())))
-            for qid, text in zip(new, chain.from_iterable(encoded), strict=True):
-                tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
-                writer.add_query(qid, tokens, embedding, texts[qid])
+            new = set(lacking(texts, writer.query_origins))
+            batches = [batch for batch in batches if not new.isdisjoint(batch)]
+            encoded = encode(backbone.encode_text, ([queries[q] for q in b] for b in batches))
+            for qid, text in zip(
+                chain.from_iterable(batches), chain.from_iterable(encoded), strict=True
+            ):
+                if qid in new:
+                    tokens, embedding = text.tokens.cpu().numpy(), text.embedding.cpu().numpy()
+                    writer.add_query(qid, tokens, embedding, texts[qid])
             rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
             bar.begin(len(videos) - len(rest))
             pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
@@ -250,9 +256,8 @@ def _write_video(
     video.finish(reader.duration, reader.faults)
 
 
-def _groups(texts: list[str]) -> Iterator[list[str]]:
-    for first in range(0, len(texts), QUERIES_AT_ONCE):
-        yield texts[first : first + QUERIES_AT_ONCE]
+def _groups(qids: list[int | str]) -> list[list[int | str]]:
+    return [qids[i : i + QUERIES_AT_ONCE] for i in range(0, len(qids), QUERIES_AT_ONCE)]
 
 
 def _decode_ahead(

@@ -129,7 +129,7 @@ def _in_sight(
         doubtful = [
             a for a, n in zip(queries, sure, strict=True) if not is_in_sight(a, n, clip_length)
         ]
-    clips = {vid: source.video(vid).tokens.shape[1] for vid in {a.vid for a in doubtful}}
+    clips = {vid: _clips(source, vid) for vid in {a.vid for a in doubtful}}
     lost = {a.qid for a in doubtful if not is_in_sight(a, clips[a.vid], clip_length)}
     if len(lost) == len(queries):
         raise InputError(f"{source.path}: no moment of train lies within its video's features")
@@ -142,6 +142,13 @@ def _in_sight(
             len(queries),
         )
     return [a for a in queries if a.qid not in lost]
+
+
+def _clips(source: FeatureSource, vid: str) -> int:
+    """How many a video has; a store's features are not read for that."""
+    if isinstance(source, FeatureStore):
+        return source.extent(vid)[0]
+    return source.video(vid).tokens.shape[1]
 
 
 def _on_device(store: FeatureStore) -> FeatureStore:

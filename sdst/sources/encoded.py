@@ -110,7 +110,7 @@ def _check_durations(splits: Splits, store: FeatureStore, clip_length: float) ->
     """
     for split, queries in splits.items():
         for annotation in queries:
-            encoded = store.video(annotation.vid).duration
+            _, encoded = store.extent(annotation.vid)
             if annotation.vid in store.faults and encoded < annotation.duration:
                 continue
             if not close_lengths(encoded / clip_length, annotation.duration / clip_length):

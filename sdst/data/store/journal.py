@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
 from sdst.data.store.reader import (
     FORMAT,
     ORIGINS,
+    PARTS,
     VERSION,
     FeatureStore,
     read_index,
@@ -23,6 +26,7 @@ from sdst.data.store.reader import (
 from sdst.errors import InputError
 
 JOURNAL = "journal.jsonl"
+PIECE = 2**22  # bytes read at once
 FIELDS = {"video": 4, "query": 3}  # of an entry in the index
 MANY = {"video": "videos", "query": "queries"}
 
@@ -111,7 +115,10 @@ class Journal:
             header = {**header, "behind": self._behind}
         file.seek(0)
         line = file.readline()
-        found = json.loads(line) if line.endswith(b"\n") else None
+        try:
+            found = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # damaged, so that nothing is known of what follows
+            found = None
         if found is not None and self._behind is None:
             self._check_settings(f"{path}: an unfinished store,", found, "remove it")
         if found != header:
@@ -121,6 +128,9 @@ class Journal:
     def take_up(self, files: Mapping[str, BinaryIO]) -> dict[str, int]:
         """Read the lines up to the last whole one whose features are in `files`.
 
+        Features that differ from their checksum were not on the disk yet when the power failed.
+        They are forgotten, and what was told after them.
+
         Returns:
             How many bytes of each of the files the entries fill.
         """
@@ -128,24 +138,24 @@ class Journal:
         for kind, entries in self._entries.items():
             for entry in entries:
                 filled = self._with(filled, self.shapes, kind, entry)
-        there = {name: os.fstat(file.fileno()).st_size for name, file in files.items()}
-        good = self._file.tell()
-        while (line := self._file.readline()).endswith(b"\n"):
-            shapes, kind, *rest = json.loads(line)
-            fields, more = rest[: FIELDS[kind]], rest[FIELDS[kind] :]
-            faults, origin = more + [[], None][len(more) :]  # which older journals do not tell
-            entry = Entry(fields, origin, faults)
-            after = self._with(filled, shapes, kind, entry)
-            if any(after[name] > size for name, size in there.items()):
-                break  # the machine went down before the file was on the disk
-            self._keep(kind, entry)
-            self.shapes, filled, good = shapes, after, self._file.tell()
+        good, size = self._file.tell(), os.fstat(self._file.fileno()).st_size
+        with tqdm(total=size, initial=good, desc="check", unit="B", delay=1) as bar:
+            while (found := _parsed(self._file.readline())) is not None:
+                shapes, kind, entry = found
+                after = self._with(filled, shapes, kind, entry)
+                if _checksum(kind, files, filled, after) != entry.fields[-1]:
+                    break
+                self._keep(kind, entry)
+                self.shapes, filled = shapes, after
+                bar.update(self._file.tell() - good)
+                good = self._file.tell()
         self._file.truncate(good)
         return filled
 
     def add(self, kind: str, entry: Entry) -> None:
         """Tell that the features of an entry are in the files."""
-        self._write([self.shapes, kind, *entry.fields, list(entry.faults), entry.origin])
+        line = [self.shapes, kind, *entry.fields, list(entry.faults), entry.origin]
+        self._write([*line, _line_checksum(line)])
         self._keep(kind, entry)
 
     def _keep(self, kind: str, entry: Entry) -> None:
@@ -183,3 +193,34 @@ class Journal:
             raise InputError(
                 f"{what} made with {', '.join(other)}; go on with its settings, or {advice}"
             )
+
+
+def _parsed(line: bytes) -> tuple[dict[str, int], str, Entry] | None:
+    """The shapes, the kind and the entry that a line tells; None for half or a damaged one."""
+    try:
+        line = json.loads(line) if line.endswith(b"\n") else None
+        shapes, kind, *rest = line
+        fields, more = rest[: FIELDS[kind]], rest[FIELDS[kind] :]
+        # Older journals have no checksum of a line, no origin, no faults.
+        faults, origin, checksum = more + [[], None, None][len(more) :]
+        if checksum not in (None, _line_checksum(line[:-1])):
+            return None
+        return shapes, kind, Entry(fields, origin, faults)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _line_checksum(line: list) -> int:
+    return zlib.crc32(json.dumps(line).encode())
+
+
+def _checksum(
+    kind: str, files: Mapping[str, BinaryIO], begin: dict[str, int], end: dict[str, int]
+) -> int:
+    """Of the features between two places in the files, as the index notes it."""
+    checksum = 0
+    for name in PARTS[kind]:
+        for place in range(begin[name], end[name], PIECE) if name in files else ():
+            piece = os.pread(files[name].fileno(), min(PIECE, end[name] - place), place)
+            checksum = zlib.crc32(piece, checksum)
+    return checksum

@@ -22,12 +22,15 @@ its size, and hands out views that cost nothing until they are read.
 The entries lie in the order in which they came. One that comes again takes the place of the one
 before it, whose bytes stay. The index alone says what is in a store: files that are longer have a
 tail of a growth that is under way or was stopped, and are read as far as the index knows them.
+
+The features of an entry are compared with their checksum when they are first read, once for all
+processes that are forked from the one that opened the store.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import mmap
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdst.errors import InputError
+from sdst.sealed import read_sealed
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +54,10 @@ STORED = ("float16", "int8")  # those that a backbone's features are stored in
 INDEX = "index.json"
 FILES = ("video_tokens", "video_embeddings", "query_tokens", "query_embeddings")
 SCALES = "video_scales"
+PARTS = {  # of an entry, in the order of its checksum
+    "video": ("video_tokens", SCALES, "video_embeddings"),
+    "query": ("query_tokens", "query_embeddings"),
+}
 # What the index calls the origins of its entries; under "videos" it had bytes of files once.
 ORIGINS = {"videos": "files", "queries": "queries"}
 
@@ -117,7 +125,8 @@ class FeatureStore:
         faults: by vid, a line for each fault of a damaged video's file.
 
     Raises:
-        InputError: it is missing, of another version, corrupt or truncated.
+        InputError: it is missing, of another version, corrupt or truncated; for a `device` also
+            where an entry is damaged.
     """
 
     def __init__(self, path: str | Path, device: torch.device | None = None):
@@ -141,6 +150,7 @@ class FeatureStore:
         if device is not None:
             import torch
 
+            self.verify(progress=False)
             self._maps = {
                 name: torch.tensor(values, device=device) for name, values in self._maps.items()
             }
@@ -183,10 +193,25 @@ class FeatureStore:
         )
 
     def video(self, vid: str) -> VideoFeatures:
-        """Read-only views of a video's features."""
+        """Read-only views of a video's features.
+
+        Raises:
+            InputError: it is not there, or damaged.
+        """
+        features = self._views_of_video(vid)
+        self._check("video", vid, self._videos[vid], features)
+        return features
+
+    def extent(self, vid: str) -> tuple[int, float]:
+        """How many clips and seconds a video has; its features are not read."""
         if vid not in self._videos:
             raise InputError(f"{self.path}: no features of video {vid}; extract them first")
-        row, clips, duration, _ = self._videos[vid]
+        _, _, clips, duration, _ = self._videos[vid]
+        return clips, duration
+
+    def _views_of_video(self, vid: str) -> VideoFeatures:
+        clips, duration = self.extent(vid)
+        row = self._videos[vid][1]
         tokens = self._view("video_tokens", row, (self._layers, clips, *self._frame))
         embedding = self._view("video_embeddings", row, (clips, self._embed))
         scales = None
@@ -195,9 +220,18 @@ class FeatureStore:
         return VideoFeatures(tokens, embedding if self._embed else None, duration, scales)
 
     def query(self, qid: int | str) -> QueryFeatures:
-        """Read-only views of a sentence's features."""
+        """Read-only views of a sentence's features.
+
+        Raises:
+            InputError: it is not there, or damaged.
+        """
         if qid not in self._queries:
             raise InputError(f"{self.path}: no features of query {qid}; extract them first")
+        features = self._views_of_query(qid)
+        self._check("query", qid, self._queries[qid], features)
+        return features
+
+    def _views_of_query(self, qid: int | str) -> QueryFeatures:
         number, row, length, _ = self._queries[qid]
         tokens = self._view("query_tokens", row, (self._layers, length, self._text))
         embedding = self._view("query_embeddings", number, (1, self._embed))[0]
@@ -209,30 +243,46 @@ class FeatureStore:
         Raises:
             InputError: naming how many entries differ from what was written, and the first.
         """
-        bar = tqdm(self._checksums(), "verify", len(self._videos) + len(self._queries))
-        bar.disable = not progress
-        if damaged := [what for what, found, expected in bar if found != expected]:
+        entries = len(self._videos) + len(self._queries)
+        damaged = []
+        for checked in self._checked.values():
+            checked[:] = bytes(len(checked))
+        with tqdm(total=entries, desc="verify", disable=not progress, delay=1) as bar:
+            for kind, key, entry, features in self._entries():
+                try:
+                    self._check(kind, key, entry, features)
+                except InputError:
+                    damaged.append(f"{kind} {key}")
+                bar.update()
+        if damaged:
             raise InputError(
                 f"{self.path}: {len(damaged)} entries are not what was written "
                 f"(first: {damaged[0]}); remove the folder and make it again"
             )
 
-    def _checksums(self) -> Iterator[tuple[str, int, int]]:
-        """Of every entry its name, its checksum as read, and as noted when it was written."""
-        for kind, ids, entries in (
-            ("video", self.video, self._videos),
-            ("query", self.query, self._queries),
-        ):
-            for key, (*_, expected) in entries.items():
-                features = ids(key)
-                found = 0
-                for values in (
-                    features.tokens,
-                    getattr(features, "scales", None),
-                    features.embedding,
-                ):
-                    found = found if values is None else zlib.crc32(np.asarray(values).data, found)
-                yield f"{kind} {key}", found, expected
+    def _entries(self) -> Iterator[tuple[str, int | str, tuple, VideoFeatures | QueryFeatures]]:
+        for vid, entry in self._videos.items():
+            yield "video", vid, entry, self._views_of_video(vid)
+        for qid, entry in self._queries.items():
+            yield "query", qid, entry, self._views_of_query(qid)
+
+    def _check(
+        self, kind: str, key: int | str, entry: tuple, features: VideoFeatures | QueryFeatures
+    ) -> None:
+        """Compare an entry with its checksum, unless that was done."""
+        number, *_, expected = entry
+        if self._checked[kind][number]:
+            return
+        found = 0
+        for values in (features.tokens, getattr(features, "scales", None), features.embedding):
+            found = found if values is None else zlib.crc32(np.asarray(values).data, found)
+        if found != expected:
+            files = ", ".join(f"{name}.bin" for name in PARTS[kind] if name in self._types)
+            raise InputError(
+                f"{self.path}: the features of {kind} {key} are damaged ({files}: not what was "
+                "written); remove the folder and make it again"
+            )
+        self._checked[kind][number] = 1
 
     def _lay_out(self, videos: list, queries: list) -> None:
         """Find where every entry begins, in rows: clips of videos, tokens of queries."""
@@ -242,8 +292,10 @@ class FeatureStore:
         self._embed = self.shapes.get("embed_width", 0)
         starts = _starts(clips for _, clips, *_ in videos)
         self._videos = {
-            vid: (row, clips, duration, checksum)
-            for row, (vid, clips, duration, checksum) in zip(starts, videos, strict=False)
+            vid: (number, row, clips, duration, checksum)
+            for number, (row, (vid, clips, duration, checksum)) in enumerate(
+                zip(starts, videos, strict=False)
+            )
         }
         tokens = _starts(length for _, length, _ in queries)
         self._queries = {
@@ -251,6 +303,11 @@ class FeatureStore:
             for number, (row, (qid, length, checksum)) in enumerate(
                 zip(tokens, queries, strict=False)
             )
+        }
+        # A byte for each, 0 until it has been checked, in memory that forked processes share.
+        self._checked = {
+            kind: mmap.mmap(-1, len(entries) + 1)
+            for kind, entries in (("video", videos), ("query", queries))
         }
         counts = starts[-1], starts[-1], tokens[-1], len(queries)
         rows: dict[str, int] = dict(zip(FILES, counts, strict=True))
@@ -282,10 +339,10 @@ def read_index(path: Path) -> dict:
     file = path / INDEX
     if not file.is_file():
         raise InputError(f"{path}: no feature store there ({INDEX} not found); extract it first")
+    index = read_sealed(file, "remove the folder and make it again")
     try:
-        index = json.loads(file.read_text())
         found = index["format"], index["version"]
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         raise InputError(f"{file}: no index of a feature store; extract it again") from None
     if found != (FORMAT, VERSION):
         raise InputError(

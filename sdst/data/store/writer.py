@@ -8,11 +8,8 @@ index knows is changed, so readers are left alone.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,13 +19,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sdst.data.store.journal import JOURNAL, Entry, Journal
+from sdst.data.store.journal import JOURNAL, PIECE, Entry, Journal
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError, name_file, naming
-from sdst.publish import replace_text
+from sdst.publish import is_locked, lock, publish, remove_unlocked, replace_text, scratch_folder
+from sdst.sealed import seal
 
-PIECE = 2**22  # bytes read at once when a video is completed
 CLIPS_AT_ONCE = 256  # are copied
 
 
@@ -79,11 +76,12 @@ class FeatureWriter:
             self._journal.read_index(self.path)
 
     def __enter__(self) -> FeatureWriter:
-        self._building = self._place()
         with ExitStack() as opened:
+            self._building = self._place(opened)
             self._lock(opened.enter_context(self._open("video_tokens")))
             if self.grows:
                 self._journal.read_index(self.path)  # which may have grown meanwhile
+                FeatureStore(self.path).verify()
             lines = opened.enter_context((self._building / JOURNAL).open("ab+"))
             self._journal.open(lines, self._building)
             self._files = {name: opened.enter_context(self._open(name)) for name in self._types}
@@ -101,13 +99,9 @@ class FeatureWriter:
     ) -> None:
         if error is not None:
             name_file(error, self.path)
-        try:
-            with naming(self.path), self._opened:
-                if kind is None:
-                    self._publish()
-        finally:
-            if not self._resume:
-                shutil.rmtree(self._building, ignore_errors=True)
+        with naming(self.path), self._opened:
+            if kind is None:
+                self._publish()
 
     @property
     def video_ids(self) -> list[str]:
@@ -128,6 +122,12 @@ class FeatureWriter:
     def query_origins(self) -> dict[int | str, int | None]:
         """What the queries so far were made of."""
         return {qid: entry.origin for qid, entry in self._journal.current("query").items()}
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a process was killed while it let this finished store grow."""
+        left = (self.path / JOURNAL).is_file() and os.access(self.path, os.W_OK)
+        return left and not is_locked(self.path / "video_tokens.bin")
 
     def lacks(
         self, videos: Mapping[str, int | None], queries: Mapping[int | str, int | None]
@@ -231,17 +231,17 @@ class FeatureWriter:
             )
         return stored
 
-    def _place(self) -> Path:
+    def _place(self, opened: ExitStack) -> Path:
         """The folder that is written to."""
+        partial = self.path.with_name(f".{self.path.name}.partial")
         if self.grows:
             if not os.access(self.path, os.W_OK):
                 raise NotWritable(f"{self.path}: lacks features, and may not be written to")
+            remove_unlocked(partial, partial / "video_tokens.bin")
             return self.path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._resume:
-            prefix = f".{self.path.name}-"
-            return Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
-        partial = self.path.with_name(f".{self.path.name}.partial")
+            return opened.enter_context(scratch_folder(self.path))
         partial.mkdir(exist_ok=True)
         return partial
 
@@ -252,20 +252,17 @@ class FeatureWriter:
 
     def _lock(self, file: BinaryIO) -> None:
         """Until `file` is closed, which is one that stays when the store is published."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreInUse(f"{self.path}: another process is writing this store") from None
+        if lock(file.fileno()) is False:
+            raise StoreInUse(f"{self.path}: another process is writing this store")
 
     def _publish(self) -> None:
         for file in self._files.values():
             os.fsync(file.fileno())  # the index must not be there before what it tells
         if self._journal.grew:
-            replace_text(self._building / INDEX, json.dumps(self._journal.index()))
+            replace_text(self._building / INDEX, seal(self._journal.index()))
         if not self.grows:
-            self._building.chmod(0o755)
             try:
-                self._building.rename(self.path)
+                publish(self._building, self.path)
             except OSError:
                 # Another process was faster with the same features: its store stands.
                 if not (self.path / INDEX).is_file():
