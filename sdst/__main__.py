@@ -17,6 +17,7 @@ VERBS = {
     "extract": "encode videos and sentences with a frozen backbone",
     "convert": "pack published features into a store, copy or verify a store",
     "inspect": "show a dataset: counts, lengths, repairs, and what is missing",
+    "cache": "show what is kept of encoded videos, and clear it",
     "info": "show what is installed, what was built, and what serves each op",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,9 +52,12 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process the way a shell expects.
 
     Exit code 0 on success (or what `main` returned), 2 with a line on stderr where `explain` has
-    one, 130 after Ctrl-C, as shells report it. Output that nobody reads (`| head`) is dropped;
+    one, 130 after Ctrl-C, as shells report it, and after SIGTERM, by which Slurm and Docker end a
+    process. Output that nobody reads (`| head`) is dropped;
     output that cannot be written (a full disk) ends with exit code 2, after the work.
     """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with forgiving_output() as output:
         try:
             code = main()

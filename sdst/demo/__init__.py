@@ -7,13 +7,10 @@ what they do, so a per-frame backbone cannot find the moments on its own.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +25,7 @@ from sdst.demo.labels import ask, ratings, relevant_clips
 from sdst.demo.render import write_video
 from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
+from sdst.publish import lock, publish, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +99,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process is in here with the same folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(handle) is False:
             logger.warning("%s: another process is rendering here; waiting for it", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
         yield
     finally:
         os.close(handle)
@@ -119,18 +115,12 @@ def _replace(root: Path, size: DemoSize, threads: int) -> None:
             f"data.root {root}: holds something else than the demo, which is rendered into a "
             "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
         )
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    old = building.with_name(f"{building.name}-old")
-    try:
+    with scratch_folder(root) as building, scratch_folder(root) as old:
         _render(building, size, threads)
         (building / _RECIPE).write_text(json.dumps(recipe_of(size), indent=2) + "\n")
-        building.chmod(0o755)
         if root.exists():
             root.rename(old)
-        building.rename(root)
-    finally:
-        for folder in (building, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        publish(building, root)
 
 
 def _render(folder: Path, size: DemoSize, threads: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from functools import partial
@@ -16,10 +17,11 @@ import torch
 
 from sdst.backbones import Backbone, load_backbone
 from sdst.checkpoint import trained_on
-from sdst.config import Config, NoCacheError, cache_dir
+from sdst.config import Config, NoCacheError
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,8 @@ _one_at_a_time = Lock()
 class VideoEncoder:
     """What a backbone says of video files, kept in memory for those used last and on disk for all.
 
-    The disk cache is `cache_dir()/grounding`; long videos stay memory-mapped. Threads may share an
-    encoder.
+    The disk cache (`sdst.grounding.cache`) is `cache_dir()/grounding`; long videos stay
+    memory-mapped. Threads may share an encoder.
 
     Args:
         backbone: frozen.
@@ -82,7 +84,11 @@ class VideoEncoder:
         with _one_at_a_time:
             try:
                 if folder is not None:
-                    return self._encode(path, folder, progress)
+                    most = limit()
+                    self._encode(path, folder, progress)
+                    if (made := _kept(folder)) is not None:
+                        trim(folder.parent, most)
+                        return made
             except (OSError, InputError) as error:
                 if (kept := _kept(folder)) is not None:  # another encoder was faster
                     return kept
@@ -90,12 +96,12 @@ class VideoEncoder:
                     raise
             # The cache cannot be written: the features stay in memory alone.
             with tempfile.TemporaryDirectory() as scratch:
-                features = self._encode(path, Path(scratch) / "store", progress)
+                features = self._encode(path, Path(scratch) / "store", progress).video(_VID)
                 return VideoFeatures(
                     np.array(features.tokens), np.array(features.embedding), features.duration
                 )
 
-    def _encode(self, path: Path, folder: Path, progress: bool) -> VideoFeatures:
+    def _encode(self, path: Path, folder: Path, progress: bool) -> FeatureStore:
         report = Report(strict=True)
         videos, settings = {_VID: path}, (self.clip_length, self.frames_per_clip)
         store = extract_features(
@@ -103,26 +109,31 @@ class VideoEncoder:
         )
         for fault in report.faults:
             logger.warning(fault)
-        return store.video(_VID)
+        return store
 
 
 def _place(key: str) -> Path | None:
     """Where a video's features are cached; None where the system has no place for it."""
     try:
-        return cache_dir() / "grounding" / key
+        return grounding_cache() / key
     except NoCacheError:
         return None
 
 
 def _kept(folder: Path) -> VideoFeatures | None:
     """A video's features from the cache; what is damaged is removed."""
-    if not folder.exists():
+    descriptor = open_entry(folder)
+    if descriptor is None:
         return None
     try:
-        return FeatureStore(folder).video(_VID)
-    except InputError:
+        features = FeatureStore(folder).video(_VID)
+    except InputError as error:
+        os.close(descriptor)
+        logger.warning("%s; encoding the video again", error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    hold(features, descriptor)
+    return features
 
 
 def encoder_of(

@@ -119,7 +119,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def fit(self) -> None:
-        """Train to the end, or until Ctrl-C."""
+        """Train to the end, or until Ctrl-C or SIGTERM."""
         config = self.config.train
         bar = tqdm(
             total=self.total_steps,
@@ -473,15 +473,18 @@ def selected_figure(figures: dict[str, float], name: str) -> float:
 
 @contextmanager
 def stop_on_interrupt(ask_to_stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C ask training to stop; a second one ends it at once."""
+    """Let the first Ctrl-C or SIGTERM ask training to stop; a second one ends it at once."""
 
     def interrupt(number: int, frame: object) -> None:
         ask_to_stop()
         tqdm.write("stopping after this step; press Ctrl-C again to quit at once")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in signals:
+            signal.signal(each, signal.default_int_handler)
 
-    previous = signal.signal(signal.SIGINT, interrupt)
+    signals = signal.SIGINT, signal.SIGTERM
+    previous = [signal.signal(each, interrupt) for each in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)

@@ -1,0 +1,40 @@
+"""Show what is kept in the cache folder, and clear it of encoded videos.
+
+Videos that `sdst ground` encodes are kept for the next question, those used last within
+$SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by default ~/.cache/sdst.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from sdst.config import cache_dir
+from sdst.errors import run
+from sdst.grounding.cache import LIMIT, entries, folder_size, grounding_cache, limit, trim
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see `python -m sdst.cache --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sdst.cache",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--clear", action="store_true", help="remove the encoded videos that nobody uses now"
+    )
+    options = parser.parse_args(arguments)
+    folder, most = grounding_cache(), limit()
+    if options.clear:
+        print(f"{folder}: {trim(folder, 0) / 1e9:.2f} GB freed")
+    kept = entries(folder)
+    taken = sum(entry.nbytes for entry in kept) / 1e9
+    print(f"{folder}: {len(kept)} encoded videos, {taken:.2f} of {most / 1e9:g} GB ({LIMIT})")
+    others = cache_dir().iterdir() if cache_dir().is_dir() else ()
+    for other in sorted(path for path in others if path.is_dir() and path != folder):
+        print(f"{other}: {folder_size(other) / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    run(main)
