@@ -34,6 +34,15 @@ from sdst.sealed import read_sealed, seal
 FEATURES = "features.json"
 _PROGRESS = "progress.json"
 ANEW = "start again without --resume, which keeps this run under another name"
+# Keys of `data` that decide what features are.
+_OF_FEATURES = (
+    "features",
+    "clip_length",
+    "frames_per_clip",
+    "video_features",
+    "text_features",
+    "endpoints",
+)
 _MODEL_FILES = ("config.json", "model.safetensors")
 
 
@@ -313,7 +322,21 @@ def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config
             f"checkpoint {folder}: config.yaml and model/config.json describe different models; "
             "they must come from one training run"
         )
+    _check_features(folder, config)
     return config, model.eval()
+
+
+def _check_features(folder: Path, config: Config) -> None:
+    """Refuse a configuration of other features than the checkpoint was trained on."""
+    data, trained = as_dict(config)["data"], trained_on(folder)
+    if "fingerprint" in trained:  # of a backbone
+        trained["features"] = "encode"
+    for name in _OF_FEATURES:
+        if name in trained and trained[name] != data[name]:
+            raise InputError(
+                f"checkpoint {folder}: data.{name} is {data[name]!r}, but it was trained on "
+                f"features of {trained[name]!r} ({FEATURES}); set config.yaml back"
+            )
 
 
 def trained_on(folder: Path) -> dict:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,6 +265,7 @@ def test_a_lost_file_is_told(store):
 
 def test_another_version_is_told(store):
     index = json.loads((store.path / "index.json").read_text())
+    del index["checksum"]
     (store.path / "index.json").write_text(json.dumps({**index, "version": 99}))
     with pytest.raises(InputError, match="version 99, expected sdst-features version 2"):
         FeatureStore(store.path)
@@ -271,7 +274,7 @@ def test_another_version_is_told(store):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "sdst-features"}'])
 def test_an_index_that_is_none_is_told(store, content):
     (store.path / "index.json").write_text(content)
-    with pytest.raises(InputError, match="no index of a feature store"):
+    with pytest.raises(InputError, match=r"index\.json: "):
         FeatureStore(store.path)
 
 
@@ -280,4 +283,68 @@ def test_an_index_that_lost_a_part_is_told(store):
     del index["videos"]
     (store.path / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="damaged"):
+        FeatureStore(store.path)
+
+
+def damage(file: Path) -> None:
+    """Zero the first bytes of a file that are not zero."""
+    content = bytearray(file.read_bytes())
+    first = next(i for i, byte in enumerate(content) if byte)
+    content[first : first + 8] = bytes(8)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["video_tokens", "video_embeddings"])
+def test_a_damaged_video_is_refused_when_it_is_first_read(store, name):
+    damage(store.path / f"{name}.bin")
+    damaged = FeatureStore(store.path)
+    with pytest.raises(InputError, match="features of video a are damaged"):
+        damaged.video("a")
+    damaged.video("b")
+
+
+@pytest.mark.parametrize("name", ["query_tokens", "query_embeddings"])
+def test_a_damaged_query_is_refused_when_it_is_first_read(store, name):
+    damage(store.path / f"{name}.bin")
+    damaged = FeatureStore(store.path)
+    with pytest.raises(InputError, match="features of query 7 are damaged"):
+        damaged.query(7)
+    damaged.query("seven")
+
+
+@pytest.mark.parametrize("name", ["video_tokens", "video_scales"])
+def test_damage_of_a_store_of_int8_is_refused(tmp_path, name):
+    with FeatureWriter(tmp_path / "store", META, "int8") as writer:
+        writer.add_video("a", 2.0, *video_features(3))
+    damage(tmp_path / "store" / f"{name}.bin")
+    with pytest.raises(InputError, match="features of video a are damaged"):
+        FeatureStore(tmp_path / "store").video("a")
+
+
+def test_a_damaged_store_does_not_go_into_a_devices_memory(store):
+    damage(store.path / "query_tokens.bin")
+    with pytest.raises(InputError, match="1 entries are not what was written"):
+        FeatureStore(store.path, torch.device("cpu"))
+
+
+def test_the_extent_of_a_video_is_known_without_its_features(store):
+    damage(store.path / "video_tokens.bin")
+    assert FeatureStore(store.path).extent("a") == (5, 9.5)
+
+
+def test_an_entry_is_checked_once_for_all_forked_processes(store, monkeypatch):
+    reader = FeatureStore(store.path)
+    child = os.fork()
+    if not child:
+        reader.video("a")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    monkeypatch.setattr("sdst.data.store.reader.zlib.crc32", lambda *_: pytest.fail("read again"))
+    reader.video("a")
+
+
+def test_a_number_changed_in_the_index_is_found(store):
+    file = store.path / "index.json"
+    file.write_text(file.read_text().replace("9.5", "9.6"))
+    with pytest.raises(InputError, match=r"index\.json: damaged"):
         FeatureStore(store.path)

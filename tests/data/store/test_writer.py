@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from itertools import pairwise
 from pathlib import Path
 
@@ -268,7 +270,7 @@ def test_an_entry_of_the_same_origin_is_given_twice(tmp_path, origin):
 def test_a_store_that_does_not_tell_its_origins_is_read_and_grows(store):
     file = store.path / "index.json"
     index = json.loads(file.read_text())
-    del index["origins"], index["faults"]
+    del index["origins"], index["faults"], index["checksum"]
     file.write_text(json.dumps(index))
     assert_same_answers(store, FeatureStore(store.path))
     grow(store.path, "c")
@@ -280,6 +282,7 @@ def test_a_store_that_does_not_tell_its_origins_is_read_and_grows(store):
 def test_bytes_of_files_as_indexes_had_them_once_are_no_origins(store):
     file = store.path / "index.json"
     index = json.loads(file.read_text())
+    del index["checksum"]
     index["origins"] = {"videos": [1234, 5678], "queries": index["origins"]["queries"]}
     file.write_text(json.dumps(index))
     found = FeatureStore(store.path)
@@ -291,7 +294,7 @@ def test_a_journal_that_does_not_tell_origins_is_gone_on_with(tmp_path):
     interrupted(tmp_path / "store", "a")
     file = tmp_path / ".store.partial" / "journal.jsonl"
     header, video, query = map(json.loads, file.read_text().splitlines())
-    lines = header, [*video[:-2], ["a fault"]], query[:-2]
+    lines = header, [*video[:-3], ["a fault"]], query[:-3]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     grow(tmp_path / "store")
     store = FeatureStore(tmp_path / "store")
@@ -362,3 +365,67 @@ def test_a_video_may_be_longer_than_it_was_begun(tmp_path, begun, dtype):
         for name in ("grown", "known")
     ]
     assert stores[0] == stores[1]
+
+
+def test_pages_that_the_power_cut_off_are_written_again(tmp_path):
+    """The journal tells of all entries, but pages of the second video never reached the disk."""
+    interrupted(tmp_path / "store", "a", "b")
+    file = tmp_path / ".store.partial" / "video_tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[-64:] = bytes(64)
+    file.write_bytes(content)
+    with FeatureWriter(tmp_path / "store", META, resume=True) as writer:
+        assert writer.video_ids == ["a"]
+
+
+def test_a_damaged_line_of_the_journal_ends_what_is_taken_up(tmp_path):
+    interrupted(tmp_path / "store", "a", "b")
+    file = tmp_path / ".store.partial" / "journal.jsonl"
+    *lines, last = file.read_text().splitlines()
+    assert last.startswith("[{") and json.loads(last)[2] == 7
+    file.write_text("\n".join([*lines, last.replace('"query", 7,', '"query", 8,')]) + "\n")
+    with FeatureWriter(tmp_path / "store", META, resume=True) as writer:
+        assert writer.video_ids == ["a", "b"] and writer.query_ids == []
+
+
+def test_a_store_with_damaged_features_does_not_grow(store):
+    file = store.path / "video_tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[:8] = bytes(8)
+    file.write_bytes(content)
+    before = {path: path.read_bytes() for path in store.path.iterdir()}
+    with pytest.raises(InputError, match="1 entries are not what was written"):
+        grow(store.path, "c")
+    assert {path: before.get(path) for path in store.path.glob("*.bin")} == {
+        path: path.read_bytes() for path in store.path.glob("*.bin")
+    }
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    left, foreign = tmp_path / ".store-0a1b2c3d", tmp_path / ".store-notes"
+    for folder in (left, foreign):
+        folder.mkdir()
+    with FeatureWriter(tmp_path / "store", META) as writer:
+        writer.add_video("a", 2.0, *video_features(1))
+    assert not left.exists() and foreign.exists()
+
+
+def test_what_another_writer_is_writing_stays(tmp_path):
+    with (
+        FeatureWriter(tmp_path / "store", META) as first,
+        FeatureWriter(tmp_path / "store", META) as second,
+    ):
+        for writer in (first, second):
+            writer.add_video("a", 2.0, *video_features(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with FeatureWriter(tmp_path / "store", META) as writer:
+            writer.add_video("a", 2.0, *video_features(1))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o750
+    assert {stat.S_IMODE(f.stat().st_mode) for f in (tmp_path / "store").iterdir()} == {0o640}

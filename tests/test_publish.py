@@ -1,0 +1,110 @@
+"""What is written appears whole or not at all, and leftovers of killed processes go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdst.errors import InputError
+from sdst.publish import publish, remove_leftovers, replace_text, replacing, scratch_folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sdst.publish import replacing, scratch_folder
+make = {"file": replacing, "folder": scratch_folder}[sys.argv[1]]
+with make(Path(sys.argv[2])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(kind: str, path: Path) -> subprocess.Popen:
+    """A process that is writing at `path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, kind, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        replace_text(tmp_path / "made" / "file", text)
+    assert (tmp_path / "made" / "file").read_text() == "new"
+    assert names(tmp_path / "made") == ["file"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    replace_text(tmp_path / "file", "old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "file") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path, kind: str) -> None:
+    process = hold(kind, tmp_path / "thing")
+    replace_text(tmp_path / "thing", "mine")
+    assert len(names(tmp_path)) == 2, "a living process keeps what it writes"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    replace_text(tmp_path / "thing", "mine")
+    assert names(tmp_path) == ["thing"]
+
+
+def test_leftovers_of_any_name_are_told_from_other_hidden_files(tmp_path: Path) -> None:
+    for name in (".a-0123abcd", ".b-00000000", ".git", ".notes-final", ".a-0123abcd.txt", "c"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".a-0123abcd.txt", ".git", ".notes-final", "c"]
+
+
+def test_a_planted_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    replace_text(tmp_path / "link", "report")
+    assert (tmp_path / "precious").read_text() == "years of work"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    replace_text(os.devnull, "nothing")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/report: cannot be written"):
+        replace_text(tmp_path / "file" / "report", "text")
+
+
+def test_a_folder_is_published_at_once(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "thing") as folder:
+        (folder / "part").write_text("x")
+        publish(folder, tmp_path / "thing")
+    assert names(tmp_path) == ["thing"] and names(tmp_path / "thing") == ["part"]
+
+
+def test_files_and_folders_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        replace_text(tmp_path / "file", "x")
+        with scratch_folder(tmp_path / "folder") as folder:
+            publish(folder, tmp_path / "folder")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
+    assert modes == [0o640, 0o750]
