@@ -19,7 +19,7 @@ from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips
 from sdst.evaluation.predictions import Submitted, pair_predictions, write_predictions
-from sdst.publish import replacing
+from sdst.publish import replace_text, replacing
 
 # What is to be said of the server of each protocol that has files of its own.
 SERVERS = {
