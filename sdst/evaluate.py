@@ -12,7 +12,13 @@ With --submit DIR nothing is scored: the files of the dataset's evaluation serve
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import math
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,8 +130,9 @@ def make_parser() -> ArgumentParser:
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--predictions", type=Path, help="submission to score, JSON lines")
-    parser.add_argument("--annotations", type=Path, help="its ground truth, JSON lines")
+    evaluated = parser.add_mutually_exclusive_group(required=True)
+    evaluated.add_argument("--checkpoint", type=Path, help="output folder of a training run")
+    evaluated.add_argument("--predictions", type=Path, help="a submission, JSON lines")
     parser.add_argument(
         "--dataset",
         choices=PROTOCOLS,
@@ -133,59 +140,72 @@ def make_parser() -> ArgumentParser:
         f"{DEFAULT_PROTOCOL} for --predictions)",
     )
     parser.add_argument(
-        "--clip-length",
-        type=float,
-        help="seconds per saliency score of --predictions, instead of the dataset's",
-    )
-    parser.add_argument("--checkpoint", type=Path, help="output folder of a training run")
-    parser.add_argument(
         "--split",
         choices=("val", "test"),
         help=f"what the checkpoint is evaluated on, or --submit writes (default {DEFAULT_SPLIT})",
     )
-    parser.add_argument(
+    result = parser.add_mutually_exclusive_group()
+    result.add_argument("--json", type=Path, metavar="OUT", help="write the whole report here")
+    result.add_argument(
+        "--submit", type=Path, metavar="DIR", help="write submission files here instead of scoring"
+    )
+    of_checkpoint = parser.add_argument_group("with --checkpoint")
+    of_checkpoint.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
-        help="of a checkpoint's products (default fp32); bf16 where the processor has it",
+        help="of its matrix multiplies (default fp32); bf16 where the processor has it",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole report here")
-    parser.add_argument("--submit", type=Path, metavar="DIR", help="write submission files here")
+    of_predictions = parser.add_argument_group("with --predictions")
+    of_predictions.add_argument("--annotations", type=Path, help="the ground truth, JSON lines")
+    of_predictions.add_argument(
+        "--clip-length",
+        type=seconds,
+        metavar="SECONDS",
+        help="per saliency score, instead of the dataset's",
+    )
     return parser
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"{text}, expected seconds above 0")
+    return value
+
+
+# Options that go with one way of evaluating alone, and why not with the other.
+_GOES_WITH = (
+    ("annotations", "predictions", "a checkpoint knows its dataset"),
+    ("clip_length", "predictions", "a checkpoint knows its own"),
+    ("precision", "checkpoint", "--predictions are answers already"),
+)
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     """The options, and overrides of the checkpoint's config."""
-    options, overrides = make_parser().parse_known_args(arguments)
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
     known = tuple(f"--{section}." for section in OVERRIDABLE)
     if options.checkpoint is None and overrides:
-        make_parser().error(f"unrecognized arguments: {' '.join(overrides)}")
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     if unknown := [x for x in overrides if x.startswith("--") and not x.startswith(known)]:
         raise InputError(
             f"{unknown[0]}: neither an option of sdst.evaluate nor one of {', '.join(known)}..., "
             "which may differ from the training; see python -m sdst.evaluate --help"
         )
-    _check_mode(options)
+    _check_options(options)
     return options, overrides
 
 
-def _check_mode(options: Namespace) -> None:
-    """Exactly one of the two modes, with that mode's flags only."""
-    files = (options.predictions, options.annotations)
-    if (options.checkpoint is None) == (files == (None, None)):
-        raise InputError("give either --checkpoint, or --predictions with --annotations")
-    if options.checkpoint is None and None in files:
-        absent = "--annotations" if options.annotations is None else "--predictions"
-        raise InputError(f"{absent} is missing; --predictions and --annotations go together")
-    if options.submit is not None and options.json is not None:
-        raise InputError("--json goes with a report; --submit writes predictions without scoring")
-    if options.checkpoint is None and options.submit is None and options.split is not None:
+def _check_options(options: Namespace) -> None:
+    """Refuse what does not go together, as far as argparse does not."""
+    for option, other, reason in _GOES_WITH:
+        if getattr(options, option) is not None and getattr(options, other) is None:
+            raise InputError(f"--{option.replace('_', '-')} goes with --{other}; {reason}")
+    if options.predictions is not None and options.annotations is None:
+        raise InputError("--annotations is missing; --predictions are scored against them")
+    if options.predictions is not None and options.split is not None and options.submit is None:
         raise InputError("--split goes with --checkpoint; here --annotations decides the queries")
-    if options.checkpoint is None and options.precision is not None:
-        raise InputError("--precision goes with --checkpoint; --predictions are answers already")
-    if options.checkpoint is not None and options.clip_length is not None:
-        raise InputError("--clip-length goes with --predictions; a checkpoint knows its own")
-    if options.clip_length is not None and not options.clip_length > 0:
-        raise InputError(f"--clip-length is {options.clip_length:g}, expected seconds above 0")
     by_domain = options.dataset is not None and PROTOCOLS[options.dataset].by_domain is not None
     if by_domain and (options.clip_length or options.submit):
         raise InputError(
