@@ -48,9 +48,10 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     from sdst.sources.dataset import open_data
     from sdst.training.distributed import main_process_first
     from sdst.training.tracking import start_tensorboard, start_tracker
-    from sdst.training.trainer import Trainer, check_run, make_accelerator
+    from sdst.training.trainer import Trainer, autocast_dtype, check_run, make_accelerator
 
     began = time.monotonic()
+    autocast_dtype(config.train.precision)  # refused before any data is made
     accelerator = make_accelerator(config, folder.path)
     with main_process_first(accelerator):
         if accelerator.is_main_process:

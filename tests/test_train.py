@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
+from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.annotations import Annotation, read_annotations, write_annotations
 from sdst.data.store.reader import FeatureStore
@@ -25,6 +26,7 @@ from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
 from sdst.sources.dataset import open_data
 from sdst.train import main
+from sdst.training import trainer
 from sdst.training.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]
@@ -322,6 +324,29 @@ def test_in_bf16_it_learns_and_answers_in_full_precision(
     assert main([*other, "--train.precision", "no"]) == 0
 
 
+def test_in_fp16_the_loss_is_scaled_and_the_scale_kept(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, which training refuses to do in fp16, being slow at it."""
+    monkeypatch.setattr(trainer, "autocast_dtype", lambda precision: torch.float16)
+    options = ["--output", str(tmp_path / "run"), *tiny_options]
+    assert main(options) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["losses"]["loss"] for line in lines]
+    assert losses[-1] < losses[0]
+    config = load_config("demo", tiny_options)
+    data = open_data(config)
+    again = trainer.Trainer(
+        data.config,
+        data,
+        RunFolder(tmp_path / "run"),
+        trainer.make_accelerator(config, tmp_path / "run"),
+    )
+    started_with = again.scaler.state_dict()
+    again.resume()
+    assert again.scaler.state_dict() != started_with
+
+
 def test_an_earlier_run_is_kept_under_another_name(
     tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -460,7 +485,7 @@ def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], t
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 def test_fp16_without_a_gpu_is_refused(tiny_options: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fp16: a GPU is needed"):
+    with pytest.raises(InputError, match="fp16: needs a GPU"):
         main(["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "fp16"])
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -72,7 +71,9 @@ class Trainer:
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
         # Autocast is for training alone (`batch_loss`): rounded scores of validation would tie.
-        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.precision = autocast_dtype(config.train.precision)
+        is_fp16 = self.precision is torch.float16  # small gradients need scaling to survive
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=is_fp16)
         compiled = config.train.compile
         compile = partial(torch.compile, mode=compiled)
         self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
@@ -88,11 +89,6 @@ class Trainer:
     def bare_model(self) -> SDST:
         """The model without what `accelerate` wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
-
-    @property
-    def precision(self) -> torch.dtype | None:
-        """What training computes in by autocast; None is fp32."""
-        return autocast_dtype(self.accelerator)
 
     @property
     def learns_moments(self) -> bool:
@@ -184,11 +180,12 @@ class Trainer:
             )
         except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
             raise self.diverged(math.nan) from error
-        self.accelerator.backward(loss)
+        self.accelerator.backward(self.scaler.scale(loss))
         if self.accelerator.sync_gradients:
+            self.scaler.unscale_(self.optimizer)
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
-        self.optimizer.step()
-        if self.accelerator.sync_gradients:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             self.scheduler.step()
         self.optimizer.zero_grad()
         terms = {"loss": loss, **terms, **vars(health)}
@@ -304,8 +301,7 @@ class Trainer:
     def _stateful(self) -> dict[str, Stateful]:
         """All that changes from step to step. Random numbers begin anew with every epoch."""
         parts = {"model": self.bare_model, "optimizer": self.optimizer, "schedule": self.scheduler}
-        scaler = self.accelerator.scaler
-        return parts if scaler is None else {**parts, "scaler": scaler}
+        return {**parts, "scaler": self.scaler} if self.scaler.is_enabled() else parts
 
     def _save_state(self, folder: Path) -> None:
         save_state(folder, {name: part.state_dict() for name, part in self._stateful.items()})
@@ -323,23 +319,13 @@ class Trainer:
 
 
 def make_accelerator(config: Config, output: Path) -> Accelerator:
-    """Device, precision, processes and trackers, by `accelerate`."""
-    precision = config.train.precision
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError(
-            "train.precision fp16: a GPU is needed, which scales the loss, and there is none; take "
-            "bf16, or no for fp32"
-        )
+    """Device, processes and trackers, by `accelerate`; precision is the trainer's."""
     tracker = config.train.tracker
     check_tracker(tracker)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     return Accelerator(
         # Without a GPU, accelerate joins the processes of torchrun only where the CPU is asked for.
         cpu=not torch.cuda.is_available(),
-        mixed_precision=precision,
+        mixed_precision="no",
         gradient_accumulation_steps=config.train.accumulation,
         # A batch is split over processes, so that their number does not change what is learned.
         dataloader_config=DataLoaderConfiguration(
@@ -386,16 +372,27 @@ def check_kernels(
     """The loss of one query, by an untrained model."""
     batch = collate([data.dataset("train")[0]], config.data.pad_to).to(accelerator.device)
     model = model_class(config.model).to(accelerator.device)
-    precision = autocast_dtype(accelerator)
+    precision = autocast_dtype(config.train.precision)
     with torch.no_grad(), suppress(NonFiniteCostError):  # the first step reports what to do
         with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
             outputs = model(*batch.inputs())
         grounding_loss(outputs, targets_of(batch), config.loss)
 
 
-def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
-    """What training computes in by autocast; None is fp32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The dtype of training under `train.precision`, by autocast; None is fp32.
+
+    Raises:
+        InputError: fp16 without a GPU.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError(
+            "train.precision fp16: needs a GPU, and there is none; take bf16, or no for fp32"
+        )
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def batch_loss(
