@@ -14,7 +14,7 @@ BELOW = {
     "kernels": set(),
     "model": {"kernels"},
     "backbones": {"kernels"},
-    "data": {"kernels"},  # int8 stores hold the kernels' numbers
+    "data": set(),
     "demo": {"data"},
     "extraction": {"data", "backbones"},
     "grounding": {"data", "backbones", "model", "kernels", "extraction"},

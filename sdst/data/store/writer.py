@@ -21,6 +21,7 @@ import numpy as np
 
 from sdst.data.store.journal import JOURNAL, PIECE, Entry, Journal
 from sdst.data.store.origins import lacking
+from sdst.data.store.quantization import quantize
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError, name_file, naming
 from sdst.publish import is_locked, lock, publish, remove_unlocked, replace_text, scratch_folder
@@ -378,12 +379,7 @@ def _quantized(tokens: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [..., D] in floats as int8 and scales [...]."""
     if not np.isfinite(tokens).all():
         raise InputError(f"{what} has video_tokens that are NaN or infinite; check the backbone")
-    import torch
-
-    from sdst.kernels import quantize
-
-    values, scales = quantize(torch.from_numpy(np.array(tokens, np.float32)))
-    return values.numpy(), scales.numpy()
+    return quantize(tokens)
 
 
 def _width(embedding: np.ndarray | None) -> int:
