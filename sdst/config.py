@@ -18,6 +18,7 @@ from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError, disguise, one_line
 from sdst.model.config import LossConfig, ModelConfig
 from sdst.publish import replace_text
+from sdst.renames import rename_keys, rename_options
 from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
@@ -67,7 +68,7 @@ class DataConfig:
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.
-        store: numbers that encoded features are stored in; int8 takes half the disk and memory.
+        store_dtype: of the store of encoded features; int8 takes half the disk and memory.
         domain: keep only the videos of this topic, where annotations name one: TVSum and YouTube
             Highlights train a model for each.
         protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
@@ -92,7 +93,7 @@ class DataConfig:
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
-    store: Literal["float16", "int8"] = "float16"
+    store_dtype: Literal["float16", "int8"] = "float16"
     domain: str | None = None
     protocol: str = "custom"
     limit: int | None = None
@@ -115,8 +116,8 @@ class TrainConfig:
             have 0.1) [D].
         weight_decay: of AdamW, on matrices only.
         warmup_steps: optimiser steps of linear warm-up.
-        schedule: after the warm-up, `step` multiplies lr by 0.1 at `decay_at` of the run, `cosine`
-            falls to zero.
+        lr_schedule: after the warm-up, `step` multiplies lr by 0.1 at `decay_at` of the run,
+            `cosine` falls to zero.
         decay_at: share of the run after which `step` decays.
         clip_norm: largest norm of the gradient.
         validate_every: epochs between validations.
@@ -138,12 +139,12 @@ class TrainConfig:
     offsets_lr: float = 1.0
     weight_decay: float = 1e-4
     warmup_steps: int = 500
-    schedule: Literal["step", "cosine"] = "step"
+    lr_schedule: Literal["step", "cosine"] = "step"
     decay_at: float = 2 / 3
     clip_norm: float = 35.0
     validate_every: int = 1
     select_by: str = "MR-full-mAP"
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["no", "default", "reduce-overhead"] = "no"
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     workers: int = 0
@@ -169,9 +170,9 @@ class PredictConfig:
             `sdst.grounding.long_videos`); None: as most of the training videos have.
         overlap: clips that neighbouring stretches share; None: as most moments of the training
             have, at most half a stretch.
-        context: under `model.context: sparse`, what the moments of a stretch are told from: tokens
-            selected in the `stretch`, or also as many of the whole `video`, which takes another
-            pass over its tokens.
+        select_from: under `model.context: sparse`, what the moments of a stretch are told from:
+            tokens selected in the `stretch`, or also as many of the whole `video`, which takes
+            another pass over its tokens.
     """
 
     round_to: float | None = None
@@ -182,7 +183,7 @@ class PredictConfig:
     nms_sigma: float = 0.5
     stretch: int | None = None
     overlap: int | None = None
-    context: Literal["stretch", "video"] = "stretch"
+    select_from: Literal["stretch", "video"] = "stretch"
 
 
 @dataclass
@@ -253,7 +254,7 @@ def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Con
     with _named(f"config {path}"):
         from_file = parser.parse_object(_read(path))
     with _named("command line"):
-        namespace = parser.parse_args(list(overrides), namespace=from_file)
+        namespace = parser.parse_args(rename_options(overrides), namespace=from_file)
     config = _from_namespace(namespace)
     if problems := _problems(config):
         file_alone = _from_namespace(parser.parse_object(_read(path)))
@@ -308,6 +309,7 @@ def _read(path: Path, depth: int = 0) -> dict:
         found = disguise(path) or f"found {str(content)[:40]!r}, expected sections with keys"
         raise InputError(found)
     _check_names(content)
+    content = rename_keys(content)
     included = content.pop("include", [])
     if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
         raise InputError(f"include is {included!r}, expected a list of config names or files")

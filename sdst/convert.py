@@ -22,6 +22,7 @@ from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
+from sdst.renames import rename_options
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def repack(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.convert --help`."""
-    options, overrides = make_parser().parse_known_args(arguments)
+    options, overrides = make_parser().parse_known_args(rename_options(arguments))
     if (options.config is None) == (options.store is None):
         raise InputError("give either --config or --store; see python -m sdst.convert --help")
     make = _store_of_files if options.store is None else _store_of_store
@@ -179,7 +180,7 @@ def _store_of_files(options: argparse.Namespace, overrides: list[str]) -> Featur
         from sdst.sources.files import packed_path
 
         return FeatureStore(packed_path(config, dataset_root(config)))
-    return convert(config, options.dtype or "float16")
+    return convert(config, options.store_dtype or "float16")
 
 
 def _store_of_store(options: argparse.Namespace, overrides: list[str]) -> FeatureStore:
@@ -189,7 +190,7 @@ def _store_of_store(options: argparse.Namespace, overrides: list[str]) -> Featur
     if (options.output is None) != options.verify:
         raise InputError("--store goes with --output, the folder of the copy, or with --verify")
     store = FeatureStore(options.store)
-    return store if options.verify else repack(store, options.output, options.dtype)
+    return store if options.verify else repack(store, options.output, options.store_dtype)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -203,7 +204,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--config", help=f"packaged config ({', '.join(packaged_configs())}) or YAML file")
     add("--store", type=Path, help="folder of a store, of sdst.extract or packed")
     add("--output", type=Path, metavar="NEW", help="folder of the copy of --store")
-    add("--dtype", choices=DTYPES, help="numbers (of files: float16; of a store: as they are)")
+    add("--store-dtype", choices=DTYPES, help="default: float16, of --store its own")
     add("--verify", action="store_true", help="compare what is there with its checksums")
     return parser
 

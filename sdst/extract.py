@@ -24,6 +24,7 @@ from sdst.data.store.reader import INDEX, STORED, FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
+from sdst.renames import rename_options
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
-    add("--dtype", choices=STORED, default="float16", help="of the store (default: %(default)s)")
+    add("--store-dtype", choices=STORED, default="float16", help="default: %(default)s")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store; one that is there already grows")
@@ -57,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.extract --help`."""
     parser = make_parser()
-    options, overrides = parser.parse_known_args(arguments)
+    options, overrides = parser.parse_known_args(rename_options(arguments))
     if (options.config is None) == (options.videos is None):
         raise InputError("give either --config or --videos; see python -m sdst.extract --help")
     given = [name for name, value in vars(options).items() if value != parser.get_default(name)]
@@ -118,7 +119,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
         "frames_per_clip": options.frames_per_clip,
         "report": report,
         "memory": memory,
-        "dtype": options.dtype,
+        "dtype": options.store_dtype,
     }
     if share.world == 1:
         store = extract_features(*inputs, resume=True, **settings)

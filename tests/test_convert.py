@@ -45,7 +45,7 @@ def test_the_store_holds_what_the_files_hold(tmp_path, layout):
     write_annotations(tmp_path)
     options = ["--config", "demo", *write_features(tmp_path, layout)]
     files = source(options, layout)
-    assert main([*options, "--dtype", "float32"]) == 0
+    assert main([*options, "--store-dtype", "float32"]) == 0
     store = source(options, layout)
     assert isinstance(store, FeatureStore)
     assert store.shapes == files.shapes
@@ -59,7 +59,7 @@ def test_the_store_holds_what_the_files_hold(tmp_path, layout):
 def test_training_from_the_store_gives_the_figures_of_the_files(options, tmp_path):
     training = [*options, *training_options("moment_detr")]
     train.main(["--output", str(tmp_path / "files"), *training])
-    main([*options, "--dtype", "float32"])
+    main([*options, "--store-dtype", "float32"])
     train.main(["--output", str(tmp_path / "store"), *training])
     one, other = (
         json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("files", "store")
@@ -154,7 +154,7 @@ def test_packed_again_a_store_gets_what_is_new(options, tmp_path):
     assert content(tmp_path / "data") == before
     with pytest.raises(InputError, match="dtype 'float16', expected 'float32'"):
         (tmp_path / "clip").rename(tmp_path / "data" / "clip")
-        main([*options, "--dtype", "float32"])
+        main([*options, "--store-dtype", "float32"])
 
 
 def test_the_files_are_not_needed_once_packed(options, tmp_path):
@@ -225,8 +225,8 @@ def test_a_copy_of_a_store_leaves_behind_what_was_replaced(grown, monkeypatch):
 
 
 def test_a_store_becomes_one_of_int8_and_back(grown):
-    small = repacked(grown, "small", "--dtype", "int8")
-    same, wide = repacked(small, "same"), repacked(small, "wide", "--dtype", "float32")
+    small = repacked(grown, "small", "--store-dtype", "int8")
+    same, wide = repacked(small, "same"), repacked(small, "wide", "--store-dtype", "float32")
     for vid in grown:
         video, values = grown.video(vid), small.video(vid)
         step = np.abs(video.tokens.astype(np.float32)).max(-1, keepdims=True) / 127
@@ -244,7 +244,7 @@ def test_copied_again_a_store_gets_what_is_new(grown):
         writer.add_video("c", 4.0, *video_features(2, seed=9))
     assert repacked(FeatureStore(grown.path), "copy").video_ids == [*before.video_ids, "c"]
     with pytest.raises(InputError, match="dtype 'float16', expected 'int8'"):
-        repacked(grown, "copy", "--dtype", "int8")
+        repacked(grown, "copy", "--store-dtype", "int8")
 
 
 def test_any_store_is_verified(grown, capsys):

@@ -177,7 +177,7 @@ def test_resuming_on_other_weights_of_the_backbone_is_refused(checkpoint, root, 
 
 def test_training_reads_a_store_of_int8(root: Path, tmp_path, capsys):
     """With the sparse context, whose kernels read the integers; then all that grounds."""
-    small = options(root, **{"data.store": "int8"})
+    small = options(root, **{"data.store_dtype": "int8"})
     assert train.main(["--output", str(tmp_path / "run"), *small]) == 0
     stores = [FeatureStore(path) for path in (root / "features").iterdir()]
     [store] = [store for store in stores if store.dtype == "int8"]

@@ -104,7 +104,7 @@ def epoch_losses(output: Path, options: list[str], device: str = "cuda") -> list
 def comparable(tiny_options: list[str]) -> list[str]:
     """Options of a run without chance and without rounding to bf16."""
     still = [part for name in STILL for part in (f"--model.{name}", "0")]
-    return [*tiny_options, *still, "--train.precision", "no"]
+    return [*tiny_options, *still, "--train.precision", "fp32"]
 
 
 def test_a_run_learns_what_a_run_on_the_cpu_learns(comparable, tmp_path) -> None:

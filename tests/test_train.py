@@ -321,7 +321,7 @@ def test_in_bf16_it_learns_and_answers_in_full_precision(
     assert read_predictions(tmp_path / "run" / "predictions.jsonl") == records
     # A process may train in one precision after the other.
     other = ["--output", str(tmp_path / "other"), *tiny_options, "--train.epochs", "1"]
-    assert main([*other, "--train.precision", "no"]) == 0
+    assert main([*other, "--train.precision", "fp32"]) == 0
 
 
 def test_in_fp16_the_loss_is_scaled_and_the_scale_kept(

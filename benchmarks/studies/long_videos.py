@@ -5,8 +5,8 @@ two a second), pooled and patch tokens, in a table and `--plot`. Every point is 
 own. Memory is what the process holds for itself (RssAnon, beyond the model and the libraries):
 pages of the mapped store are the kernel's, which takes them back when it likes. The pooled store
 is random numbers, repeated. The patch store, 22 GB, is a file with holes, which read as zeros: its
-arithmetic is at least that of other tokens, but no disk is waited for. `--context video` selects
-context tokens from the whole video as well.
+arithmetic is at least that of other tokens, but no disk is waited for. `--select-from video`
+selects context tokens from the whole video as well.
 
 With `--checkpoint DIR` of the demo: its test videos in a row, 1, 10 and 50 at a time, where every
 moment that fits a query is known from the scenes, answered as a whole and in stretches: as is the
@@ -230,7 +230,7 @@ def by_saliency(model: SDST, row: Row, options: PredictConfig) -> list[Predictio
 
 def with_the_video(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
     """In stretches, with context tokens of the whole row as well."""
-    return in_stretches(model, row, replace(options, context="video"))
+    return in_stretches(model, row, replace(options, select_from="video"))
 
 
 WAYS = {
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.long_videos")
     parser.add_argument("--plot", type=Path, metavar="OUT.png")
     parser.add_argument("--longest", type=int, default=max(LENGTHS), metavar="CLIPS")
-    parser.add_argument("--context", choices=("stretch", "video"), default=CUT.context)
+    parser.add_argument("--select-from", choices=("stretch", "video"), default=CUT.select_from)
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a demo run's folder")
     parser.add_argument("--queries", type=int, default=80, help="of about so many at each length")
     options = parser.parse_args(arguments)
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print("| clips | tokens | processor time | ms a clip | memory |\n|---|---|---|---|---|")
     points, lengths = [], [clips for clips in LENGTHS if clips <= options.longest]
-    for cost in costs(lengths, replace(CUT, context=options.context)):
+    for cost in costs(lengths, replace(CUT, select_from=options.select_from)):
         points.append(cost)
         each, memory = 1000 * cost.seconds / cost.clips, cost.memory / 2**20
         row = f"{cost.clips:,} | {cost.kind} | {cost.seconds:.2f} s | {each:.2f} | {memory:.0f} MiB"

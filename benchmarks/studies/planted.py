@@ -105,7 +105,7 @@ def options_of(budget: Budget, seed: int) -> list[str]:
         "train.batch_size": budget.batch,
         "train.lr": budget.lr,
         "train.warmup_steps": 30,
-        "train.schedule": "cosine",
+        "train.lr_schedule": "cosine",
         "train.validate_every": budget.epochs,
         "train.seed": seed,
     }

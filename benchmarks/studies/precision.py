@@ -17,7 +17,7 @@ from sdst.config import PRECISIONS
 from sdst.errors import run
 from sdst.grounding.decode import check_precision
 
-TRAINED = {"fp32": "no", "bf16": "bf16"}  # by the names of train.precision
+TRAINED = ("fp32", "bf16")  # train.precision
 
 
 def main() -> None:
@@ -31,10 +31,10 @@ def main() -> None:
     options = parser.parse_args()
     check_precision("bf16", torch.device("cpu"))
     print(head(f"trained in, answers in; demo, {options.videos} test videos", "training s"))
-    for precision, name in TRAINED.items():
+    for precision in TRAINED:
         folders = [options.output / f"{precision}-seed{seed}" for seed in range(options.seeds)]
         runs = [
-            trained(folder, "demo", ["--train.seed", str(seed), "--train.precision", name])
+            trained(folder, "demo", ["--train.seed", str(seed), "--train.precision", precision])
             for seed, folder in enumerate(folders)
         ]
         for answers in PRECISIONS:

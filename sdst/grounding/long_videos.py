@@ -17,8 +17,8 @@ with S_t the stretch's saliency, scale its learned inverse temperature, and s_j 
 selected tokens, whose mean is taken at every step and geometrically over the steps. A video of one
 stretch is scored as if it were not cut.
 
-The moment queries attend to the tokens selected in their stretch. Under `predict.context: video`, a
-first pass over the store selects from the whole video, and they attend to both.
+The moment queries attend to the tokens selected in their stretch. Under `predict.select_from:
+video`, a first pass over the store selects from the whole video, and they attend to both.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def ground_long(
     answers = [_Answer(tokens.shape[1]) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
     beyond = [None for _ in texts]
-    if options.context == "video" and model.selection and tokens.shape[1] > options.stretch:
+    if options.select_from == "video" and model.selection and tokens.shape[1] > options.stretch:
         beyond = _select_from_all(model, tokens, texts, scales)
     for starts, stack in _batches(tokens, options):
         video = stack(tokens).to(device).expand(-1, layers, -1, -1, -1)

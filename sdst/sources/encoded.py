@@ -44,8 +44,8 @@ def encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Spl
         "clip_length": config.data.clip_length,
         "frames_per_clip": config.data.frames_per_clip,
     }
-    if config.data.store != "float16":
-        settings["store"] = config.data.store
+    if config.data.store_dtype != "float16":
+        settings["store"] = config.data.store_dtype  # under the name that existing folders have
     path = root / "features" / digest({**settings, "annotations": config.data.annotations})
     store = _extracted(config, path, backbone, videos, queries, wait)
     available = store.video_ids, store.query_ids
@@ -73,7 +73,7 @@ def _extracted(
         path,
         clip_length=data.clip_length,
         frames_per_clip=data.frames_per_clip,
-        dtype=data.store,
+        dtype=data.store_dtype,
         resume=True,
         report=report,
     )

@@ -54,7 +54,7 @@ def lr_factor(step: int, config: TrainConfig, total_steps: int) -> float:
     warmup = min(config.warmup_steps, total_steps)
     if step < warmup:
         return (step + 1) / warmup
-    if config.schedule == "step":
+    if config.lr_schedule == "step":
         return 0.1 if step >= config.decay_at * total_steps else 1.0
     done = (step - warmup) / max(total_steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

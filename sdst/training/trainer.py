@@ -386,9 +386,7 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
         InputError: fp16 without a GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError(
-            "train.precision fp16: needs a GPU, and there is none; take bf16, or no for fp32"
-        )
+        raise InputError("train.precision fp16: needs a GPU, and there is none; take bf16 or fp32")
     if precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else None

@@ -371,7 +371,7 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
     arguments = ["--videos", str(tmp_path / "videos"), "--annotations", str(annotations)]
     assert main([*arguments, "--clip-length", "1", "--output", str(tmp_path / "store")]) == 0
     assert "3 videos, 1 queries" in capsys.readouterr().out
-    assert main([*arguments, "--dtype", "int8", "--output", str(tmp_path / "small")]) == 0
+    assert main([*arguments, "--store-dtype", "int8", "--output", str(tmp_path / "small")]) == 0
     assert FeatureStore(tmp_path / "small").dtype == "int8"
 
 

@@ -18,7 +18,7 @@ from sdst.model.running_selection import RunningSelection, SelectedTokens
 
 LAYERS, TOKENS, WIDTH = 2, 3, 12
 CUT = PredictConfig(stretch=10, overlap=4)
-CONTEXTS = [CUT, PredictConfig(stretch=10, overlap=4, context="video")]
+CONTEXTS = [CUT, PredictConfig(stretch=10, overlap=4, select_from="video")]
 CONFIG = ModelConfig(
     layers=LAYERS,
     video_width=WIDTH,
