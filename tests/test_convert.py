@@ -22,7 +22,7 @@ from sdst.errors import InputError
 from sdst.kernels import dequantize
 from sdst.sources.dataset import open_data
 from tests.features import META, text_features, video_features
-from tests.native import WIDTHS, training_options, write_annotations, write_features
+from tests.layouts import WIDTHS, training_options, write_annotations, write_features
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
 from sdst.inspect import main as inspect
 from sdst.sources.dataset import open_data
-from tests.native import train_in_two_sittings, training_options, write_features, write_labels
+from tests.layouts import train_in_two_sittings, training_options, write_features, write_labels
 
 RECIPES = ["tvsum_clip_slowfast", "youtube_clip_slowfast"]
 

@@ -13,7 +13,7 @@ from sdst.data.annotations import Annotation
 from sdst.data.jsonl import write_json_lines
 from sdst.errors import InputError
 from sdst.inspect import choose_examples, main
-from tests.native import write_annotations, write_features
+from tests.layouts import write_annotations, write_features
 
 QUERY = {"query": "a cat jumps", "vid": "v", "duration": 40, "relevant_windows": [[2, 6]]}
 

@@ -15,7 +15,7 @@ from sdst.config import DataConfig, load_config
 from sdst.provenance import commit, features_fingerprint, reservations
 from sdst.sources.dataset import open_data
 from sdst.train import show_metrics
-from tests.native import write_features, write_labels
+from tests.layouts import write_features, write_labels
 
 
 def test_a_run_says_what_made_it(tiny_checkpoint: Path) -> None:

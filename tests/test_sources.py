@@ -17,7 +17,7 @@ from sdst.data.batches import collate
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
 from sdst.sources.dataset import Data, open_data
-from tests.native import (
+from tests.layouts import (
     WIDTHS,
     clips_of,
     train_in_two_sittings,

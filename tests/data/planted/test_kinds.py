@@ -20,7 +20,7 @@ from sdst.data.planted.timing import halves, runs
 from sdst.errors import InputError
 from sdst.sources.dataset import open_data
 from sdst.sources.files import files_identity
-from tests.native import write_annotations
+from tests.layouts import write_annotations
 
 CLIP_LENGTH = 2.0
 CLIPS = 30

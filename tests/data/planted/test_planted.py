@@ -18,7 +18,7 @@ from sdst.data.feature_files import LAYOUTS
 from sdst.data.planted.features import SHOWN, PlantedConfig, PlantedFeatures, relevance
 from sdst.errors import InputError
 from sdst.sources.dataset import open_data
-from tests.native import write_annotations
+from tests.layouts import write_annotations
 
 CLIP_LENGTH = 2.0
 CLIPS = 12
