@@ -43,12 +43,14 @@ class Run:
 
     Attributes:
         title: what it was evaluated on.
+        qids: the queries, in the order of `per_query`.
         figures: in percent, by label.
         per_query: [queries] the same figures of every query alone, by label.
         seconds: of its training.
     """
 
     title: str
+    qids: tuple[int | str, ...]
     figures: dict[str, float]
     per_query: dict[str, np.ndarray]
     seconds: float
@@ -99,8 +101,9 @@ def study_run(
         truth = demo_of_tests(videos).splits["test"]
         title = f"{videos:,} test videos"
     per_query = figures_per_query(records, truth, protocol, config.data.clip_length, labels)
+    qids = tuple(record["qid"] for record in records)
     figures = labelled(figures_of(report), labels)
-    return Run(title, figures, per_query, metrics["seconds"]["training"])
+    return Run(title, qids, figures, per_query, metrics["seconds"]["training"])
 
 
 def figures_per_query(

@@ -52,12 +52,15 @@ def run_study(grid: Grid, plan: Plan) -> Study:
     """Train what is not there yet, row by row, and write the tables after every row.
 
     Raises:
-        InputError: a row is no configuration, or a folder holds a run of other settings.
+        InputError: a row is no configuration, or is evaluated on other queries than the first, or a
+            folder holds a run of other settings.
     """
     configs = {
         name: load_config(grid.recipe, grid.of_row(name, plan.options)) for name in grid.rows
     }
     data = next(iter(configs.values())).data
+    if plan.videos is not None and data.dataset != "demo":
+        raise InputError(f"--videos: are the demo's, and {grid.recipe} trains on other data")
     protocol = PROTOCOLS[data.protocol]
     of_others = published(grid.published) if grid.published else []
     rows: list[Row] = []
@@ -68,6 +71,11 @@ def run_study(grid: Grid, plan: Plan) -> Study:
             folder = plan.output / f"{grid.folder(name)}-seed{seed}"
             runs.append(study_run(folder, grid.recipe, options, protocol.headline, plan.videos))
         rows.append(Row(name, runs))
+        if any(x.qids != rows[0].runs[0].qids for x in runs):
+            raise InputError(
+                f"{name}: was evaluated on other queries than {rows[0].name}; rows may not differ "
+                "in their data"
+            )
         found = Study(
             "; ".join([protocol.title, runs[0].title, *reservations(data)]),
             protocol.headline,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from benchmarks.studies.bootstrap import paired_difference
-from benchmarks.studies.grid import GRIDS, read_grid
+from benchmarks.studies.grid import GRIDS, Grid, read_grid
 from benchmarks.studies.runs import Run, figures_per_query
 from benchmarks.studies.study import Plan, run_study
 from benchmarks.studies.tables import (
@@ -109,9 +109,9 @@ def test_figures_of_single_queries_average_to_the_reports() -> None:
 def study() -> Study:
     def row(name: str, gain: float) -> Row:
         hits = [100.0 * (np.arange(200) < 80 + gain + seed) for seed in range(2)]
-        return Row(
-            name, [Run("200 queries", {"R1@0.5": x.mean()}, {"R1@0.5": x}, 60) for x in hits]
-        )
+        qids = tuple(range(200))
+        runs = [Run("200 queries", qids, {"R1@0.5": x.mean()}, {"R1@0.5": x}, 60) for x in hits]
+        return Row(name, runs)
 
     return Study("Moments", ["R1@0.5"], [row("a_1", 0), row("better", 40)], published("tacos")[-1:])
 
@@ -149,6 +149,25 @@ def test_published_figures_are_percentages_with_a_source() -> None:
             assert entry.figures.keys() <= labels
             assert all(0 < value < 100 for value in entry.figures.values())
             assert entry.source
+
+
+def test_rows_on_other_queries_are_not_compared(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folder: Path, *_: object) -> Run:
+        qids = (1, 2) if folder.name.startswith("all") else (1,)
+        return Run("queries", qids, dict.fromkeys(PROTOCOLS["custom"].headline, 50.0), {}, 1.0)
+
+    monkeypatch.setattr("benchmarks.studies.study.study_run", run)
+    grid = Grid("demo", {"all": {}, "some": {"data.limit": 1}})
+    with pytest.raises(InputError, match="some: was evaluated on other queries than all"):
+        run_study(grid, Plan(tmp_path, range(1), tuple(tiny_options)))
+
+
+def test_test_videos_are_the_demos(tiny_options: list[str], tmp_path: Path) -> None:
+    grid = Grid("demo", {"all": {}})
+    with pytest.raises(InputError, match="--videos: are the demo's"):
+        run_study(grid, Plan(tmp_path, range(1), tuple(tiny_options), videos=3))
 
 
 def test_a_study_is_made_once_and_goes_on(
