@@ -1,0 +1,378 @@
+"""Commands on files that were made hostile: exit code 0, 1 or 2, one line, no hang, bounded memory.
+
+    python -m tests.faults.fuzz --n 10000 --seed 0
+    python -m tests.faults.fuzz --only 1234            one input again, with all that it prints
+
+Every input is a function of the seed and its number. The commands run in a fork of this process,
+which is replaced after one that hung or ended it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TextIO
+
+from sdst.errors import run
+from tests.faults.hostile import BINARY, TEXT, Change
+
+SECONDS = 60  # on a machine that is busy with other things
+MEMORY = 2**30  # bytes that a command may take beyond what the process had
+WORST = 10  # failures that are shown whole
+RENEWED = 500  # inputs after which the process that runs commands is another one
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files that are made hostile, and the commands that read them, `{}` the file.
+
+    Args:
+        share: of all inputs.
+        file: below the folder of good files.
+        command: words; a `{root}` is that folder.
+        changes: what may happen to the file.
+    """
+
+    share: int
+    file: str
+    command: str
+    changes: tuple[Change, ...] = TEXT
+
+
+CUSTOM = "--config {root}/features.yaml --data.root {root}/features"
+KINDS = {
+    "annotations, inspected": Kind(80, "train.jsonl", "inspect --annotations {}"),
+    "annotations, scored": Kind(
+        40, "val.jsonl", "evaluate --predictions {root}/predictions.jsonl --annotations {}"
+    ),
+    "labels": Kind(32, "labels.jsonl", "inspect --annotations {} --clip-length 2"),
+    "Ego4D's document": Kind(32, "ego4d.json", "inspect --annotations {}"),
+    "predictions": Kind(
+        80, "predictions.jsonl", "evaluate --predictions {} --annotations {root}/val.jsonl"
+    ),
+    "predictions, submitted": Kind(
+        32,
+        "predictions.jsonl",
+        "evaluate --predictions {} --annotations {root}/val.jsonl --submit {root}/submitted",
+    ),
+    "store's index": Kind(32, "store/index.json", "convert --store {root}/store --verify"),
+    "store's numbers": Kind(
+        12, "store/video_tokens.bin", "convert --store {root}/store --verify", BINARY
+    ),
+    "interrupted store's journal": Kind(
+        8, "growing/journal.jsonl", "convert --store {root}/store --output {root}/growing"
+    ),
+    "feature files, npz": Kind(4, "features/clip/v0.npz", f"convert {CUSTOM}", BINARY),
+    "feature files, text": Kind(2, "features/text/qid0.npz", f"convert {CUSTOM}", BINARY),
+    "configs": Kind(3, "config.yaml", "info --config {}"),
+    "a checkpoint's config": Kind(1, "run/config.yaml", "{ground} --video {root}/film.mp4"),
+    "a checkpoint's features.json": Kind(
+        1, "run/features.json", "{ground} --video {root}/film.mp4"
+    ),
+    "a checkpoint's model config": Kind(
+        1, "run/model/config.json", "{ground} --video {root}/film.mp4"
+    ),
+    "a checkpoint's weights": Kind(
+        1, "run/model/model.safetensors", "{ground} --video {root}/film.mp4", BINARY
+    ),
+    "queries": Kind(
+        1, "queries.txt", "ground --checkpoint {root}/run --video {root}/film.mp4 --queries {}"
+    ),
+    "videos": Kind(2, "film.mp4", "{ground} --video {}", BINARY),
+}
+
+
+@dataclass
+class Tally:
+    """What came of the inputs of a kind."""
+
+    codes: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    memory: int = 0
+    faults: int = 0
+
+
+def prepare(root: Path) -> None:
+    """One good file of every kind, and no demo that would be rendered."""
+    import numpy as np
+
+    from sdst.config import load_config, save_config
+    from sdst.data.store.writer import FeatureWriter
+    from sdst.demo.render import write_video
+    from sdst.demo.scenes import plan_scene
+    from sdst.evaluation import write_predictions
+    from tests import native
+    from tests.untrained import small_config, write_checkpoint
+
+    native.write_annotations(root)
+    native.write_labels(root / "labels")
+    (root / "labels" / "train.jsonl").rename(root / "labels.jsonl")
+    (root / "ego4d.json").write_text(EGO4D)
+    (root / "queries.txt").write_text("a red ball moves left\nein Würfel dreht sich\n", "utf-8")
+    records = [
+        {"qid": qid, "vid": f"v{qid // 2}", "query": f"half {qid % 2} of the video"}
+        | {"pred_relevant_windows": [[0, 4, 0.9], [2, 6, 0.1]]}
+        | {"pred_saliency_scores": [0.1 * i for i in range(native.clips_of(f"v{qid // 2}"))]}
+        for qid in range(16, 24)
+    ]
+    write_predictions(root / "predictions.jsonl", records)
+    native.write_annotations(root / "features")
+    options = native.write_features(root / "features", "moment_detr")
+    config = load_config("demo", [*options, *native.training_options("moment_detr")])
+    save_config(config, root / "features.yaml")
+    save_config(small_config(), root / "config.yaml")
+    write_checkpoint(root / "run", small_config())
+    rng = np.random.default_rng(0)
+    with FeatureWriter(root / "store", {"fingerprint": "x", "clip_length": 1.0}) as writer:
+        for qid in range(3):
+            writer.add_query(qid, rng.normal(size=(2, 5, 8)), rng.normal(size=4))
+        for vid in "abc":
+            writer.add_video(vid, 5.0, rng.normal(size=(2, 5, 3, 8)), rng.normal(size=(5, 4)))
+    shutil.copytree(root / "store", root / "growing")
+    (root / "growing" / "journal.jsonl").write_text(JOURNAL)
+    scene = plan_scene("val", 0, 0)
+    write_video(scene, root / "film.mp4")
+
+
+EGO4D = (
+    '{"version": "1", "videos": [{"video_uid": "v", "clips": [{"clip_uid": "c", "video_start_sec": '
+    '0.0, "video_end_sec": 480.0, "annotations": [{"annotation_uid": "a", "language_queries": '
+    '[{"clip_start_sec": 43.5, "clip_end_sec": 47.7, "query": "where is the café"}]}]}]}]}'
+)
+JOURNAL = (
+    '{"format": "sdst-features", "version": 2, "dtype": "float16", "meta": {"fingerprint": "x", '
+    '"clip_length": 1.0}, "behind": [3, 3]}\n'
+)
+
+
+def make_hostile(root: Path, good: Path, kind: Kind, rng: random.Random) -> Path:
+    """Put a hostile version of a good file in its place, rarely something that is no file."""
+    file = root / kind.file
+    content = (good / kind.file).read_bytes()
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        content = rng.choice(kind.changes)(content, rng)
+    file.unlink()
+    special = rng.random()
+    if special < 0.005:
+        os.mkfifo(file)
+    elif special < 0.01:
+        file.mkdir()
+    elif special < 0.015:
+        file.symlink_to(rng.choice(("/dev/zero", "/dev/null", file.name, "/dev/full", "/tmp")))
+    else:
+        file.write_bytes(content)
+    return file
+
+
+class Worker:
+    """A fork of this process that runs commands, one after the other, until one of them ends it."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._process: int | None = None
+
+    def run(self, command: Sequence[str]) -> tuple[int | None, float, int]:
+        """A command's exit code (None: it hung), seconds, and bytes of memory at its peak."""
+        if self._process is None:
+            self._start()
+        began = time.monotonic()
+        os.write(self._commands, json.dumps(command).encode() + b"\n")
+        ended = select.select([self._results], [], [], SECONDS)[0]
+        told = os.read(self._results, 100) if ended else b""
+        seconds = time.monotonic() - began
+        if told:
+            code, memory = map(int, told.split())
+            return code, seconds, memory
+        code = self.stop()
+        return None if not ended else code, seconds, 0
+
+    def stop(self) -> int:
+        """End the process; its exit code."""
+        if self._process is None:
+            return 0
+        os.kill(self._process, signal.SIGKILL)
+        _, status = os.waitpid(self._process, 0)
+        os.close(self._commands)
+        os.close(self._results)
+        self._process = None
+        return os.waitstatus_to_exitcode(status)
+
+    def _start(self) -> None:
+        commands, self._commands = os.pipe()
+        self._results, results = os.pipe()
+        self._process = os.fork()
+        if self._process:
+            os.close(commands)
+            os.close(results)
+            return
+        try:
+            self._serve(os.fdopen(commands), results)
+        finally:
+            os._exit(1)
+
+    def _serve(self, commands: TextIO, results: int) -> None:
+        limit = 4 * MEMORY + _status("VmSize")
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        handle = os.open(self._output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for stream in (1, 2):
+            os.dup2(handle, stream)
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
+        for line in commands:
+            os.ftruncate(handle, 0)
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+            before = _status("VmRSS")
+            code = _code_of(json.loads(line))
+            os.write(results, f"{code} {max(_status('VmHWM') - before, 0)}".encode())
+
+
+def _code_of(command: Sequence[str]) -> int:
+    """The exit code of a command that is run here."""
+    verb, *options = command
+    code: object = 1
+    try:
+        run(lambda: import_module(f"sdst.{verb}").main(options))
+    except SystemExit as end:
+        code = end.code or 0
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else 1
+
+
+def _status(field: str) -> int:
+    """Bytes, as the kernel counts them."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"^{field}:\s+(\d+)", status, re.MULTILINE)[1])
+
+
+def fault(code: int | None, memory: int, printed: str) -> str | None:
+    """What is wrong with how a command ended."""
+    if code is None:
+        return f"hung for {SECONDS} s"
+    if code not in (0, 1, 2):
+        return f"exit code {code}"
+    if "Traceback" in printed or (code == 1 and "damaged: " not in printed):
+        return "traceback"
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    if code == 2 and (len(lines) != 1 or not printed.rstrip().endswith(lines[0].rstrip())):
+        return f"{len(lines)} lines of errors, or more behind it"
+    if memory > MEMORY:
+        return f"{memory / 1e9:.1f} GB of memory"
+    return None
+
+
+def fuzz(
+    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print
+) -> tuple[dict[str, Tally], list[str]]:
+    """Try these inputs; what came of each kind, and a line for each input that failed."""
+    import torch
+
+    torch.set_num_threads(1)
+    for module in ("ground", "evaluate", "convert", "inspect", "info", "checkpoint"):
+        import_module(f"sdst.{module}")
+    import_module("sdst.grounding.grounder")
+    tallies, failures = {name: Tally() for name in KINDS}, []
+    with tempfile.TemporaryDirectory() as folder:
+        good, root = Path(folder) / "good", Path(folder) / "tried"
+        os.environ["SDST_CACHE"] = str(Path(folder) / "cache")
+        prepare(good)
+        shutil.copytree(good, root)
+        output = Path(folder) / "output"
+        worker = Worker(output)
+        for name, kind in KINDS.items():
+            if worker.run(command_of(kind, root / kind.file, root))[0] != 0:
+                raise RuntimeError(f"{name}: the good file fails: {output.read_text()}")
+            _restore(good, root, kind)
+        for number in numbers:
+            rng = random.Random(f"{seed} {number}")
+            name = rng.choices(list(KINDS), [kind.share for kind in KINDS.values()])[0]
+            kind, tally = KINDS[name], tallies[name]
+            command = command_of(kind, make_hostile(root, good, kind, rng), root)
+            code, seconds, memory = worker.run(command)
+            printed = output.read_text("utf-8", "replace")
+            tally.codes[code] += 1
+            tally.seconds += seconds
+            tally.memory = max(tally.memory, memory)
+            if wrong := fault(code, memory, printed):
+                tally.faults += 1
+                failures.append(f"{number} ({name}): {wrong}")
+                if len(failures) <= WORST or len(numbers) == 1:
+                    say(f"{failures[-1]}\n{' '.join(command)}\n{printed[-3000:]}")
+            elif len(numbers) == 1:
+                say(printed)
+            _restore(good, root, kind)
+            if number % RENEWED == 0:
+                worker.stop()
+        worker.stop()
+    return tallies, failures
+
+
+def command_of(kind: Kind, file: Path, root: Path) -> list[str]:
+    """The words of a command on a file of `root`."""
+    ground = f"ground --checkpoint {root}/run --query x"
+    return kind.command.format(file, root=root, ground=ground).split()
+
+
+def _restore(good: Path, root: Path, kind: Kind) -> None:
+    """Bring back what a command read and may have written beside."""
+    top = kind.file.split("/")[0]
+    for name in {top, "features" if top == "features" else "submitted"}:
+        path = root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    source = good / top
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, root / top)
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """Markdown, a row for each kind."""
+    rows = ["| files | inputs | exit 0 | exit 2 | other | ms each | most memory | failed |"]
+    rows.append("|---|---|---|---|---|---|---|---|")
+    for name, tally in tallies.items():
+        count = tally.codes.total()
+        if count:
+            other = count - tally.codes[0] - tally.codes[2]
+            rows.append(
+                f"| {name} | {count:,} | {tally.codes[0]:,} | {tally.codes[2]:,} | {other:,} | "
+                f"{1000 * tally.seconds / count:.0f} | {tally.memory / 1e6:.0f} MB | "
+                f"{tally.faults:,} |"
+            )
+    return "\n".join(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=200, help="inputs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--only", type=int, help="try this input alone, and show what it prints")
+    options = parser.parse_args()
+    numbers = range(options.first, options.first + options.n)
+    if options.only is not None:
+        numbers = [options.only]
+    tallies, failures = fuzz(numbers, options.seed)
+    print(table(tallies))
+    print(*failures[WORST:], f"{len(failures):,} of {len(numbers):,} inputs failed", sep="\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
