@@ -7,11 +7,12 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, get_ident
+from typing import TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -24,14 +25,15 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
+from sdst.backbones.network import downloads, hub
 from sdst.backbones.options import parse_options
-from sdst.errors import InputError
+from sdst.errors import InputError, disguise, one_line
 
-LOCAL = "local-dir:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
 FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 256
 
-
+Made = TypeVar("Made")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -344,11 +346,30 @@ def _create_model(options: Options) -> nn.Module:
         force_image_size=options.image_size,
         require_pretrained=":" in name,
     )
-    try:
-        with _one_at_a_time, _silent_logging():
-            return _with_weights_in_place(create) if ":" in name else create()
-    except Exception as error:  # open_clip raises whatever its downloads and parsers raise
-        raise InputError(f"backbone {name}: {_one_line(error)}") from None
+    if ":" in name:
+        create = partial(_with_weights_in_place, create)
+    with _one_at_a_time:
+        return _made(name, create, needs_hub=bool(weights) or name.startswith(HUB))
+
+
+def _made(name: str, make: Callable[[], Made], needs_hub: bool, what: str = "") -> Made:
+    """What open_clip makes; what it raises, from its downloads and parsers, is one line.
+
+    Args:
+        needs_hub: it may have to be downloaded.
+        what: it is.
+    """
+    with downloads() if needs_hub else nullcontext(True) as online, _silent_logging():
+        try:
+            return make()
+        except Exception as error:
+            reason = _disguise(name) or f"{what}{one_line(error)}"
+            if not online and _is_of_the_system(error):
+                reason = (
+                    f"{hub()} cannot be reached, and the cache of downloads lacks it; give a local "
+                    f"checkpoint, {_split(name)[0]}:/path/file.safetensors"
+                )
+            raise InputError(f"backbone {name}: {reason}") from None
 
 
 _one_at_a_time = Lock()  # of the models that are made, for which whole classes are changed
@@ -412,19 +433,30 @@ def _create_tokenizer(name: str) -> open_clip.tokenizer.SimpleTokenizer:
     folder = Path(model.removeprefix(LOCAL))
     merges = sorted(folder.glob("*.txt.gz")) if model.startswith(LOCAL) else []
     options = {"bpe_path": str(merges[0])} if merges else {}
-    try:
-        return open_clip.get_tokenizer(model, **options)
-    except Exception as error:
-        raise InputError(f"backbone {name}: its tokenizer: {_one_line(error)}") from None
+    config = {} if name.startswith((LOCAL, HUB)) else open_clip.factory.get_model_config(model)
+    from_hub = name.startswith(HUB) or "hf_tokenizer_name" in (config or {}).get("text_cfg", {})
+    make = partial(open_clip.get_tokenizer, model, **options)
+    return _made(name, make, from_hub, "its tokenizer: ")
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Whether a file or the network is behind an error, as libraries raise it in others' place."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _disguise(name: str) -> str | None:
+    """What a file of weights is in place of that."""
+    model, pretrained = _split(name)
+    folder = Path(model.removeprefix(LOCAL))
+    files = [Path(pretrained)] if pretrained else folder.glob("open_clip_*")
+    return next((f"{file} {found}" for file in files if (found := disguise(file))), None)
 
 
 def _split(name: str) -> tuple[str, str | None]:
     """`MODEL:PRETRAINED` -> its parts; a name with a scheme stays whole."""
-    if name.startswith((LOCAL, "hf-hub:")) or ":" not in name:
+    if name.startswith((LOCAL, HUB)) or ":" not in name:
         return name, None
     model, pretrained = name.split(":", 1)
     return model, pretrained
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
@@ -278,7 +279,7 @@ def fault(code: int | None, memory: int, printed: str) -> str | None:
 
 
 def fuzz(
-    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print
+    numbers: Sequence[int], seed: int, say: Callable[[str], None] = partial(print, flush=True)
 ) -> tuple[dict[str, Tally], list[str]]:
     """Try these inputs; what came of each kind, and a line for each input that failed."""
     import torch

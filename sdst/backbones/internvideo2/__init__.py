@@ -21,6 +21,7 @@ from transformers import BertTokenizer
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.backbones.internvideo2.towers import InternVideo2, Sizes
 from sdst.backbones.internvideo2.weights import Weights
+from sdst.backbones.network import downloads
 from sdst.backbones.openclip import Preprocess, normalized
 from sdst.backbones.options import parse_options
 from sdst.errors import InputError
@@ -296,10 +297,11 @@ def _tokenizer(options: Options, sizes: Sizes) -> BertTokenizer:
 
 def _hub_tokenizer(folder: Path) -> BertTokenizer:
     for local in (True, False):
-        try:
-            return BertTokenizer.from_pretrained(VOCABULARY, local_files_only=local)
-        except (OSError, ValueError, TypeError):
-            continue
+        with nullcontext(True) if local else downloads():
+            try:
+                return BertTokenizer.from_pretrained(VOCABULARY, local_files_only=local)
+            except (OSError, ValueError, TypeError):
+                continue
     raise InputError(
         f"{folder}: has no vocab.txt, and {VOCABULARY} cannot be fetched from the hub; put its "
         f"vocab.txt there, or say ,tokenizer=FOLDER after {SCHEME}:PATH"
