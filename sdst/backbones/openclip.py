@@ -365,9 +365,10 @@ def _made(name: str, make: Callable[[], Made], needs_hub: bool, what: str = "") 
         except Exception as error:
             reason = _disguise(name) or f"{what}{one_line(error)}"
             if not online and _is_of_the_system(error):
+                model = "MODEL" if name.startswith(HUB) else _split(name)[0]
                 reason = (
                     f"{hub()} cannot be reached, and the cache of downloads lacks it; give a local "
-                    f"checkpoint, {_split(name)[0]}:/path/file.safetensors"
+                    f"checkpoint, {model}:/path/file.safetensors"
                 )
             raise InputError(f"backbone {name}: {reason}") from None
 

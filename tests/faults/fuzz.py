@@ -24,7 +24,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
@@ -279,7 +278,7 @@ def fault(code: int | None, memory: int, printed: str) -> str | None:
 
 
 def fuzz(
-    numbers: Sequence[int], seed: int, say: Callable[[str], None] = partial(print, flush=True)
+    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print
 ) -> tuple[dict[str, Tally], list[str]]:
     """Try these inputs; what came of each kind, and a line for each input that failed."""
     import torch
@@ -369,6 +368,7 @@ def main() -> int:
     numbers = range(options.first, options.first + options.n)
     if options.only is not None:
         numbers = [options.only]
+    sys.stdout.reconfigure(line_buffering=True)
     tallies, failures = fuzz(numbers, options.seed)
     print(table(tallies))
     print(*failures[WORST:], f"{len(failures):,} of {len(numbers):,} inputs failed", sep="\n")

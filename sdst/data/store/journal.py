@@ -117,7 +117,9 @@ class Journal:
         line = file.readline()
         try:
             found = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:  # damaged, so that nothing is known of what follows
+        except (ValueError, RecursionError):  # damaged, so that nothing is known of what follows
+            found = None
+        if not (isinstance(found, dict) and isinstance(found.get("meta"), dict)):
             found = None
         if found is not None and self._behind is None:
             self._check_settings(f"{path}: an unfinished store,", found, "remove it")
@@ -206,7 +208,7 @@ def _parsed(line: bytes) -> tuple[dict[str, int], str, Entry] | None:
         if checksum not in (None, _line_checksum(line[:-1])):
             return None
         return shapes, kind, Entry(fields, origin, faults)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

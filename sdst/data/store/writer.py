@@ -243,12 +243,14 @@ class FeatureWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._resume:
             return opened.enter_context(scratch_folder(self.path))
+        if partial.is_symlink():  # planted: what is behind it belongs to somebody else
+            raise InputError(f"{partial}: is a symbolic link, which is not written through")
         partial.mkdir(exist_ok=True)
         return partial
 
     def _open(self, name: str) -> BinaryIO:
         """A file of features, to read and write; made where it is missing."""
-        flags = os.O_RDWR | os.O_CREAT
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         return os.fdopen(os.open(self._building / f"{name}.bin", flags, 0o666), "r+b")
 
     def _lock(self, file: BinaryIO) -> None:
