@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
 
     root = dataset_root(config)
     files = {name: root / file for name, file in config.data.annotations.items()}
-    there = {name: file for name, file in files.items() if file.is_file()}
+    there = {name: file for name, file in files.items() if lexists(file)}
     if not there:
         raise InputError(
             f"{root}: none of {', '.join(config.data.annotations.values())} is there; "

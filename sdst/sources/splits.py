@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection
+from os.path import lexists
 from pathlib import Path
 
 from sdst.config import Config
@@ -29,7 +30,7 @@ def read_splits(config: Config, root: Path) -> Splits:
     files = {split: root / name for split, name in data.annotations.items()}
     splits, faults = {}, []
     for split, file in files.items():
-        if file.exists():
+        if lexists(file):
             with collected(faults):
                 found = read_annotations(file, clip_length=data.clip_length)
                 splits[split] = _of_domain(found, data.domain, file)

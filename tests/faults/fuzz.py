@@ -68,7 +68,8 @@ KINDS = {
     "predictions, submitted": Kind(
         32,
         "predictions.jsonl",
-        "evaluate --predictions {} --annotations {root}/val.jsonl --submit {root}/submitted",
+        "evaluate --predictions {} --annotations {root}/val.jsonl --submit {root}/submitted "
+        "--dataset qvhighlights",
     ),
     "store's index": Kind(32, "store/index.json", "convert --store {root}/store --verify"),
     "store's numbers": Kind(
@@ -116,24 +117,24 @@ def prepare(root: Path) -> None:
     from sdst.demo.render import write_video
     from sdst.demo.scenes import plan_scene
     from sdst.evaluation import write_predictions
-    from tests import native
+    from tests import layouts
     from tests.untrained import small_config, write_checkpoint
 
-    native.write_annotations(root)
-    native.write_labels(root / "labels")
+    layouts.write_annotations(root)
+    layouts.write_labels(root / "labels")
     (root / "labels" / "train.jsonl").rename(root / "labels.jsonl")
     (root / "ego4d.json").write_text(EGO4D)
     (root / "queries.txt").write_text("a red ball moves left\nein Würfel dreht sich\n", "utf-8")
     records = [
         {"qid": qid, "vid": f"v{qid // 2}", "query": f"half {qid % 2} of the video"}
         | {"pred_relevant_windows": [[0, 4, 0.9], [2, 6, 0.1]]}
-        | {"pred_saliency_scores": [0.1 * i for i in range(native.clips_of(f"v{qid // 2}"))]}
+        | {"pred_saliency_scores": [0.1 * i for i in range(layouts.clips_of(f"v{qid // 2}"))]}
         for qid in range(16, 24)
     ]
     write_predictions(root / "predictions.jsonl", records)
-    native.write_annotations(root / "features")
-    options = native.write_features(root / "features", "moment_detr")
-    config = load_config("demo", [*options, *native.training_options("moment_detr")])
+    layouts.write_annotations(root / "features")
+    options = layouts.write_features(root / "features", "moment_detr")
+    config = load_config("demo", [*options, *layouts.training_options("moment_detr")])
     save_config(config, root / "features.yaml")
     save_config(small_config(), root / "config.yaml")
     write_checkpoint(root / "run", small_config())

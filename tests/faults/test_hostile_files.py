@@ -173,7 +173,7 @@ def test_a_bad_file_is_one_line_that_names_it(
 
 OUTPUTS = {
     "evaluate, json": "evaluate {scored} --json {}",
-    "evaluate, submission": "evaluate {scored} --submit {}",
+    "evaluate, submission": "evaluate {scored} --submit {} --dataset qvhighlights",
     "inspect, picture": "inspect --annotations {root}/train.jsonl --plot {}.png",
     "ground, json": "ground --checkpoint {root}/run --video {root}/film.mp4 --query x --json {}",
     "convert, store": "convert --store {root}/store --output {}",
