@@ -56,22 +56,22 @@ class Kind:
 
 CUSTOM = "--config {root}/features.yaml --data.root {root}/features"
 KINDS = {
-    "annotations, inspected": Kind(80, "train.jsonl", "inspect --annotations {}"),
+    "annotations, inspected": Kind(160, "train.jsonl", "inspect --annotations {}"),
     "annotations, scored": Kind(
-        40, "val.jsonl", "evaluate --predictions {root}/predictions.jsonl --annotations {}"
+        80, "val.jsonl", "evaluate --predictions {root}/predictions.jsonl --annotations {}"
     ),
-    "labels": Kind(32, "labels.jsonl", "inspect --annotations {} --clip-length 2"),
-    "Ego4D's document": Kind(32, "ego4d.json", "inspect --annotations {}"),
+    "labels": Kind(64, "labels.jsonl", "inspect --annotations {} --clip-length 2"),
+    "Ego4D's document": Kind(64, "ego4d.json", "inspect --annotations {}"),
     "predictions": Kind(
-        80, "predictions.jsonl", "evaluate --predictions {} --annotations {root}/val.jsonl"
+        160, "predictions.jsonl", "evaluate --predictions {} --annotations {root}/val.jsonl"
     ),
     "predictions, submitted": Kind(
-        32,
+        64,
         "predictions.jsonl",
         "evaluate --predictions {} --annotations {root}/val.jsonl --submit {root}/submitted "
         "--dataset qvhighlights",
     ),
-    "store's index": Kind(32, "store/index.json", "convert --store {root}/store --verify"),
+    "store's index": Kind(64, "store/index.json", "convert --store {root}/store --verify"),
     "store's numbers": Kind(
         12, "store/video_tokens.bin", "convert --store {root}/store --verify", BINARY
     ),
