@@ -15,6 +15,7 @@ from benchmarks.measuring.interleave import interleave, ratio
 from sdst.backbones import Backbone, load_backbone
 from sdst.data.video import ClipReader
 from sdst.extraction.pipeline import extract_features
+from sdst.extraction.settings import Settings
 from sdst.kernels import library
 
 # Random weights: as fast as trained ones.
@@ -44,7 +45,9 @@ def bench_extract(benchmark, backbone: Backbone, tmp_path: Path) -> None:
     batches = list(ClipReader(video, CLIP_LENGTH))
 
     def extract() -> None:
-        extract_features({"video": video}, {}, backbone, store, CLIP_LENGTH, progress=False)
+        extract_features(
+            {"video": video}, {}, backbone, store, Settings(CLIP_LENGTH), progress=False
+        )
         shutil.rmtree(store)
 
     def encode() -> None:

@@ -107,24 +107,19 @@ def _extract_videos(options: argparse.Namespace) -> int:
 
     from sdst.backbones import load_backbone
     from sdst.extraction.pipeline import Report, extract_features
+    from sdst.extraction.settings import Settings
     from sdst.extraction.shards import Share, extract_share
     from sdst.sources.splits import sentences
 
     share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)
     report = Report(options.strict)
-    inputs = (videos, queries, backbone, options.output)
-    settings = {
-        "clip_length": options.clip_length,
-        "frames_per_clip": options.frames_per_clip,
-        "report": report,
-        "memory": memory,
-        "dtype": options.store_dtype,
-    }
+    settings = Settings(options.clip_length, options.frames_per_clip, options.store_dtype, memory)
+    inputs = (videos, queries, backbone, options.output, settings)
     if share.world == 1:
-        store = extract_features(*inputs, resume=True, **settings)
+        store = extract_features(*inputs, resume=True, report=report)
     else:
-        store = extract_share(share, *inputs, **settings)
+        store = extract_share(share, *inputs, report)
     if store is None:  # the first process tells
         return 0
     _show(store)

@@ -24,6 +24,7 @@ from sdst.data.video import ClipReader
 from sdst.errors import InputError
 from sdst.extraction.ahead import Ahead, encoder_threads, map_ahead
 from sdst.extraction.budget import BudgetError, MemoryBudget
+from sdst.extraction.settings import Settings
 
 DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,
@@ -42,13 +43,11 @@ def extract_features(
     queries: Mapping[int | str, str],
     backbone: Backbone,
     out: str | Path,
-    clip_length: float,
-    frames_per_clip: int = 1,
+    settings: Settings,
+    *,
     progress: bool = True,
     resume: bool = False,
     report: Report | None = None,
-    memory: int | None = None,
-    dtype: str = "float16",
     may_be_empty: bool = False,
 ) -> FeatureStore:
     """Encode `videos` (by vid) and `queries` (by qid) into a store at `out`.
@@ -58,56 +57,50 @@ def extract_features(
     of frames if the backbone takes several at once.
 
     Args:
-        clip_length: seconds of video per clip.
-        frames_per_clip: frames encoded per clip, evenly spaced.
         progress: show a bar with videos and frames per second.
         resume: go on where a run that did not get to its end, were it killed, has left off; and
             add to a finished store what it lacks of `videos` and `queries`, changed files and
             sentences included.
         report: is told what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
-        memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
-            slower, and may change the last bit of a feature. The text tower is let go where no
-            sentence is encoded. None sets no bound.
-        dtype: of the store, one of `sdst.data.store.reader.STORED`.
         may_be_empty: make a store even where no video can be read.
 
     Raises:
         InputError: a video cannot be read and must not be left out, not one can be read, `out`
             exists already or with `resume` was made with other settings, the backbone takes
-            another number of frames at once, or `memory` is too little; what is at `out` stays.
+            another number of frames at once, or the memory is too little; what is at `out` stays.
         NotWritable: this process may not write to `out`.
         StoreInUse: another process is writing to `out`.
     """
-    if frames_per_clip % backbone.frames_at_once:
+    if settings.frames_per_clip % backbone.frames_at_once:
         raise InputError(
-            f"frames_per_clip is {frames_per_clip}, but backbone {backbone.name} takes "
+            f"frames_per_clip is {settings.frames_per_clip}, but backbone {backbone.name} takes "
             f"{backbone.frames_at_once} frames at once; expected a multiple of that"
         )
-    writer = FeatureWriter(out, store_meta(backbone, clip_length, frames_per_clip), dtype, resume)
+    writer = FeatureWriter(out, settings.meta(backbone), settings.store_dtype, resume)
     files, texts = video_origins(videos), query_origins(queries)
     report = report or Report(strict=True)
     if not writer.grows or writer.lacks(files, texts) or writer.is_interrupted:
         threads = torch.get_num_threads()
         ahead = threads + 1
         budget = None
-        if memory is not None:
+        if settings.memory is not None:
             budget = MemoryBudget(
-                memory,
+                settings.memory,
                 backbone,
                 text=bool(queries),
                 decoders=DECODERS + 1,
                 encoders=threads,
                 batches=ahead + DECODERS + 2,
             )
-        clips = _Clips(backbone, clip_length, frames_per_clip, budget)
+        clips = _Clips(backbone, settings, budget)
         # Those of a run that was not killed: a sentence's features depend on its batch.
         batches = _groups(lacking(texts, writer.query_origins))
         with (
             writer,
             encoder_threads(backbone.device) as encoders,
             ThreadPoolExecutor(DECODERS) as decoders,
-            _Progress(len(videos), frames_per_clip, progress) as bar,
+            _Progress(len(videos), settings.frames_per_clip, progress) as bar,
         ):
             encode = partial(map_ahead, encoders, ahead=ahead)
             new = set(lacking(texts, writer.query_origins))
@@ -131,16 +124,6 @@ def extract_features(
     store = FeatureStore(out)
     report.add_faults(store, videos)
     return store
-
-
-def store_meta(backbone: Backbone, clip_length: float, frames_per_clip: int) -> dict:
-    """The `meta` of a store: what decides its features, besides the videos and queries."""
-    return {
-        "backbone": backbone.name,
-        "fingerprint": backbone.fingerprint,
-        "clip_length": clip_length,
-        "frames_per_clip": frames_per_clip,
-    }
 
 
 @dataclass
@@ -203,15 +186,14 @@ class _Clips:
     """
 
     backbone: Backbone
-    clip_length: float
-    frames_per_clip: int
+    settings: Settings
     budget: MemoryBudget | None
 
     def open(self, path: Path) -> ClipReader:
         """What reads the clips of a video."""
-        reader = ClipReader(path, self.clip_length, self.frames_per_clip)
+        reader = ClipReader(path, self.settings.clip_length, self.settings.frames_per_clip)
         if self.budget is not None:
-            most = self.budget.frames(reader.info, self.frames_per_clip)
+            most = self.budget.frames(reader.info, self.settings.frames_per_clip)
             reader.most_frames = min(reader.most_frames, most)
         if self.backbone.device.type == "cpu":
             tokens = self.backbone.tokens_per_frame
@@ -227,7 +209,7 @@ class _Clips:
         if frames is None:
             return piece
         features = self.backbone.encode_frames(frames)
-        per_clip = self.frames_per_clip // self.backbone.frames_at_once
+        per_clip = self.settings.frames_per_clip // self.backbone.frames_at_once
         tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
         embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
         embedding = F.normalize(embedding, dim=-1)

@@ -24,7 +24,8 @@ from sdst.data.store.origins import lacking, query_origins, video_origins
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
-from sdst.extraction.pipeline import Report, extract_features, store_meta
+from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.settings import Settings
 from sdst.publish import replace_text
 
 POLL_SECONDS = 0.5
@@ -66,11 +67,8 @@ def extract_share(
     queries: Mapping[int | str, str],
     backbone: Backbone,
     out: Path,
-    clip_length: float,
-    frames_per_clip: int,
+    settings: Settings,
     report: Report,
-    memory: int | None = None,
-    dtype: str = "float16",
 ) -> FeatureStore | None:
     """This process's share of `extract_features`; the first process joins all shares.
 
@@ -85,20 +83,19 @@ def extract_share(
         InputError: as `extract_features` with `resume`; also an extraction that another number of
             processes has begun, or shards that do not come from the same backbone.
     """
-    meta = store_meta(backbone, clip_length, frames_per_clip)
-    writer = FeatureWriter(out, meta, dtype, resume=True)
+    writer = FeatureWriter(out, settings.meta(backbone), settings.store_dtype, resume=True)
     files, texts = video_origins(videos), query_origins(queries)
     folder = _folder(out, share.world)
     if writer.grows and not writer.lacks(files, texts):
         return _finished(out, folder, videos, report) if share.rank == 0 else None
-    settings = {
+    asked = {
         "backbone": backbone.name,
-        "clip_length": clip_length,
-        "frames_per_clip": frames_per_clip,
-        "dtype": dtype,
+        "clip_length": settings.clip_length,
+        "frames_per_clip": settings.frames_per_clip,
+        "dtype": settings.store_dtype,
     }
     new = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
-    tasks = [{"videos": part, "queries": [], **settings} for part in _parts(new, share.world)]
+    tasks = [{"videos": part, "queries": [], **asked} for part in _parts(new, share.world)]
     new_queries = lacking(texts, writer.query_origins)
     tasks[0]["queries"] = [[qid, queries[qid]] for qid in new_queries]
     mine, told = tasks[share.rank], folder / f"{share.rank}.json"
@@ -109,13 +106,10 @@ def extract_share(
             dict(mine["queries"]),
             backbone,
             folder / str(share.rank),
-            clip_length,
-            frames_per_clip,
+            settings,
             progress=share.rank == 0,
             resume=True,
             report=report,
-            memory=memory,
-            dtype=dtype,
             may_be_empty=True,
         )
         replace_text(told, json.dumps({"task": mine, **asdict(report)}))

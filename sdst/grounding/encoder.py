@@ -21,6 +21,7 @@ from sdst.config import Config, NoCacheError
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.settings import Settings
 from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
 
@@ -103,9 +104,9 @@ class VideoEncoder:
 
     def _encode(self, path: Path, folder: Path, progress: bool) -> FeatureStore:
         report = Report(strict=True)
-        videos, settings = {_VID: path}, (self.clip_length, self.frames_per_clip)
+        videos, settings = {_VID: path}, Settings(self.clip_length, self.frames_per_clip)
         store = extract_features(
-            videos, {}, self.backbone, folder, *settings, progress=progress, report=report
+            videos, {}, self.backbone, folder, settings, progress=progress, report=report
         )
         for fault in report.faults:
             logger.warning(fault)

@@ -16,6 +16,7 @@ from sdst.data.store.writer import NotWritable, StoreInUse
 from sdst.data.video_files import dataset_videos, near_misses
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.settings import Settings
 from sdst.sources.files import digest
 from sdst.sources.splits import NAMED, Splits, keep_available, sentences
 
@@ -71,9 +72,7 @@ def _extracted(
         queries,
         backbone,
         path,
-        clip_length=data.clip_length,
-        frames_per_clip=data.frames_per_clip,
-        dtype=data.store_dtype,
+        Settings(data.clip_length, data.frames_per_clip, data.store_dtype),
         resume=True,
         report=report,
     )

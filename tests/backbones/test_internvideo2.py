@@ -462,9 +462,10 @@ def test_a_stranger_s_videos_are_extracted_trained_on_and_grounded(
 
 def test_a_group_of_frames_is_never_torn(folder, tmp_path):
     from sdst.extraction.pipeline import extract_features
+    from sdst.extraction.settings import Settings
 
     with pytest.raises(InputError, match=r"frames_per_clip is 2, but .* takes 4 frames at once"):
-        extract_features({}, {}, load(folder), tmp_path / "store", 1.0, frames_per_clip=2)
+        extract_features({}, {}, load(folder), tmp_path / "store", Settings(1.0, frames_per_clip=2))
     assert not (tmp_path / "store").exists()
 
 

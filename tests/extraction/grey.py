@@ -10,6 +10,7 @@ import torch
 
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.settings import Settings
 from sdst.extraction.shards import Share, extract_share
 
 QUERIES = {1: "a red ball", "two": "a dog that runs away"}
@@ -51,13 +52,24 @@ def write_video(path: Path, levels: list[int]) -> Path:
     return path
 
 
-def extract(videos: dict[str, Path], out: Path, queries: dict = QUERIES, **options):
-    return extract_features(videos, queries, GreyBackbone(), out, progress=False, **options)
+def extract(
+    videos: dict[str, Path],
+    out: Path,
+    queries: dict = QUERIES,
+    progress: bool = False,
+    resume: bool = False,
+    report: Report | None = None,
+    **options,
+):
+    """By the grey backbone; `options` are `Settings`."""
+    how = {"progress": progress, "resume": resume, "report": report}
+    return extract_features(videos, queries, GreyBackbone(), out, Settings(**options), **how)
 
 
 def run_share(rank: int, videos: dict[str, Path], out: Path, world: int = 2, **options):
     """The store (in the first process) and the report of one process."""
     report = Report()
-    settings = {"clip_length": 1.0, "frames_per_clip": 1, "report": report, **options}
-    store = extract_share(Share(rank, world), videos, QUERIES, GreyBackbone(), out, **settings)
+    settings = Settings(**{"clip_length": 1.0, **options})
+    share = Share(rank, world)
+    store = extract_share(share, videos, QUERIES, GreyBackbone(), out, settings, report)
     return store, report

@@ -17,10 +17,11 @@ from sdst.data.video import VideoInfo
 from sdst.errors import InputError
 from sdst.extraction.budget import BudgetError, MemoryBudget
 from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.settings import Settings
 from sdst.memory import own_memory, parse_bytes
 from tests.extraction.grey import GreyBackbone, write_video
 
-ROOMY = 2**40
+ROOMY = Settings(1.0, memory=2**40)
 SMALL = VideoInfo(duration=10.0, fps=2.0, width=16, height=16, num_frames=20)
 LARGE = VideoInfo(duration=10.0, fps=2.0, width=3840, height=2160, num_frames=20)
 
@@ -80,10 +81,10 @@ def test_batches_are_as_small_as_the_budget_asks(tmp_path, monkeypatch) -> None:
     videos = {"long": write_video(tmp_path / "long.mp4", list(range(20, 220, 4)))}
     monkeypatch.setattr(MemoryBudget, "frames", lambda self, info, at_least: 3)
     backbone = Backbone()
-    out = extract_features(videos, {}, backbone, tmp_path / "a", 1.0, progress=False, memory=ROOMY)
+    out = extract_features(videos, {}, backbone, tmp_path / "a", ROOMY, progress=False)
     assert not backbone.text
     assert backbone.seen[1:] == 8 * [3] + [1]  # the first was the trial
-    free = extract_features(videos, {}, Backbone(), tmp_path / "b", 1.0, progress=False)
+    free = extract_features(videos, {}, Backbone(), tmp_path / "b", Settings(1.0), progress=False)
     assert np.array_equal(out.video("long").tokens, free.video("long").tokens)
 
 
@@ -91,7 +92,7 @@ def test_the_text_tower_stays_where_sentences_are_encoded(tmp_path) -> None:
     videos = {"short": write_video(tmp_path / "short.mp4", [20, 40, 60, 80])}
     backbone = Backbone()
     queries = {1: "a red ball"}
-    extract_features(videos, queries, backbone, tmp_path / "a", 1.0, progress=False, memory=ROOMY)
+    extract_features(videos, queries, backbone, tmp_path / "a", ROOMY, progress=False)
     assert backbone.text
 
 
@@ -100,7 +101,13 @@ def test_a_budget_too_small_is_no_fault_of_the_video(tmp_path) -> None:
     report = Report()
     with pytest.raises(BudgetError):
         extract_features(
-            videos, {}, Backbone(), tmp_path / "a", 1.0, memory=10**6, report=report, progress=False
+            videos,
+            {},
+            Backbone(),
+            tmp_path / "a",
+            Settings(1.0, memory=10**6),
+            report=report,
+            progress=False,
         )
     assert report == Report() and not (tmp_path / "a").exists()
 

@@ -16,7 +16,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 from sdst.extract import main
-from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.pipeline import Report
 from tests.extraction.grey import QUERIES, WIDTH, GreyBackbone, K, P, extract, write_video
 from tests.videos import cut_in_pictures
 
@@ -245,7 +245,7 @@ def test_other_settings_do_not_go_into_a_finished_store(videos, tmp_path):
     for wrong, told in (
         ({"clip_length": 2.0}, r"store: was made with clip_length 1\.0, expected 2\.0; go on with"),
         ({"clip_length": 1.0, "frames_per_clip": 2}, "frames_per_clip 1, expected 2"),
-        ({"clip_length": 1.0, "dtype": "int8"}, "dtype 'float16', expected 'int8'"),
+        ({"clip_length": 1.0, "store_dtype": "int8"}, "dtype 'float16', expected 'int8'"),
     ):
         with pytest.raises(InputError, match=told):
             extract(videos, tmp_path / "store", resume=True, **wrong)
@@ -339,7 +339,7 @@ def test_folders_in_a_folder_are_searched(videos, tmp_path):
 
 def test_the_bar_tells_parts_of_a_video(tmp_path, capsys):
     films = {"long": write_video(tmp_path / "long.mp4", list(range(20, 220, 4)))}
-    extract_features(films, {}, GreyBackbone(), tmp_path / "store", clip_length=1.0)
+    extract(films, tmp_path / "store", {}, progress=True, clip_length=1.0)
     assert "1.0/1 videos" in capsys.readouterr().err
 
 

@@ -13,9 +13,9 @@ import pytest
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.extraction import shards
-from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.pipeline import Report
 from sdst.extraction.shards import Share
-from tests.extraction.grey import QUERIES, GreyBackbone, run_share, write_video
+from tests.extraction.grey import QUERIES, GreyBackbone, extract, run_share, write_video
 from tests.videos import cut_in_pictures
 
 
@@ -32,8 +32,7 @@ def videos(tmp_path: Path) -> dict[str, Path]:
 
 def run_alone(videos: dict[str, Path], out: Path, **options):
     report = Report()
-    settings = {"clip_length": 1.0, "progress": False, "report": report, **options}
-    return extract_features(videos, QUERIES, GreyBackbone(), out, **settings), report
+    return extract(videos, out, report=report, **{"clip_length": 1.0, **options}), report
 
 
 def assert_same_bytes(store: Path, other: Path) -> None:
@@ -69,10 +68,10 @@ def kill_while_joining(videos: dict[str, Path], out: Path) -> None:
 def test_the_shares_join_to_the_store_of_one_process(
     videos, tmp_path, world: int, dtype: str
 ) -> None:
-    alone, expected = run_alone(videos, tmp_path / "alone", dtype=dtype)
+    alone, expected = run_alone(videos, tmp_path / "alone", store_dtype=dtype)
     for rank in range(1, world):
-        assert run_share(rank, videos, tmp_path / "shared", world, dtype=dtype)[0] is None
-    store, report = run_share(0, videos, tmp_path / "shared", world, dtype=dtype)
+        assert run_share(rank, videos, tmp_path / "shared", world, store_dtype=dtype)[0] is None
+    store, report = run_share(0, videos, tmp_path / "shared", world, store_dtype=dtype)
     assert_same_bytes(alone.path, store.path)
     assert report == expected and len(report.skipped) == 1
     assert not list(tmp_path.glob(".*")), "shards are left"

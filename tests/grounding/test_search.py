@@ -11,6 +11,7 @@ from sdst import Grounder
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
+from sdst.extraction.settings import Settings
 from sdst.grounding.search import groups
 from tests.untrained import QUERIES
 
@@ -67,8 +68,8 @@ def test_a_long_video_is_answered_by_itself():
 
 def extract_films(grounder, films, out: Path, clip_length: float, **options) -> FeatureStore:
     readable = {vid: path for vid, path in films.items() if vid != "noise"}
-    options["progress"] = False
-    return extract_features(readable, {}, grounder.backbone, out, clip_length, **options)
+    settings = Settings(clip_length, **options)
+    return extract_features(readable, {}, grounder.backbone, out, settings, progress=False)
 
 
 def test_a_store_is_searched_as_its_videos_are(grounder, films, tmp_path):
@@ -78,7 +79,7 @@ def test_a_store_is_searched_as_its_videos_are(grounder, films, tmp_path):
 
 def test_a_store_of_int8_is_searched_together_as_one_by_one(grounder, films, tmp_path, monkeypatch):
     seconds = grounder.encoder.clip_length
-    store = extract_films(grounder, films, tmp_path / "store", seconds, dtype="int8")
+    store = extract_films(grounder, films, tmp_path / "store", seconds, store_dtype="int8")
     [together] = grounder.search(store, QUERIES[:1])
     monkeypatch.setattr(grounder, "clips_at_once", 1)
     [alone] = grounder.search(store, QUERIES[:1])

@@ -1,0 +1,35 @@
+"""How videos become features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdst.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is made of a video, and within how much memory.
+
+    Args:
+        clip_length: seconds of video per clip.
+        frames_per_clip: frames encoded per clip, evenly spaced.
+        store_dtype: of the store, one of `sdst.data.store.reader.STORED`.
+        memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
+            slower, and may change the last bit of a feature. The text tower is let go where no
+            sentence is encoded. None sets no bound.
+    """
+
+    clip_length: float
+    frames_per_clip: int = 1
+    store_dtype: str = "float16"
+    memory: int | None = None
+
+    def meta(self, backbone: Backbone) -> dict:
+        """The `meta` of a store: what decides its features, besides the videos and queries."""
+        return {
+            "backbone": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "clip_length": self.clip_length,
+            "frames_per_clip": self.frames_per_clip,
+        }
