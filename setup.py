@@ -90,12 +90,12 @@ def native_libraries() -> list[Extension]:
         say("C++ library skipped, SDST_CPU=0")
     else:
         libraries.append(library("libsdst_cpu", "cpu", "*.cpp"))
-    wanted, nvcc = os.environ.get("SDST_CUDA", ""), find_nvcc()
-    if wanted == "0":
+    requested, nvcc = os.environ.get("SDST_CUDA", ""), find_nvcc()
+    if requested == "0":
         say("CUDA library skipped, SDST_CUDA=0")
     elif nvcc:
         libraries.append(library("libsdst_cuda", "cuda", "*.cu"))
-    elif wanted == "1":
+    elif requested == "1":
         raise SystemExit("sdst: SDST_CUDA=1 but no nvcc on PATH, in CUDA_HOME or in CUDA_PATH")
     else:
         say("CUDA library skipped, no nvcc found")

@@ -164,9 +164,9 @@ def _describe(source: FeatureSource, annotations: Sequence[Annotation]) -> str:
     )
 
 
-def _found(kind: str, wanted: Collection, there: Collection) -> str:
-    missing = sorted(set(wanted).difference(there), key=str)
-    count = f"{len(wanted) - len(missing):,} of {len(wanted):,} {kind}"
+def _found(kind: str, annotated: Collection, there: Collection) -> str:
+    missing = sorted(set(annotated).difference(there), key=str)
+    count = f"{len(annotated) - len(missing):,} of {len(annotated):,} {kind}"
     if not missing:
         return count
     named = ", ".join(map(str, missing[:NAMED]))

@@ -230,11 +230,11 @@ def _write_video(
                 video.abandon()
             return
         if video is None:
-            video = writer.begin_video(vid, reader.wanted, origin)
+            video = writer.begin_video(vid, reader.expected, origin)
         tokens, embedding = features
         video.write(tokens, embedding)
         clips += tokens.shape[1]
-        yield min(1.0, clips / reader.wanted), tokens.shape[1]
+        yield min(1.0, clips / reader.expected), tokens.shape[1]
     video.finish(reader.duration, reader.faults)
 
 

@@ -86,14 +86,14 @@ def keep_available(
     """
     annotations = [a for split in splits.values() for a in split]
     lists = []
-    for kind, wanted, there in (
+    for kind, annotated, there in (
         ("videos", {a.vid for a in annotations}, videos),
         ("queries", {a.qid for a in annotations}, queries),
     ):
-        if there is not None and (missing := sorted(wanted.difference(there), key=str)):
+        if there is not None and (missing := sorted(annotated.difference(there), key=str)):
             rest = ", ..." if len(missing) > NAMED else ""
             named = ", ".join(map(str, missing[:NAMED]))
-            lists.append(f"{len(missing)} of {len(wanted)} annotated {kind} ({named}{rest})")
+            lists.append(f"{len(missing)} of {len(annotated)} annotated {kind} ({named}{rest})")
     if not lists:
         return splits
     if not allow_missing:

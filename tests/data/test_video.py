@@ -339,11 +339,11 @@ def test_a_cut_file_is_used_as_far_as_it_goes(
     times = np.concatenate(
         [clip_times(clip, clip_length, frames_per_clip) for clip in range(reader.clips)]
     )
-    assert 3 <= reader.clips < reader.wanted == SECONDS / clip_length
+    assert 3 <= reader.clips < reader.expected == SECONDS / clip_length
     assert reader.duration == clip_length * reader.clips
     *_, fault = reader.faults  # the last picture may be cut, too
     end = float(re.search(r"truncated: the pictures end at (\d+\.\d) s of 12\.0 s", fault)[1])
-    assert fault.endswith(f"{reader.clips} of {reader.wanted} clips are used")
+    assert fault.endswith(f"{reader.clips} of {reader.expected} clips are used")
     # A clip that was begun is completed by the last picture.
     assert times[-frames_per_clip] < end
     expected = np.minimum(times, end - 1 / FPS)
@@ -427,7 +427,7 @@ def test_a_video_is_as_long_as_its_frames_though_sound_outlasts_them(tmp_path):
         container.mux(sound.encode(silence(seconds=6)))
         container.mux(sound.encode())
     reader = ClipReader(path, 1.0)
-    assert sum(map(len, reader)) == reader.wanted == 5
+    assert sum(map(len, reader)) == reader.expected == 5
     assert (reader.duration, reader.faults) == (5.0, [])
 
 

@@ -218,7 +218,7 @@ def test_joined_transport_streams_are_read_to_the_end(tmp_path: Path, later: int
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(parts))
     reader = ClipReader(path, 0.4)
-    assert len(times_shown(reader)) == reader.wanted == 30
+    assert len(times_shown(reader)) == reader.expected == 30
     assert (reader.duration, reader.faults) == (pytest.approx(12.0, abs=0.1), [])
     check(path, np.arange(3 * len(NUMBERS)) / FPS, np.tile(NUMBERS, 3))
 

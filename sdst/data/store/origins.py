@@ -33,11 +33,11 @@ def query_origins(queries: Mapping[Key, str]) -> dict[Key, int]:
     return {qid: zlib.crc32(text.encode()) for qid, text in queries.items()}
 
 
-def lacking(wanted: Mapping[Key, int | None], there: Mapping[Key, int | None]) -> list[Key]:
-    """The ids of `wanted` that are not `there`, or there of another origin."""
+def lacking(requested: Mapping[Key, int | None], there: Mapping[Key, int | None]) -> list[Key]:
+    """The ids of `requested` that are not `there`, or there of another origin."""
     return [
         key
-        for key, origin in wanted.items()
+        for key, origin in requested.items()
         if key not in there or (None not in (origin, there[key]) and origin != there[key])
     ]
 

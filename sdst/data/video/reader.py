@@ -64,7 +64,7 @@ class ClipReader(Iterator[np.ndarray]):
 
     Attributes:
         info: what the header says.
-        wanted: clips that the video should have, `num_clips` of its estimated duration; once all
+        expected: clips that the video should have, `num_clips` of its estimated duration; once all
             are given, the true number.
         clips: how many were given so far.
         most_frames: that memory should hold of this video at a time.
@@ -87,7 +87,7 @@ class ClipReader(Iterator[np.ndarray]):
                 "expected a positive length and at least one frame"
             )
         self.info = probe(path)
-        self.wanted = num_clips(self.info.duration, clip_length)
+        self.expected = num_clips(self.info.duration, clip_length)
         self.clips = 0
         self.most_frames = min(
             BATCH_FRAMES, BATCH_BYTES // (3 * self.info.width * self.info.height)
@@ -183,13 +183,13 @@ class ClipReader(Iterator[np.ndarray]):
         end = frames.reached
         stated = self._stated
         if stated is None or not self._is_truncated(end):
-            self._duration, self.wanted = end, self.clips
+            self._duration, self.expected = end, self.clips
             return
         self._duration = min(stated, self.clips * self._clip_length)
-        self.wanted = num_clips(stated, self._clip_length)
+        self.expected = num_clips(stated, self._clip_length)
         self.faults.append(
             f"{self._path}: truncated: the pictures end at {end:.1f} s of {stated:.1f} s; "
-            f"{self.clips} of {self.wanted} clips are used"
+            f"{self.clips} of {self.expected} clips are used"
         )
 
     def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
