@@ -29,6 +29,7 @@ RECIPE = "qvhighlights_internvideo2"
 PAPER = [
     *("--model.reads", "dense", "--model.refinement", "logit"),
     *("--train.offsets_lr", "1", "--loss.outside", "0"),
+    *("--predict.snap", "null", "--predict.smooth", "false", "--predict.nms", "none"),
 ]
 VARIANTS = {
     "sdst": ("the recipe: reads saliency, relative moves, slow offsets led back", []),

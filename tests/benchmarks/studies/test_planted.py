@@ -48,6 +48,8 @@ def test_the_papers_block_is_what_the_defaults_build() -> None:
     assert config.model.refinement == "logit"
     assert config.train.offsets_lr == 1.0
     assert config.loss.outside == 0.0
+    assert (config.predict.snap, config.predict.smooth) == (None, False)
+    assert config.predict.nms == "none"
 
 
 def test_dropout_is_the_recipes_or_none() -> None:
