@@ -23,12 +23,13 @@ from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
-# What is decided when the data is opened, where it has these values.
+# What is decided in the run, where it has these values: when the data is opened, or at its end.
 LEFT_OPEN = {
     "model.video_width": FROM_FEATURES,
     "model.text_width": FROM_FEATURES,
     "predict.stretch": None,
     "predict.overlap": None,
+    "predict.snap": "auto",
 }
 # What changes nothing of what is learned, or is judged by the features' fingerprint and the
 # annotations themselves when a run is taken up again.

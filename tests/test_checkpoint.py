@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdst.checkpoint import Progress, RunFolder
-from sdst.config import load_config
+from sdst.config import load_config, save_config
 from sdst.errors import InputError
 
 
@@ -77,6 +77,16 @@ def test_a_run_without_its_checkpoints_is_not_started_over_by_resuming(output: P
         folder.log_metrics({"epoch": epoch})
     with pytest.raises(InputError, match="nothing to go on from"):
         folder.resume(load_config("demo"))
+
+
+def test_what_a_run_decides_by_itself_is_no_other_configuration(output: Path) -> None:
+    recipe = "qvhighlights_internvideo2"
+    folder = RunFolder(output)
+    folder.begin(load_config(recipe))
+    save_config(load_config(recipe, ["--predict.snap", "0.15"]), output / "config.yaml")
+    folder.check_config(load_config(recipe))
+    with pytest.raises(InputError, match=r"predict\.snap was 0\.15, now 0\.3"):
+        folder.check_config(load_config(recipe, ["--predict.snap", "0.3"]))
 
 
 def test_reading_where_a_run_stood_changes_nothing(output: Path) -> None:
