@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -107,6 +108,14 @@ def prepare_samples(tokens: Tensor) -> tuple[Tensor, int]:
     next one lies behind it. Expanded samples stay one, 0 apart."""
     tokens = tokens if tokens[:1].is_contiguous() else tokens.contiguous()
     return tokens, tokens.stride(0)
+
+
+@overload
+def prepare_lengths(lengths: Tensor) -> Tensor: ...
+
+
+@overload
+def prepare_lengths(lengths: None) -> None: ...
 
 
 def prepare_lengths(lengths: Tensor | None) -> Tensor | None:

@@ -104,6 +104,7 @@ def _unfit(
     given = ((x, tensors[x][2]) for x in before)
     beside = " and ".join(f"{x} {list(y.shape)}" for x, y in given if y is not None)
     dims, _, tensor = tensors[name]
+    assert tensor is not None  # what is not given is not checked
     expected = ", ".join(str(sizes.get(dim, dim)) for dim in dims)
     told = f"{op}: {name} is {list(tensor.shape)}, expected [{expected}]"
     return ValueError(f"{told} beside {beside}" if beside else told)

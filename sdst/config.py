@@ -271,7 +271,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def as_dict(config: Config) -> dict:
     """Plain nested dictionaries and lists of `config`, ready for YAML and JSON."""
-    return _plain(asdict(config))
+    return {section: _plain(values) for section, values in asdict(config).items()}
 
 
 _SECTIONS = {

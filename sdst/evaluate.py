@@ -80,8 +80,13 @@ def submit(options: Namespace, overrides: Sequence[str] = ()) -> None:
     protocol = _data(options, overrides).protocol
     check_server(protocol)
     for answers in _answers(options, overrides):
-        path, *more = write_submission(options.submit, *answers, protocol=protocol)
-        print(f"{path}: {len(answers.predictions):,} queries", *more, sep="\n")
+        split, predictions, annotations, clip_length, source = answers
+        assert clip_length is not None  # no server scores the datasets without
+        path, *more = write_submission(
+            options.submit, split, predictions, annotations, clip_length, source, protocol=protocol
+        )
+        print(f"{path}: {len(answers.predictions):,} queries", *more, sep="
+")
     print(SERVERS[protocol])
 
 

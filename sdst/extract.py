@@ -92,7 +92,9 @@ def _extract_dataset(config: Config) -> FeatureStore:
 
     if Share.of_environment().world > 1:
         raise InputError("several processes share out --videos; with --config start one alone")
-    return open_data(config, wait=False).source
+    source = open_data(config, wait=False).source
+    assert isinstance(source, FeatureStore)  # as `data.features: encode` gives
+    return source
 
 
 def _extract_videos(options: argparse.Namespace) -> int:

@@ -230,8 +230,9 @@ def summarize(split: Split) -> dict[str, str]:
 
 
 def _summarize_moments(annotations: Sequence[Annotation]) -> dict[str, str]:
-    lengths = np.array([end - start for a in annotations for start, end in a.windows])
-    shares = [100 * (end - start) / a.duration for a in annotations for start, end in a.windows]
+    windows = [(window, a.duration) for a in annotations for window in a.windows or ()]
+    lengths = np.array([end - start for (start, end), _ in windows])
+    shares = [100 * (end - start) / duration for (start, end), duration in windows]
     rows = {
         "moments": f"{len(lengths):,}",
         "windows per query (mean)": f"{len(lengths) / len(annotations):.2f}",
@@ -247,11 +248,12 @@ def _summarize_moments(annotations: Sequence[Annotation]) -> dict[str, str]:
 
 def _summarize_labels(annotations: Sequence[Annotation]) -> dict[str, str]:
     topics = Counter(a.domain for a in annotations)
+    labels = [a.labels for a in annotations if a.labels is not None]
     return {
         "queries with labelled clips": f"{len(annotations):,}",
-        "clips per video": _spread(len(a.labels) for a in annotations),
-        "annotators": _spread(len(a.labels[0]) for a in annotations),
-        "mean label": _spread(np.mean(a.labels) for a in annotations),
+        "clips per video": _spread(map(len, labels)),
+        "annotators": _spread(len(clips[0]) for clips in labels),
+        "mean label": _spread(float(np.mean(clips)) for clips in labels),
         **{f"videos of {topic}": f"{count:,}" for topic, count in sorted(topics.items())},
     }
 

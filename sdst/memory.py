@@ -27,7 +27,7 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def format_bytes(count: int) -> str:
+def format_bytes(count: float) -> str:
     """1,234,000,000 -> `1.23 GB`."""
     return f"{count / 1e9:.2f} GB"
 
@@ -66,5 +66,7 @@ def peak_memory(call: Callable[[], object]) -> int:
 
 
 def _resident(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE)
-    return 1024 * int(found[1])
+    [kilobytes] = re.findall(
+        rf"^{field}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE
+    )
+    return 1024 * int(kilobytes)

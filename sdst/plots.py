@@ -357,7 +357,9 @@ def _panel(figure: Figure, index: int, title: str) -> Axes:
     return axes
 
 
-def _draw_histogram(axes: Axes, values: Mapping[str, Sequence[float]], whole: bool) -> None:
+def _draw_histogram(
+    axes: Axes, values: Mapping[str, Sequence[float] | np.ndarray], whole: bool
+) -> None:
     """Shares of each split's values, up to the 99th percentile; the last bin has what is above.
 
     Args:
@@ -437,6 +439,7 @@ def _draw_ratings(axes: Axes, example: Annotation, clip_length: float | None) ->
         values, most = np.mean(example.labels, axis=1), np.max(example.labels)
         edges = np.linspace(0, example.duration, len(values) + 1)
     else:
+        assert clip_length is not None  # as `_is_rated` sees
         clips = int(np.ceil(example.duration / clip_length))
         values, most = example.saliency_per_clip(clips), MAX_RATING
         edges = np.minimum(np.arange(clips + 1) * clip_length, example.duration)

@@ -38,7 +38,9 @@ def _fake_backward(grad: Tensor, z: Tensor) -> Tensor:
     return z.new_empty(grad.shape[-1])
 
 
-def _save(ctx, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(
+    ctx, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: tuple[Tensor, Tensor]
+) -> None:
     _, z = output
     ctx.dtype = inputs[2].dtype
     ctx.mark_non_differentiable(z)

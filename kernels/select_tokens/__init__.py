@@ -39,7 +39,8 @@ def _fake_forward(
     tokens: Tensor, u: Tensor, k: int, *rest: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtypes = (torch.float32, torch.int64, torch.bool)
-    return tuple(u.new_empty(u.shape[0], k, dtype=dtype) for dtype in dtypes)
+    first, second, third = (u.new_empty(u.shape[0], k, dtype=dtype) for dtype in dtypes)
+    return first, second, third
 
 
 @torch.library.register_fake("sdst::select_tokens_backward")

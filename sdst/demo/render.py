@@ -117,21 +117,26 @@ def _draw(frame: np.ndarray, shape: str, colour: str, seen: Trace, i: int) -> No
     # Where these pixels lie in the master picture, whose object spans [quarter, 3 * quarter].
     quarter, sx, sy = _MASTER / 4, _MASTER / 2 / width, _MASTER / 2 / height
     box = (
-        quarter + (x0 - left) * sx,
-        quarter + (y0 - top) * sy,
-        quarter + (x1 - left) * sx,
-        quarter + (y1 - top) * sy,
+        _inside(quarter + (x0 - left) * sx),
+        _inside(quarter + (y0 - top) * sy),
+        _inside(quarter + (x1 - left) * sx),
+        _inside(quarter + (y1 - top) * sy),
     )
     size = (x1 - x0, y1 - y0)
-    kept, pixels = _sprite(shape, colour, size, tuple(min(max(edge, 0), _MASTER) for edge in box))
+    kept, pixels = _sprite(shape, colour, size, box)
     opacity = np.float32(seen.opacity[i])
     patch = frame[y0:y1, x0:x1]
     patch[:] = patch * (1 - opacity * kept) + opacity * pixels + np.float32(0.5)
 
 
+def _inside(edge: float) -> float:
+    """A coordinate kept within the master picture."""
+    return min(max(edge, 0), _MASTER)
+
+
 @lru_cache(maxsize=16)
 def _sprite(
-    shape: str, colour: str, size: tuple[int, int], box: tuple[float, ...]
+    shape: str, colour: str, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part `box` of an object's master at `size`: alpha [h, w, 1], premultiplied colour."""
     sprite = _master(shape, colour).resize(size, Image.Resampling.BILINEAR, box=box)

@@ -79,7 +79,7 @@ def _evaluate_highlights(
     if not (rated and scored):
         return {}
     return evaluate_highlights(
-        [prediction.saliency for prediction, _ in pairs],
+        [p.saliency for p, _ in pairs if p.saliency is not None],
         [a.ratings_per_clip(count_clips(a.duration, clip_length)) for _, a in pairs],
     )
 

@@ -56,9 +56,9 @@ def _evaluate(
         labels = np.asarray(video.labels)
         best = _rank(prediction.saliency, len(labels))[:top]
         ranked = positives(labels)[best]
-        by_domain[video.domain].append(trapezoid_ap(ranked.T).mean())
-    domains = {name: np.mean(by_domain[name]) for name in sorted(by_domain)}
-    mean = np.mean(list(domains.values()))
+        by_domain[video.domain or "all"].append(trapezoid_ap(ranked.T).mean())
+    domains = {name: float(np.mean(by_domain[name])) for name in sorted(by_domain)}
+    mean = float(np.mean(list(domains.values())))
     return {
         "brief": {"mAP": percent(mean)},
         "domains": {name: percent(share) for name, share in domains.items()},

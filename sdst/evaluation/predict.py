@@ -78,15 +78,19 @@ def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:
         )
     records = []
     for annotation in dataset.annotations:
-        clips = dataset.source.video(annotation.vid).embedding
-        sentence = dataset.source.query(annotation.qid).embedding
-        if isinstance(clips, Tensor):  # of a store in the memory of a device
-            clips, sentence = clips.cpu().numpy(), sentence.cpu().numpy()
+        clips = _on_host(dataset.source.video(annotation.vid).embedding)
+        sentence = _on_host(dataset.source.query(annotation.qid).embedding)
         windows, saliency = zero_shot_moments(
             clips, sentence, dataset.clip_length, annotation.duration
         )
         records.append(as_record(annotation, Prediction(np.asarray(windows), saliency)))
     return records
+
+
+def _on_host(embedding: np.ndarray | Tensor | None) -> np.ndarray:
+    """An embedding as an array, also of a store in the memory of a device."""
+    assert embedding is not None  # the store's shapes say that there are some
+    return embedding.cpu().numpy() if isinstance(embedding, Tensor) else embedding
 
 
 def as_record(annotation: Annotation, answer: Prediction) -> dict:

@@ -30,17 +30,19 @@ class Protocol:
         self,
         predictions: Sequence[dict],
         annotations: Sequence[Annotation],
-        clip_length: float,
+        clip_length: float | None,
         source: str = "predictions",
     ) -> dict:
         """The report of `sdst.evaluation.evaluate`, or of `by_domain`.
 
         Args:
-            clip_length: seconds that a saliency score stands for.
+            clip_length: seconds that a saliency score stands for; not read of a dataset with
+                `by_domain`.
             source: what to call the predictions in an error.
         """
         if self.by_domain is not None:
             return self.by_domain(predictions, annotations, source)
+        assert clip_length is not None
         return evaluate(predictions, annotations, clip_length, source)
 
 

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +35,29 @@ QUERIES_AT_ONCE = 256
 # A film of hours is one video, so parts of it count.
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
 
-# Of a video: its id, what reads it or why nothing does, and frames of some clips or their features.
-Piece = tuple[str, ClipReader | InputError, np.ndarray | tuple[np.ndarray, np.ndarray] | None]
+
+class Frames(NamedTuple):
+    """Frames of some clips of a video, and what reads them."""
+
+    vid: str
+    reader: ClipReader
+    frames: np.ndarray
+
+
+class Features(NamedTuple):
+    """Features of some clips of a video: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
+
+    vid: str
+    reader: ClipReader
+    tokens: np.ndarray
+    embedding: np.ndarray
+
+
+class Unreadable(NamedTuple):
+    """A video that cannot be read, from here on, and why."""
+
+    vid: str
+    error: InputError
 
 
 def extract_features(
@@ -115,7 +137,7 @@ def extract_features(
             rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
             bar.begin(len(videos) - len(rest))
             pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
-            for vid, of_video in groupby(pieces, key=itemgetter(0)):
+            for vid, of_video in groupby(pieces, key=attrgetter("vid")):
                 for part, written in _write_video(writer, vid, files[vid], of_video, report):
                     bar.advance(part, written)
                 bar.finish_video()
@@ -200,41 +222,44 @@ class _Clips:
             reader.batch_frames = min(CPU_BATCH, CPU_BATCH_TOKENS // tokens)
         return reader
 
-    def encode(self, piece: Piece) -> Piece:
-        """The features of decoded frames: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16.
-
-        Those of a clip are the mean over its frames, or groups of frames.
-        """
-        vid, reader, frames = piece
-        if frames is None:
+    def encode(self, piece: Frames | Unreadable) -> Features | Unreadable:
+        """The features of decoded frames; a clip's are the mean over its frames, or groups."""
+        if isinstance(piece, Unreadable):
             return piece
-        features = self.backbone.encode_frames(frames)
+        features = self.backbone.encode_frames(piece.frames)
         per_clip = self.settings.frames_per_clip // self.backbone.frames_at_once
         tokens = features.tokens.unflatten(1, (-1, per_clip)).mean(dim=2)
         embedding = features.embedding.unflatten(0, (-1, per_clip)).mean(dim=1)
         embedding = F.normalize(embedding, dim=-1)
-        return vid, reader, (tokens.half().cpu().numpy(), embedding.half().cpu().numpy())
+        return Features(
+            piece.vid, piece.reader, tokens.half().cpu().numpy(), embedding.half().cpu().numpy()
+        )
 
 
 def _write_video(
-    writer: FeatureWriter, vid: str, origin: int | None, pieces: Iterable[Piece], report: Report
+    writer: FeatureWriter,
+    vid: str,
+    origin: int | None,
+    pieces: Iterable[Features | Unreadable],
+    report: Report,
 ) -> Iterator[tuple[float, int]]:
     """Write what comes of one video; yields the part of it that is done, and clips just written."""
-    video, clips = None, 0
-    for _, reader, features in pieces:
-        if isinstance(reader, InputError):
+    video, reader, clips = None, None, 0
+    for piece in pieces:
+        if isinstance(piece, Unreadable):
             if report.strict:
-                raise reader
-            report.skipped.append(str(reader))
+                raise piece.error
+            report.skipped.append(str(piece.error))
             if video is not None:
                 video.abandon()
             return
+        reader, written = piece.reader, piece.tokens.shape[1]
         if video is None:
             video = writer.begin_video(vid, reader.expected, origin)
-        tokens, embedding = features
-        video.write(tokens, embedding)
-        clips += tokens.shape[1]
-        yield min(1.0, clips / reader.expected), tokens.shape[1]
+        video.write(piece.tokens, piece.embedding)
+        clips += written
+        yield min(1.0, clips / reader.expected), written
+    assert video is not None and reader is not None  # every video has a piece
     video.finish(reader.duration, reader.faults)
 
 
@@ -244,9 +269,9 @@ def _groups(qids: list[int | str]) -> list[list[int | str]]:
 
 def _decode_ahead(
     pool: ThreadPoolExecutor, videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
-) -> Iterator[Piece]:
+) -> Iterator[Frames | Unreadable]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
-    started: deque[Ahead[Piece]] = deque()
+    started: deque[Ahead[Frames | Unreadable]] = deque()
     for vid, path in videos.items():
         started.append(Ahead(pool, _read(vid, path, open_video), _room_for_more))
         if len(started) > DECODERS:
@@ -255,22 +280,24 @@ def _decode_ahead(
         yield from pieces
 
 
-def _room_for_more(waiting: Sequence[Piece]) -> bool:
+def _room_for_more(waiting: Sequence[Frames | Unreadable]) -> bool:
     """Whether memory may hold another batch of a video beside these, one at least."""
-    _, reader, frames = waiting[-1]
-    if frames is None:
+    last = waiting[-1]
+    if isinstance(last, Unreadable):
         return False
-    held = sum(len(frames) for _, _, frames in waiting)
-    return held + len(frames) <= reader.most_frames
+    held = sum(len(piece.frames) for piece in waiting if isinstance(piece, Frames))
+    return held + len(last.frames) <= last.reader.most_frames
 
 
-def _read(vid: str, path: Path, open_video: Callable[[Path], ClipReader]) -> Iterator[Piece]:
+def _read(
+    vid: str, path: Path, open_video: Callable[[Path], ClipReader]
+) -> Iterator[Frames | Unreadable]:
     """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
     try:
         reader = open_video(path)
         for frames in reader:
-            yield vid, reader, frames
+            yield Frames(vid, reader, frames)
     except BudgetError:
         raise
     except InputError as error:
-        yield vid, error, None
+        yield Unreadable(vid, error)

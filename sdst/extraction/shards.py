@@ -44,7 +44,7 @@ class Share:
     def of_environment(cls) -> Share:
         """As `torchrun` says by RANK, WORLD_SIZE and LOCAL_RANK; the only one without them."""
         names = {"rank": "RANK", "world": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
-        defaults = asdict(cls())
+        defaults = {key: str(value) for key, value in asdict(cls()).items()}
         try:
             share = cls(**{key: int(os.environ.get(n, defaults[key])) for key, n in names.items()})
         except ValueError:

@@ -64,7 +64,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts, dim)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+        [grad] = grads
         total = grad.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
         return total.narrow(ctx.dim, distributed.get_rank() * ctx.size, ctx.size), None

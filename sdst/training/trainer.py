@@ -160,7 +160,7 @@ class Trainer:
             if self.should_stop():
                 self.interrupted = True
                 break
-        means = {name: torch.stack([t[name] for t in history]).mean().item() for name in terms}
+        means = {name: torch.stack([t[name] for t in history]).mean().item() for name in history[0]}
         self.check_finite(means["loss"])
         health = {name: means.pop(name) for name in HEALTH}
         self.check_health(health)

@@ -58,8 +58,9 @@ def probe(folder: Path, stills: int = 4_000) -> dict[str, float]:
 def hidden_states(folder: Path, stills: Sequence[Still]) -> np.ndarray:
     """Tokens of the last four vision blocks, [stills, 4, tokens, width]."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
+    assert isinstance(model, open_clip.CLIP)
     out = []
-    with tapped(model.visual.transformer, LAYERS) as tokens:
+    with tapped(model.visual.get_submodule("transformer"), LAYERS) as tokens:
         for start in range(0, len(stills), 256):
             tokens.clear()
             model.encode_image(pixels(stills[start : start + 256]))
@@ -96,7 +97,7 @@ def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backbone", type=Path, default=BACKBONE, help="an open_clip folder")
     parser.add_argument("--stills", type=int, default=4_000)
     args = parser.parse_args()

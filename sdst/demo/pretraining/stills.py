@@ -102,7 +102,7 @@ def _through_codec(pictures: Iterator[np.ndarray], size: int) -> Iterator[np.nda
     file = io.BytesIO()
     encode(pictures, file)
     file.seek(0)
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         for frame in container.decode(video=0):
             yield resized(frame.to_ndarray(format="rgb24"), size)
 

@@ -99,7 +99,7 @@ def pretrain(
         model = open_clip.CLIP(**config)
         readers, alignment = BoxReaders(96, LAYERS, grid=4), PhraseAlignment(LAYERS, grid=4)
         with (
-            tapped(model.visual.transformer, LAYERS) as video,
+            tapped(model.visual.get_submodule("transformer"), LAYERS) as video,
             tapped(model.transformer, LAYERS) as text,
         ):
 
@@ -138,7 +138,7 @@ def tapped(transformer: nn.Module, layers: int) -> Iterator[list[Tensor]]:
     tokens: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda _, __, output: tokens.append(output))
-        for block in transformer.resblocks[-layers:]
+        for block in list(transformer.get_submodule("resblocks").children())[-layers:]
     ]
     yield tokens
     for hook in hooks:
@@ -231,7 +231,7 @@ def _write(folder: Path, model: open_clip.CLIP, config: dict, vocabulary: Path) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, default=BACKBONE, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
