@@ -19,18 +19,22 @@ SHORT, LONG = 4_800, 48_000
 ROUNDS = 3
 
 
-def make_inputs(length: int) -> list[Tensor]:
+Inputs = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+
+
+def make_inputs(length: int) -> Inputs:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, length, HEADS, CHANNELS, generator=generator) for _ in range(3)]
+    q, k, v = (torch.randn(1, length, HEADS, CHANNELS, generator=generator) for _ in range(3))
+    return q, k, v
 
 
-def windowed(inputs: list[Tensor]) -> Tensor:
+def windowed(inputs: Inputs) -> Tensor:
     with torch.no_grad():
         lengths = torch.tensor([inputs[0].shape[1]])
         return dense_attention(*inputs, lengths, window=WINDOW, global_clips=GLOBAL)
 
 
-def everything(inputs: list[Tensor]) -> Tensor:
+def everything(inputs: Inputs) -> Tensor:
     with torch.no_grad():
         return dense_attention(*inputs, torch.tensor([inputs[0].shape[1]]))
 
@@ -66,8 +70,8 @@ def bench_dense_attention_growth(benchmark) -> None:
 
 def bench_dense_attention_window(benchmark) -> None:
     inputs = make_inputs(SHORT)
-    cut = [x[:, : WINDOW + 1] for x in inputs]  # fits into the window: both are the same there
-    torch.testing.assert_close(windowed(cut), everything(cut))
+    q, k, v = (x[:, : WINDOW + 1] for x in inputs)  # fits into the window: both are the same there
+    torch.testing.assert_close(windowed((q, k, v)), everything((q, k, v)))
     calls = {"windowed": lambda: windowed(inputs), "everything": lambda: everything(inputs)}
     seconds = interleave(calls, ROUNDS)
     found = ratio(seconds["everything"], seconds["windowed"])

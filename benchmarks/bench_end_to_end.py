@@ -7,7 +7,7 @@ a matrix product's speed in the same number type; what is in bf16 is also held a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -56,7 +56,10 @@ def tell(
 
 
 def compare(
-    benchmark, precision: torch.dtype, calls: dict[str, Callable[[], object]], rounds: int = ROUNDS
+    benchmark,
+    precision: torch.dtype,
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int = ROUNDS,
 ) -> dict[str, list[float]]:
     """Seconds of `calls` taken in turns; notes how much faster `sdst` is than the others.
 

@@ -8,8 +8,9 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -60,18 +61,23 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def compare(
-    benchmark, op: str, calls: dict[str, Callable[[], object]], tolerance: float, **told: object
+    benchmark,
+    op: str,
+    calls: Mapping[str, Callable[[], Sequence[Tensor]]],
+    tolerance: float,
+    asks_the_host: bool = False,
+    store: str | None = None,
+    **told: int,
 ) -> None:
-    """Time "sdst" of `calls` as a graph, against the others; FLOPs and bytes are of one call."""
+    """Time "sdst" of `calls` as a graph, against the others; `told` of one call."""
     for other in list(calls)[1:]:
         for mine, theirs in zip(calls["sdst"](), calls[other](), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
     eager = interleave({name: finished(call) for name, call in calls.items()}, ROUNDS)
     graphs = {"sdst": finished(captured(calls["sdst"], CALLS))}
-    capturable = not told.pop("asks_the_host", False)
     for other in list(calls)[1:]:
         benchmark.extra_info[f"against {other}"] = ratio(eager[other], eager["sdst"])
-        if capturable:
+        if not asks_the_host:
             graphs[other] = finished(captured(calls[other], CALLS))
     in_graphs = interleave(graphs, ROUNDS)
     for other in list(graphs)[1:]:
@@ -84,8 +90,10 @@ def compare(
         "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
         "device": "cuda",
         "dtype": "float32",  # of the arithmetic
-        **{name: CALLS * x if name in ("flops", "bytes") else x for name, x in told.items()},
+        **{name: CALLS * count for name, count in told.items()},
     }
+    if store is not None:
+        benchmark.extra_info["store"] = store
     benchmark.pedantic(graphs["sdst"], rounds=ROUNDS, warmup_rounds=2)
 
 
@@ -122,12 +130,12 @@ def bench_select_tokens_on_gpu(benchmark, direction: str, shape: str, store: str
             return indices, scores, valid
         return indices, *torch.autograd.grad(scores, (u,), upstream)
 
-    told = {"asks_the_host": True}
+    told = {}
     if direction == "forward":
         told["flops"] = select_flops(*shape_of(shape))
         told["bytes"] = select_traffic(*shape_of(shape), 64, tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
-    compare(benchmark, "select_tokens", calls, 1e-3, store=store, **told)
+    compare(benchmark, "select_tokens", calls, 1e-3, asks_the_host=True, store=store, **told)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -150,7 +158,7 @@ def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
     told = {}
     if direction == "forward":
         told["flops"] = pool_flops(*tokens.shape)
-        told["bytes"] = pool_traffic(*tokens.shape, tokens.element_size())
+        told["bytes"] = pool_traffic(*tokens.shape, element=tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **told)
 
@@ -216,7 +224,7 @@ def bench_linear_assignment_on_gpu(benchmark) -> None:
 
 
 @pytest.mark.parametrize("method", ["hard", "gaussian"])
-def bench_temporal_nms_on_gpu(benchmark, method: str) -> None:
+def bench_temporal_nms_on_gpu(benchmark, method: Literal["hard", "gaussian"]) -> None:
     generator = torch.Generator().manual_seed(0)
     spans = torch.rand(128, 100, 2, generator=generator).sort(-1).values.cuda()
     scores = torch.rand(128, 100, generator=generator).cuda()
@@ -241,13 +249,15 @@ def bench_dense_attention_on_gpu(
 ) -> None:
     """In bf16, by every library that there is: PyTorch's own against the others."""
     sizes = (batch, length, HEADS, CHANNELS)
-    q, k, v = (torch.randn(sizes, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    inputs = tuple(x.requires_grad_(backward) for x in (q, k, v))
+    q, k, v = inputs = tuple(
+        torch.randn(sizes, device="cuda", dtype=torch.bfloat16).requires_grad_(backward)
+        for _ in range(3)
+    )
     lengths = torch.randint(length // 2, length + 1, (batch,)).cuda() if padded else None
     upstream = torch.randn_like(q)
 
     def run(implementation: str) -> None:
-        out = dense_attention(*inputs, lengths, window=window, implementation=implementation)
+        out = dense_attention(q, k, v, lengths, window=window, implementation=implementation)
         if backward:
             torch.autograd.grad(out, inputs, upstream)
 

@@ -49,9 +49,10 @@ def bench_pool_tokens(benchmark, shape: str, store: str, direction: str) -> None
         names.append("torch.compile")
     for name in names[1:]:
         torch.testing.assert_close(run("native"), run(name), rtol=1e-3, atol=1e-3)
-    told = {"dtype": "float32", "store": store}  # whatever the store, the arithmetic is fp32
+    # Whatever the store, the arithmetic is fp32.
+    told: dict[str, str | int] = {"dtype": "float32", "store": store}
     if direction == "forward":
         told["flops"] = flops(*tokens.shape)
-        told["bytes"] = traffic(*tokens.shape, tokens.element_size())
+        told["bytes"] = traffic(*tokens.shape, element=tokens.element_size())
     calls = {name: lambda name=name: run(name) for name in names}
     compare(benchmark, "pool_tokens", direction, calls, **told)

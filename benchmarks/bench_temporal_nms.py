@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def loop(spans: Tensor, scores: Tensor, method: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("method", ["hard", "gaussian"])
-def bench_temporal_nms(benchmark, method: str) -> None:
+def bench_temporal_nms(benchmark, method: Literal["hard", "gaussian"]) -> None:
     generator = torch.Generator().manual_seed(0)
     spans = torch.rand(BATCH, SPANS, 2, generator=generator).sort(-1).values
     scores = torch.rand(BATCH, SPANS, generator=generator)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
@@ -22,11 +23,6 @@ import numpy as np
 
 from sdst.data.video import ClipReader, clip_times, num_clips
 from sdst.memory import peak_memory
-
-try:
-    import decord
-except ImportError:
-    decord = None
 
 WIDTH, HEIGHT, FPS, SECONDS = 854, 480, 30, 60
 SPACINGS = (0.5, 1.0, 2.0, 4.0)  # seconds
@@ -57,7 +53,7 @@ def repeat(path: Path, out: Path, times: int) -> None:
         for turn in range(times):
             with av.open(str(path)) as source:
                 for packet in source.demux(video=0):
-                    if packet.size:
+                    if packet.pts is not None and packet.dts is not None:
                         shift = int(turn * SECONDS / packet.time_base)
                         packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                         packet.stream = stream
@@ -81,6 +77,8 @@ def read_all(path: Path, spacing: float) -> int:
 
 
 def read_decord(path: Path, spacing: float) -> int:
+    import decord
+
     reader = decord.VideoReader(str(path), num_threads=1)
     spans = reader.get_frame_timestamp(range(len(reader)))
     clips = range(num_clips(spans[-1, 1], spacing))
@@ -93,7 +91,7 @@ def read_decord(path: Path, spacing: float) -> int:
 def costs(path: Path, spacing: float) -> dict[str, float]:
     """Processor seconds per minute of video, the median of rounds in turns."""
     readers: dict[str, Callable[[Path, float], int]] = {"ours": read_ours, "PyAV": read_all}
-    if decord is not None:
+    if find_spec("decord"):
         readers["decord"] = read_decord
     seconds: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(ROUNDS):
@@ -123,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for spacing in SPACINGS:
                 found = ", ".join(f"{n} {s:.2f}" for n, s in costs(path, spacing).items())
                 print(f"| {group} s | {spacing} s | {found} |", flush=True)
-        long = Path(folder) / "long.mp4"
+        minute, long = Path(folder) / f"{GROUPS[-1]}.mp4", Path(folder) / "long.mp4"
         for length in (max(1, minutes // 6), minutes):
-            repeat(path, long, length)
+            repeat(minute, long, length)
             peak = peak_memory(lambda: read_ours(long, 2.0)) / 2**20
             print(f"{length} minutes, a frame every 2 s: {peak:.0f} MiB at the peak")
 

@@ -125,7 +125,7 @@ def cuda_usage(source: str, architecture: str) -> dict[str, Usage]:
 
 def _name(told: str) -> str:
     """A kernel's name out of its mangled one, where a length stands before each part."""
-    mangled, name = re.search(r"'_ZN(\w+)'", told)[1], ""
+    [mangled], name = re.findall(r"'_ZN(\w+)'", told)[:1], ""
     while length := re.match(r"\d+", mangled):
         end = length.end() + int(length[0])
         name, mangled = mangled[length.end() : end], mangled[end:]
@@ -136,7 +136,7 @@ def _usage(told: str) -> Usage:
     stack = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", told)
     shared = re.search(r"(\d+) bytes smem", told)
     return {
-        "registers": int(re.search(r"Used (\d+) registers", told)[1]),
+        "registers": int(re.findall(r"Used (\d+) registers", told)[0]),
         "stack": sum(map(int, stack)),
         "shared memory": int(shared[1]) if shared else 0,
     }

@@ -29,10 +29,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -162,7 +164,7 @@ class Recorder(TorchDispatchMode):
         seconds = time.perf_counter() - start
         if not _is_free(func):
             node = torch._C._current_autograd_node()
-            part = node.metadata.get("part", "recurrence") if node else self._part
+            part = _notes(node).get("part", "recurrence") if node else self._part
             name, work = func.overloadpacket.__name__, Work.of(func, args, kwargs, result)
             self.operations.append(Operation(name, part, work, seconds))
         return result
@@ -185,9 +187,14 @@ def _label(tensors: list[Tensor], part: str) -> None:
     nodes = [tensor.grad_fn for tensor in tensors]
     while nodes:
         node = nodes.pop()
-        if node is not None and "part" not in node.metadata:
-            node.metadata["part"] = part
+        if node is not None and "part" not in _notes(node):
+            _notes(node)["part"] = part
             nodes += [before for before, _ in node.next_functions]
+
+
+def _notes(node: Node) -> dict[str, str]:
+    """A node's own dictionary, which PyTorch's types take for a method."""
+    return cast(dict[str, str], node.metadata)
 
 
 def _is_free(func: torch._ops.OpOverload) -> bool:

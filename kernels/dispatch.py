@@ -27,7 +27,7 @@ def constant(function: Callable) -> Callable:
     As `torch.compiler.assume_constant_result`, which imports the compiler: a second and 100 MB that
     few need.
     """
-    function._dynamo_marked_constant = True
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010, of a function
     return function
 
 

@@ -1,5 +1,10 @@
 """Reading the temporal pyramid (pyramid.py) inside of Triton kernels: averaged on the fly."""
 
+# Triton compiles these functions itself: to a type checker neither its blocks nor its constants
+# (`tl.constexpr`, `tl.static_range`) are what the kernels use them as.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 import triton

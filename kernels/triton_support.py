@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def late(module: str, function: str) -> Callable:
     return lambda *args: found()(*args)
 
 
-def launch(kernel: object, grid: tuple[int, ...], *args: object, **constants: object) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: object) -> None:
     """Start a Triton kernel on the device of its first argument; an empty grid starts nothing."""
     if 0 in grid:
         return

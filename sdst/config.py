@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -152,6 +152,13 @@ class TrainConfig:
     seed: int = 0
 
 
+class Stretches(NamedTuple):
+    """How a long video is cut: clips of each stretch, and those that neighbours share."""
+
+    clips: int
+    overlap: int
+
+
 @dataclass
 class PredictConfig:
     """How a model's moments become an answer.
@@ -185,6 +192,12 @@ class PredictConfig:
     stretch: int | None = None
     overlap: int | None = None
     select_from: Literal["stretch", "video"] = "stretch"
+
+    @property
+    def stretches(self) -> Stretches:
+        """How long videos are cut. Of a config whose data was opened, as every checkpoint's was."""
+        assert self.stretch is not None and self.overlap is not None
+        return Stretches(self.stretch, self.overlap)
 
 
 @dataclass
@@ -287,7 +300,7 @@ _SECTIONS = {
 class _Loader(yaml.SafeLoader):
     """Plain YAML: a few bytes of aliases stand for gigabytes, and a key given twice is an error."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise InputError(f"line {mark.line + 1}: aliases (*name) are not taken; write it out")

@@ -140,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     videos = _open_videos(options)
     grounder = _open_grounder(options)
     if videos is not None:
+        from sdst.grounding.grounder import Grounder
+
+        assert isinstance(grounder, Grounder)  # `_check_options` refuses --zero-shot here
         return _search(grounder, videos, options)
     answers = grounder.ground(options.video, options.query, options.top, progress=True)
     if options.json:

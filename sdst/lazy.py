@@ -1,7 +1,7 @@
 """Packages whose names are imported on first use.
 
-`sdst.model.config` and the options of the commands are read before anything needs PyTorch; importing
-their packages must not bring it along.
+`sdst.model.config` and the options of the commands are read before anything needs PyTorch;
+importing their packages must not bring it along.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def names_of(
 
     Args:
         package: its `__name__`.
-        homes: its public names, each with the module of the package that has it. What a type checker
-            reads says the same: the package imports them under `TYPE_CHECKING`.
+        homes: its public names, each with the module of the package that has it; as it imports
+            them under `TYPE_CHECKING`.
     """
 
     def find(name: str) -> Any:

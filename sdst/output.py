@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class Sink(io.RawIOBase):
@@ -19,7 +19,7 @@ class Sink(io.RawIOBase):
             `| head` does.
     """
 
-    def __init__(self, stream: io.RawIOBase) -> None:
+    def __init__(self, stream: io.FileIO | io.BytesIO) -> None:
         self._stream, self._is_open = stream, True
         self.fault: int | None = None
 
@@ -32,7 +32,7 @@ class Sink(io.RawIOBase):
     def isatty(self) -> bool:
         return self._stream.isatty()
 
-    def write(self, data: memoryview) -> int:
+    def write(self, data: Any, /) -> int:
         if self._is_open:
             try:
                 return self._stream.write(data)
@@ -74,7 +74,7 @@ def _forgiving(stream: TextIO | None) -> tuple[TextIO, Sink]:
             io.BufferedWriter(sink),
             encoding=stream.encoding,
             errors="backslashreplace",
-            line_buffering=stream.line_buffering,
+            line_buffering=bool(stream.line_buffering),
             write_through=unbuffered,
         ),
         sink,

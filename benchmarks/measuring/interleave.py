@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
-def interleave(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    candidates: Mapping[Name, Callable[[], object]], rounds: int
+) -> dict[Name, list[float]]:
     """Seconds of every candidate in every round: A B C A B C ..., after two rounds unmeasured.
 
     In its turn a candidate runs once unmeasured, so that it finds its own data in the caches and
     not what the one before it left there.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 2):
         for name, call in candidates.items():
             call()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def make_store(shape: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Ten
 
 
 def compare(
-    benchmark, op: str, direction: str, calls: dict[str, Callable[[], object]], **told: object
+    benchmark, op: str, direction: str, calls: Mapping[str, Callable[[], object]], **told: object
 ) -> None:
     """Time `calls`, "native" against all others, in turns; with memory, into the benchmark."""
     for call in calls.values():

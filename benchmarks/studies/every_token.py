@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.studies.runs import TEST_VIDEOS, head, row, trained_on_demo
 from sdst.errors import run
 from sdst.model import SDST, EncodedVideo, ModelConfig
-from sdst.model.layers import CrossAttention
+from sdst.model.layers import CrossAttentionLayers
 from sdst.model.video import dense_inputs
 
 
@@ -29,7 +29,10 @@ class EveryToken(SDST):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.sparse_block.context_attention = AttentionToAll(config.width, config.heads)
+        assert self.selection is not None  # of the recipe, which the study varies
+        self.sparse_block.register_module(
+            "context_attention", AttentionToAll(config.width, config.heads)
+        )
         self.wanted = self.selection.query
         self.selection = None
 
@@ -40,6 +43,7 @@ class EveryToken(SDST):
         return EncodedVideo(lengths, video.transpose(0, 1), scales, None, None)
 
     def _read_video(self, video: EncodedVideo, sentence: Tensor) -> tuple:
+        assert video.tokens is not None
         per_clip = video.tokens.shape[3]
         projected = self.visual_projection(video.tokens.float())
         wanted = self.wanted(sentence.transpose(0, 1))
@@ -50,12 +54,12 @@ class EveryToken(SDST):
         return visual, inputs, contexts
 
 
-class AttentionToAll(CrossAttention):
+class AttentionToAll(CrossAttentionLayers):
     """Cross-attention of the moment queries to all projected tokens."""
 
     def forward(self, hidden: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         tokens, lengths = context
-        return super().forward(hidden, self.keys_values(tokens), lengths)
+        return self.attend(hidden, self.keys_values(tokens), lengths)
 
 
 MODELS = {"sparse selection": SDST, "every token": EveryToken}

@@ -85,7 +85,8 @@ def measure(kind: str, clips: int, file: Path, options: PredictConfig) -> Cost:
 def anonymous() -> int:
     """Bytes of memory that this process holds and no file stands behind, Linux only."""
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)[1])
+    [kilobytes] = re.findall(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(kilobytes)
 
 
 class peak_of:

@@ -86,6 +86,7 @@ def pack(budget: Budget) -> None:
         root = data_root(budget)
         root.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):
+            assert budget.annotations is not None  # planted features are made of them
             shutil.copy(budget.annotations / f"highlight_{split}_release.jsonl", root)
     config = load_config(RECIPE, options_of(budget, seed=0))
     if not packed_path(config, data_root(budget)).exists():

@@ -85,7 +85,7 @@ def make_up(annotations: Sequence[Annotation], source: PlantedFeatures, config: 
     clips = {}
     for vid in dict.fromkeys(a.vid for a in annotations):
         tokens = source.video(vid).tokens[-config.planted.layers :, ..., :width]
-        clips[vid] = tokens.mean(axis=(0, 2))
+        clips[vid] = np.mean(np.asarray(tokens), axis=(0, 2))
     return Videos(annotations, source, config.data.clip_length, clips)
 
 
@@ -247,6 +247,7 @@ def main() -> None:
         splits, source = open_files(
             config, known.annotations, read_splits(config, known.annotations)
         )
+        assert isinstance(source, PlantedFeatures)  # as `data.planted` asks
         train, val = (make_up(splits[name], source, config) for name in ("train", "val"))
         filters = {"oracle": Oracle(train, config.planted), "naive": NaiveFilter(train)}
         for name, rate in filters.items():

@@ -94,13 +94,15 @@ def measure_costs(rounds: int) -> dict[Variant, Cost]:
     memory: dict[Variant, int] = {}
     for variant in VARIANTS:
         config = load_config("qvhighlights_internvideo2", variant.options(layers=5))
-        step = steps[variant] = TrainingStep(config, BATCH)
+        train = steps[variant] = TrainingStep(config, BATCH)
         forwards[variant] = forward_pass(config, BATCH)
-        step()
-        memory[variant] = peak_memory(step)
-    timed = [interleave(calls, rounds) for calls in (steps, forwards)]
+        train()
+        memory[variant] = peak_memory(train)
+    step, forward = (interleave(calls, rounds) for calls in (steps, forwards))
     return {
-        variant: Cost(*(statistics.median(t[variant]) for t in timed), memory[variant])
+        variant: Cost(
+            statistics.median(step[variant]), statistics.median(forward[variant]), memory[variant]
+        )
         for variant in VARIANTS
     }
 

@@ -16,6 +16,11 @@ fp32 tensors of N elements (taps, their mix) that autograd would keep for the ea
 its two scatters; points and weights are not kept either, but found again.
 """
 
+# Triton compiles these functions itself: to a type checker neither its blocks nor its constants
+# (`tl.constexpr`, `tl.static_range`) are what the kernels use them as.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 import torch

@@ -41,7 +41,10 @@ def dense_attention(
     global_clips: int,
 ) -> Tensor:
     """See `sdst.kernels.dense_attention`."""
-    from flash_attn import flash_attn_func, flash_attn_varlen_func
+    from flash_attn import (  # pyright: ignore[reportMissingImports], which may be absent
+        flash_attn_func,
+        flash_attn_varlen_func,
+    )
 
     reach = -1 if window is None else window
     options = {"dropout_p": dropout_p, "window_size": (reach, reach)}

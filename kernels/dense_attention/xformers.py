@@ -57,8 +57,13 @@ def dense_attention(
     global_clips: int,
 ) -> Tensor:
     """See `sdst.kernels.dense_attention`."""
-    from xformers.ops import memory_efficient_attention
-    from xformers.ops.fmha.attn_bias import BlockDiagonalMask, LocalAttentionFromBottomRightMask
+    from xformers.ops import (  # pyright: ignore[reportMissingImports], which may be absent
+        memory_efficient_attention,
+    )
+    from xformers.ops.fmha.attn_bias import (  # pyright: ignore[reportMissingImports], likewise
+        BlockDiagonalMask,
+        LocalAttentionFromBottomRightMask,
+    )
 
     if lengths is None:
         mask = window and LocalAttentionFromBottomRightMask(window_left=window, window_right=window)

@@ -10,6 +10,11 @@ per clip; then a program owns a stretch of channels and of tokens, and the stret
 a fixed order, without atomics.
 """
 
+# Triton compiles these functions itself: to a type checker neither its blocks nor its constants
+# (`tl.constexpr`, `tl.static_range`) are what the kernels use them as.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 import torch

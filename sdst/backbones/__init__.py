@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdst.errors import InputError
+
+if TYPE_CHECKING:
+    from sdst.backbones.internvideo2 import InternVideo2Backbone
 
 DEMO_BACKBONE = Path(__file__).parents[1] / "demo" / "backbone"
 
@@ -55,7 +58,6 @@ class Backbone(Protocol):
     """
 
     name: str
-    fingerprint: str
     device: torch.device
     image_size: tuple[int, int]
     layers: int
@@ -65,14 +67,20 @@ class Backbone(Protocol):
     text_width: int
     embed_width: int
 
+    @property
+    def fingerprint(self) -> str: ...
+
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         """Encode RGB frames of any size, uint8 `[T * frames_at_once, H, W, 3]`."""
+        ...
 
     def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences, each trimmed to its own tokens."""
+        ...
 
     def release_text(self) -> None:
         """Free the memory of the text tower; `encode_text` cannot be called any more."""
+        ...
 
 
 def load_backbone(name: str, layers: int, device: str | torch.device | None = None) -> Backbone:
@@ -91,7 +99,7 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
             does not show its hidden states or has fewer blocks than `layers`.
     """
     if name.partition(":")[0] == "internvideo2":
-        return _load_internvideo2(name, layers, device)
+        return load_internvideo2(name, layers, device)
     from sdst.backbones.openclip import OpenClipBackbone
 
     return OpenClipBackbone(
@@ -99,7 +107,10 @@ def load_backbone(name: str, layers: int, device: str | torch.device | None = No
     )
 
 
-def _load_internvideo2(name: str, layers: int, device: str | torch.device | None) -> Backbone:
+def load_internvideo2(
+    name: str, layers: int, device: str | torch.device | None
+) -> InternVideo2Backbone:
+    """As `load_backbone`, of a name that begins with `internvideo2:`."""
     try:
         from sdst.backbones.internvideo2 import InternVideo2Backbone
     except ModuleNotFoundError as error:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, get_ident
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -105,7 +105,9 @@ class OpenClipBackbone:
         self._dtype = DTYPES[
             options.dtype or ("float16" if self.device.type == "cuda" else "float32")
         ]
-        self.preprocess = Preprocess(PreprocessCfg(**self.model.visual.preprocess_cfg))
+        self.preprocess = Preprocess(
+            PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model))
+        )
         self.preprocess.to(self.device)
         if self._dtype is not None and self.device.type == "cpu":
             _ = self.fingerprint  # is of the weights as they were published
@@ -126,7 +128,9 @@ class OpenClipBackbone:
         digest.update(json.dumps(description, sort_keys=True).encode())
         for key, value in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
         return f"openclip-{digest.hexdigest()[:16]}-k{self.layers}"
 
     @torch.inference_mode()
@@ -251,12 +255,12 @@ def _round_weights(tower: nn.Module, dtype: torch.dtype) -> None:
 class _ShortContext:
     """A CLIP model as its own functions find it where texts have `length` tokens at most."""
 
-    def __init__(self, model: open_clip.CLIP, length: int):
+    def __init__(self, model: Any, length: int):
         self._model = model
         self.positional_embedding = model.positional_embedding[:length]
         self.attn_mask = model.attn_mask[:length, :length]
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
@@ -276,6 +280,9 @@ class Preprocess(nn.Module):
     torchvision resizes uint8 tensors in fixed point, as PIL does: the two differ by a grey level
     here and there. Scaling to [0, 1] and normalising are one multiplication and one addition.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, config: PreprocessCfg):
         super().__init__()
@@ -320,7 +327,8 @@ def _resize(frames: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
     return F.resize(frames, list(size), mode, antialias=True)
 
 
-def _create_model(options: Options) -> nn.Module:
+def _create_model(options: Options) -> Any:
+    """One of open_clip's models, whose classes share methods but no base that declares them."""
     name = options.model
     model, pretrained = _split(name)
     if ":" not in name:
@@ -428,12 +436,12 @@ def _silent_logging() -> Iterator[None]:
         logging.disable(before)
 
 
-def _create_tokenizer(name: str) -> open_clip.tokenizer.SimpleTokenizer:
+def _create_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
     model, _ = _split(name)
     folder = Path(model.removeprefix(LOCAL))
     merges = sorted(folder.glob("*.txt.gz")) if model.startswith(LOCAL) else []
-    options = {"bpe_path": str(merges[0])} if merges else {}
+    options: dict[str, Any] = {"bpe_path": str(merges[0])} if merges else {}
     config = {} if name.startswith((LOCAL, HUB)) else open_clip.factory.get_model_config(model)
     from_hub = name.startswith(HUB) or "hf_tokenizer_name" in (config or {}).get("text_cfg", {})
     make = partial(open_clip.get_tokenizer, model, **options)

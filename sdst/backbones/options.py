@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from sdst.errors import InputError
 
 Kind = type | tuple[str, ...]
 
 
-def parse_options(name: str, kinds: Mapping[str, Kind]) -> tuple[str, dict[str, str | int | bool]]:
+def parse_options(name: str, kinds: Mapping[str, Kind]) -> tuple[str, dict[str, Any]]:
     """The name without its options, and these by their names.
 
     Args:
@@ -20,7 +21,7 @@ def parse_options(name: str, kinds: Mapping[str, Kind]) -> tuple[str, dict[str, 
         InputError: an option that there is not, or a value of another kind.
     """
     base, *given = re.split(r",(?=\w+=)", name)
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, Any] = {}
     for key, value in (option.split("=", 1) for option in given):
         if key not in kinds:
             raise InputError(

@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -73,20 +73,20 @@ def _member(archive: zipfile.ZipFile, path: Path, keys: Sequence[str]) -> zipfil
     return found
 
 
-def _read_npy(file: BinaryIO, size: int, path: Path) -> np.ndarray:
+def _read_npy(file: IO[bytes], size: int, path: Path) -> np.ndarray:
     """The array of an open file of `size` bytes."""
     file.seek(0)
     shape, by_column, dtype = _shape_and_type(file, size, path)
     values = np.empty(math.prod(shape), dtype)
-    rest = memoryview(values.view(np.uint8))
+    rest = values.view(np.uint8).data
     while rest:
-        if not (read := file.readinto(rest)):
+        if not (read := file.readinto(rest)):  # pyright: ignore[reportAttributeAccessIssue]
             raise InputError(f"{path}: cut short; {ADVICE}")
         rest = rest[read:]
     return values.reshape(shape[::-1]).T if by_column else values.reshape(shape)
 
 
-def _shape_and_type(file: BinaryIO, size: int, path: Path) -> tuple[tuple, bool, np.dtype]:
+def _shape_and_type(file: IO[bytes], size: int, path: Path) -> tuple[tuple, bool, np.dtype]:
     """What the header says, which must go with the file's size, and fit into the memory."""
     file.seek(0)
     version = npy.read_magic(file)

@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from sdst.backbones import Backbone, load_backbone
+from sdst.backbones import Backbone, load_backbone, load_internvideo2
 from sdst.checkpoint import trained_on
 from sdst.config import Config, NoCacheError
 from sdst.data.store.reader import FeatureStore, VideoFeatures
@@ -91,7 +91,8 @@ class VideoEncoder:
                         trim(folder.parent, most)
                         return made
             except (OSError, InputError) as error:
-                if (kept := _kept(folder)) is not None:  # another encoder was faster
+                # Another encoder may have been faster.
+                if folder is not None and (kept := _kept(folder)) is not None:
                     return kept
                 if isinstance(error, InputError):
                     raise
@@ -176,7 +177,7 @@ def encoder_of(
             f"--backbone {backbone}: checkpoint {checkpoint} was trained on InternVideo2's "
             "features; expected internvideo2:PATH"
         )
-    loaded = load_backbone(backbone, layers, device)
+    loaded = load_internvideo2(backbone, layers, device)
     loaded.check_published()
     return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
 

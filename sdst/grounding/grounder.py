@@ -143,7 +143,7 @@ class Grounder(_Grounder):
 
     def _answers_by_model(self, video: VideoFeatures, tokens: list[Tensor]) -> list[Prediction]:
         clip_length, options = self.encoder.clip_length, self.config.predict
-        if video.tokens.shape[1] > options.stretch:
+        if video.tokens.shape[1] > options.stretches.clips:
             return ground_long(
                 self.model, video.tokens, tokens, clip_length, video.duration, options, video.scales
             )
@@ -182,7 +182,7 @@ class Grounder(_Grounder):
         """
         _check_question(queries, top)
         texts = self.backbone.encode_text(queries)
-        stretch = self.config.predict.stretch
+        stretch = self.config.predict.stretches.clips
         ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
         corpus = videos_of(videos, self.encoder, skipped, progress)
         for group in groups(corpus, len(queries), self.clips_at_once, stretch):
@@ -199,10 +199,10 @@ class Grounder(_Grounder):
             return [self._answers(videos[0], texts, top)]
         device = self.backbone.device
         lengths = torch.tensor([video.tokens.shape[1] for video in videos], device=device)
-        video = _stacked([video.tokens for video in videos]).to(device)
+        video = _stacked([np.asarray(video.tokens) for video in videos]).to(device)
         scales = None
-        if videos[0].scales is not None:
-            scales = _stacked([video.scales for video in videos]).to(device)
+        if of_videos := [np.asarray(x.scales) for x in videos if x.scales is not None]:
+            scales = _stacked(of_videos).to(device)
         index = torch.arange(len(videos), device=device).repeat_interleave(len(texts))
         tokens, words = self._padded([text.tokens for text in texts])
         tokens, words = tokens.repeat(len(videos), 1, 1, 1), words.repeat(len(videos))
@@ -260,7 +260,7 @@ class ZeroShotGrounder(_Grounder):
     ) -> list[Prediction]:
         answers = [
             zero_shot_moments(
-                video.embedding,
+                np.asarray(video.embedding),
                 text.embedding.cpu().numpy(),
                 self.encoder.clip_length,
                 video.duration,

@@ -76,9 +76,10 @@ def ground_long(
     layers, device = model.config.layers, model.fusion.device
     answers = [_Answer(tokens.shape[1]) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
-    beyond = [None for _ in texts]
-    if options.select_from == "video" and model.selection and tokens.shape[1] > options.stretch:
-        beyond = _select_from_all(model, tokens, texts, scales)
+    beyond: list[list[SelectedTokens] | None] = [None for _ in texts]
+    stretch, overlap = options.stretches
+    if options.select_from == "video" and model.selection and tokens.shape[1] > stretch:
+        beyond = [*_select_from_all(model, tokens, texts, scales)]
     for starts, stack in _batches(tokens, options):
         video = stack(tokens).to(device).expand(-1, layers, -1, -1, -1)
         lengths = torch.full((len(starts),), video.shape[2], device=device)
@@ -88,14 +89,15 @@ def ground_long(
             words = torch.full_like(lengths, text.shape[1])
             text = text.expand(len(starts), -1, -1, -1)
             outputs = model.answer(encoded, text, words, every_step=False, beyond=context)
-            answer.add(starts, outputs, options.overlap)
+            answer.add(starts, outputs, overlap)
     return [answer.predict(clip_length, duration, options) for answer in answers]
 
 
 def stretch_starts(length: int, options: PredictConfig) -> list[int]:
     """First clips of the stretches of a video of `length` clips; the last ends with it."""
-    last = max(length - options.stretch, 0)
-    return [*range(0, last, options.stretch - options.overlap), last]
+    stretch, overlap = options.stretches
+    last = max(length - stretch, 0)
+    return [*range(0, last, stretch - overlap), last]
 
 
 def _batches(
@@ -106,18 +108,20 @@ def _batches(
     It makes of tokens [K, L, ...], or their scales, [S, K, l, ...].
     """
     starts = stretch_starts(tokens.shape[1], options)
-    size = tokens[:, : options.stretch].nbytes
+    stretch = options.stretches.clips
+    size = tokens[:, :stretch].nbytes
     at_once = max(min(BYTES_AT_ONCE // max(size, 1), STRETCHES_AT_ONCE), 1)
 
     for first in range(0, len(starts), at_once):
         some = starts[first : first + at_once]
-        yield some, partial(_cut, starts=some, size=options.stretch)
+        yield some, partial(_cut, starts=some, size=stretch)
 
 
 def _cut(values: np.ndarray | Tensor, starts: Sequence[int], size: int) -> Tensor:
     """[S, K, size, ...], copies of values [K, L, ...] from each of `starts` on."""
-    stack = torch.stack if isinstance(values, Tensor) else np.stack
-    return torch.as_tensor(stack([values[:, start : start + size] for start in starts]))
+    if isinstance(values, Tensor):
+        return torch.stack([values[:, start : start + size] for start in starts])
+    return torch.from_numpy(np.stack([values[:, start : start + size] for start in starts]))
 
 
 def _select_from_all(

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from benchmarks.studies.runs import TEST_VIDEOS, demo_of_tests
-from benchmarks.studies.tuning.pictures import Pictures
+from benchmarks.studies.tuning.pictures import Pictures, picture_backbone
 from benchmarks.studies.tuning.strategies import STRATEGIES, OnPictures, Training
-from sdst.backbones import load_backbone
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.data.video_files import dataset_videos
@@ -82,7 +81,7 @@ def pictures_of(data: Data) -> Pictures:
         root / "pictures",
         dataset_videos(root / "videos", {a.vid for a in annotations}),
         {a.qid: a.query for a in annotations},
-        load_backbone(config.data.backbone, 1),
+        picture_backbone(config, 1),
         config.data.clip_length,
     )
 

@@ -81,7 +81,7 @@ SETUPS = {
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("setup", choices=SETUPS)
     parser.add_argument("strategy", choices=(*STRATEGIES, QUERIES))
     parser.add_argument("--steps", type=int, default=3)

@@ -11,9 +11,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sdst.backbones import load_backbone
 from sdst.backbones.openclip import OpenClipBackbone
+from sdst.config import Config
 from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.data.video import ClipReader, probe
+
+
+def picture_backbone(config: Config, layers: int) -> OpenClipBackbone:
+    """The backbone of `config`, which must be one of pictures."""
+    backbone = load_backbone(config.data.backbone, layers)
+    assert isinstance(backbone, OpenClipBackbone)
+    return backbone
 
 
 class Pictures:

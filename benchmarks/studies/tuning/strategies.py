@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.backbones import load_backbone
+from benchmarks.studies.tuning.pictures import picture_backbone
 from sdst.backbones.openclip import OpenClipBackbone
 from sdst.config import Config
 from sdst.data.batches import Batch
@@ -120,7 +120,7 @@ def make_model(strategy: Strategy, config: Config) -> OnFeatures | OnPictures:
     head = SDST(head_config(strategy, config))
     if strategy.backbone == "frozen":
         return OnFeatures(head)
-    model = OnPictures(load_backbone(config.data.backbone, head.config.layers), head)
+    model = OnPictures(picture_backbone(config, head.config.layers), head)
     if strategy.backbone == "lora":
         lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=_LORA_TARGETS)
         model.towers = get_peft_model(model.towers, lora)
@@ -135,7 +135,7 @@ def with_backbone(model: OnFeatures | OnPictures, config: Config) -> OnPictures:
     if isinstance(model, OnPictures):
         return model
     layers = model.head.config.layers
-    return OnPictures(load_backbone(config.data.backbone, layers), model.head)
+    return OnPictures(picture_backbone(config, layers), model.head)
 
 
 class Training:

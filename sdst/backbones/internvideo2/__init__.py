@@ -169,10 +169,12 @@ class InternVideo2Backbone:
         clips = self._preprocess(torch.from_numpy(frames).to(self.device)).to(self._dtype)
         clips = clips.unflatten(0, (-1, self.frames_at_once)).transpose(1, 2)
         tower, tokens = self._model.vision_encoder, []
+        stream: Tensor | None = None
         with self._one_at_a_time:
             for block, stream in enumerate(tower(clips, self._clips_at_once)):
                 if block >= self.sizes.depth - self.layers:
                     tokens.append(self._pool(stream))
+        assert stream is not None  # the last block's
         embedding = self._model.vision_proj(self._attention_pool(stream))
         return FrameFeatures(torch.stack(tokens), F.normalize(embedding.float(), dim=-1))
 
@@ -236,7 +238,8 @@ class InternVideo2Backbone:
         layers = {
             **_numbered("vision_encoder.blocks", model.vision_encoder.blocks),
             **_numbered(
-                "text_encoder.bert.encoder.layer", model.text_encoder["bert"].encoder.layer
+                "text_encoder.bert.encoder.layer",
+                model.text_encoder.get_submodule("bert.encoder.layer"),
             ),
         }
         streamed = layers if self.options.stream else {}
@@ -246,8 +249,8 @@ class InternVideo2Backbone:
         return model.eval().requires_grad_(False), list(needed)
 
 
-def _numbered(name: str, modules: nn.ModuleList) -> dict[str, nn.Module]:
-    return {f"{name}.{i}.": module for i, module in enumerate(modules)}
+def _numbered(name: str, modules: nn.Module) -> dict[str, nn.Module]:
+    return {f"{name}.{i}.": module for i, module in enumerate(modules.children())}
 
 
 def _weights_file(path: Path) -> Path:

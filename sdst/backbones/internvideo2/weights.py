@@ -112,7 +112,7 @@ class Weights:
             for key in ordered[first : first + HASHED_AT_ONCE]:
                 tensor = mapped[key]
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _map(self) -> dict[str, Tensor]:

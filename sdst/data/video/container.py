@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.error import ArgumentError, FFmpegError
+from av.error import FFmpegError
 from av.stream import Disposition
 
 from sdst.data.video.clock import Clock, seconds_per_tick
@@ -85,14 +86,13 @@ def open_video(path: str | Path) -> InputContainer:
             },
             metadata_errors="replace",
         )
-    except ArgumentError:
-        found = disguise(path) or (
-            "not a readable video: a playlist, text or another format; expected a file that itself "
-            "holds frames (MP4, Matroska, AVI, MPEG, ...)"
-        )
-        raise InputError(f"{path}: {found}") from None
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
+        if error.errno == errno.EINVAL:
+            reason = (
+                "a playlist, text or another format; expected a file that itself holds frames "
+                "(MP4, Matroska, AVI, MPEG, ...)"
+            )
         found = disguise(path) or f"not a readable video: {reason}"
         raise InputError(f"{path}: {found}") from None
     if container.format.name.endswith("_pipe"):

@@ -136,8 +136,12 @@ def pretrain(
 def tapped(transformer: nn.Module, layers: int) -> Iterator[list[Tensor]]:
     """A list that every forward pass of a `transformer` appends its last blocks' tokens to."""
     tokens: list[Tensor] = []
+
+    def append(block: nn.Module, inputs: object, output: Tensor) -> None:
+        tokens.append(output)
+
     hooks = [
-        block.register_forward_hook(lambda _, __, output: tokens.append(output))
+        block.register_forward_hook(append)
         for block in list(transformer.get_submodule("resblocks").children())[-layers:]
     ]
     yield tokens
