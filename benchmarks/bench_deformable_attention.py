@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], length:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=allowed)
 
 
-def describe(case: Case, direction: str) -> dict[str, object]:
+def describe(case: Case, direction: str) -> dict[str, Any]:
     """What every result tells of itself."""
     backward = direction != "forward"
     shape = (QUERIES, HEADS, CHANNELS, SAMPLES)

@@ -112,8 +112,14 @@ def bench_deformable_attention_on_gpu(benchmark, direction: str, case: str) -> N
     triton = partial(deformable_attention, implementation="triton")
     calls = {"sdst": partial(run, triton), "reference": partial(run, deformable_reference)}
     told = deformable.describe(deformable.CASES[case], direction)
-    numbers = {name: told[name] for name in ("flops", "bytes")}
-    compare(benchmark, "deformable_attention", calls, 2e-2, **numbers)
+    compare(
+        benchmark,
+        "deformable_attention",
+        calls,
+        2e-2,
+        flops=told["flops"],
+        bytes=told["bytes"],
+    )
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -181,7 +187,7 @@ def bench_mark_saliency_on_gpu(benchmark, direction: str, shape: str, dtype: str
     told = {}
     if direction == "forward":
         told["flops"] = mark_flops(*dense.shape)
-        told["bytes"] = mark_traffic(*dense.shape, dense.element_size())
+        told["bytes"] = mark_traffic(*dense.shape, element=dense.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
     compare(benchmark, "mark_saliency", calls, 2e-2, **told)
 
@@ -219,8 +225,15 @@ def bench_linear_assignment_on_gpu(benchmark) -> None:
         "sdst": lambda: (linear_assignment(cost, sizes, implementation="cuda"),),
         "native on the host": lambda: (linear_assignment(cost.cpu(), sizes.cpu()).cuda(),),
     }
-    told = {"flops": assignment_flops(640, 10, 5), "bytes": assignment_traffic(640, 10, 5)}
-    compare(benchmark, "linear_assignment", calls, 0, asks_the_host=True, **told)
+    compare(
+        benchmark,
+        "linear_assignment",
+        calls,
+        0,
+        asks_the_host=True,
+        flops=assignment_flops(640, 10, 5),
+        bytes=assignment_traffic(640, 10, 5),
+    )
 
 
 @pytest.mark.parametrize("method", ["hard", "gaussian"])
@@ -234,8 +247,15 @@ def bench_temporal_nms_on_gpu(benchmark, method: Literal["hard", "gaussian"]) ->
 
     taken = round((run("cuda")[0] >= 0).sum().item() / 128)
     calls = {"sdst": partial(run, "cuda"), "reference": partial(run, "reference")}
-    told = {"flops": nms_flops(128, 100, taken), "bytes": nms_traffic(128, 100)}
-    compare(benchmark, f"temporal_nms {method}", calls, 1e-4, asks_the_host=True, **told)
+    compare(
+        benchmark,
+        f"temporal_nms {method}",
+        calls,
+        1e-4,
+        asks_the_host=True,
+        flops=nms_flops(128, 100, taken),
+        bytes=nms_traffic(128, 100),
+    )
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both ways"])

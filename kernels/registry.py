@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-Arguments = dict[str, object]
+Arguments = dict[str, Any]
 Reasons = Callable[..., list[str]]
 Order = Callable[..., tuple[str, ...]]
 

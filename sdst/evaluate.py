@@ -85,8 +85,7 @@ def submit(options: Namespace, overrides: Sequence[str] = ()) -> None:
         path, *more = write_submission(
             options.submit, split, predictions, annotations, clip_length, source, protocol=protocol
         )
-        print(f"{path}: {len(answers.predictions):,} queries", *more, sep="
-")
+        print(f"{path}: {len(answers.predictions):,} queries", *more, sep="\n")
     print(SERVERS[protocol])
 
 

@@ -64,6 +64,7 @@ def run_study(grid: Grid, plan: Plan) -> Study:
     protocol = PROTOCOLS[data.protocol]
     of_others = published(grid.published) if grid.published else []
     rows: list[Row] = []
+    found: Study | None = None
     for name in grid.rows:
         runs: list[Run] = []
         for seed in plan.seeds:
@@ -84,6 +85,7 @@ def run_study(grid: Grid, plan: Plan) -> Study:
         )
         for suffix, render in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
             replace_text(plan.output / f"table.{suffix}", render(found))
+    assert found is not None  # a grid has a row
     return found
 
 

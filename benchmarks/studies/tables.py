@@ -171,7 +171,9 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {_sd(values):.1f}"
 
 
-def _interval(found: Difference) -> str:
+def _interval(found: Difference | None) -> str:
+    if found is None:
+        return "-"
     text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
     return f"**{text}**" if found.is_sure else text
 

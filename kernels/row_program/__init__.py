@@ -17,6 +17,8 @@ to its number type; all else, sums and what is handed on, stays fp32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -189,7 +191,7 @@ def example(
 
 
 @torch.no_grad()
-def evaluate_every_kind(weight: Tensor, bias: Tensor, heads: int, **call: object) -> list[Tensor]:
+def evaluate_every_kind(weight: Tensor, bias: Tensor, heads: int, **call: Any) -> list[Tensor]:
     """Run a program with every kind of expression; `call` is what `RowProgram.run` takes."""
     x = read("x", 8)
     x = norm(x + linear(x, weight, bias, relu=True), bias, bias)

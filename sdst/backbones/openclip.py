@@ -119,9 +119,13 @@ class OpenClipBackbone:
             tower = self.model.visual
             tower.forward_intermediates = torch.compile(tower.forward_intermediates, dynamic=True)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """`openclip-<hash of weights, architecture and preprocessing>-k<layers>`."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         activations = sorted({type(module).__name__ for module in self.model.modules()})
         description = [self._config, activations, asdict(self.preprocess.config)]

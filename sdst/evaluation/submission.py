@@ -136,6 +136,7 @@ def _check_windows(
     prediction: Submitted, annotation: Annotation, clip_length: float, where: str
 ) -> None:
     late = annotation.duration + _slack(annotation, clip_length) * clip_length
+    assert prediction.windows is not None
     starts, ends, _ = prediction.windows.T
     outside = (starts < 0) | (ends > late)
     if outside.any():
@@ -148,6 +149,7 @@ def _check_windows(
 def _check_saliency(
     prediction: Submitted, annotation: Annotation, clip_length: float, where: str
 ) -> None:
+    assert prediction.saliency is not None
     clips, found = count_clips(annotation.duration, clip_length), len(prediction.saliency)
     if abs(found - clips) > _slack(annotation, clip_length):
         raise InputError(

@@ -195,9 +195,9 @@ class Trainer:
 
     def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
         """Show the loss and hand it to the tracker."""
-        values = {name: term.item() for name, term in terms.items()}
+        values = {name: float(term.item()) for name, term in terms.items()}
         self.check_finite(values["loss"])
-        rate = self.scheduler.get_last_lr()[0]
+        rate = float(self.scheduler.get_last_lr()[0])
         bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}")
         logged = {f"train/{name}": value for name, value in values.items()} | {"train/lr": rate}
         self.log(logged)

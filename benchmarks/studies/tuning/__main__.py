@@ -53,7 +53,7 @@ def main() -> None:
         print("\n".join(cost_table(setup, rows)), end="\n\n")
     runs = {}
     for budget in options.budgets:
-        steps: dict[str, int] = dict.fromkeys(STRATEGIES, options.steps)
+        steps: dict[str, int] = {name: options.steps for name in STRATEGIES}
         if budget == "time":
             steps = equal_time_steps(costs["demo"], options.steps)
         runs[f"same {budget}"] = found = trained_all(options, steps)

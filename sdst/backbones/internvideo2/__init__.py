@@ -133,12 +133,16 @@ class InternVideo2Backbone:
         self.video_width = sizes.pooled_width if options.pooling == "attention" else sizes.width
         self.text_width, self.embed_width = sizes.text_width, sizes.embed_width
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """`internvideo2-<hash of weights, sizes, preprocessing, pooling, vocabulary>-k<layers>`.
 
         Neither where the weights lie nor the precision of the arithmetic changes it.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         description = [
             self._weights.digest(self._keys),
             asdict(self.sizes),
@@ -169,7 +173,7 @@ class InternVideo2Backbone:
         clips = self._preprocess(torch.from_numpy(frames).to(self.device)).to(self._dtype)
         clips = clips.unflatten(0, (-1, self.frames_at_once)).transpose(1, 2)
         tower, tokens = self._model.vision_encoder, []
-        stream: Tensor | None = None
+        stream = None
         with self._one_at_a_time:
             for block, stream in enumerate(tower(clips, self._clips_at_once)):
                 if block >= self.sizes.depth - self.layers:

@@ -90,8 +90,12 @@ class FeatureSource(Protocol):
     which is 0 without embeddings.
     """
 
-    path: Path
     shapes: dict[str, int]
+
+    @property
+    def path(self) -> Path:
+        """Where they are."""
+        ...
 
     @property
     def video_ids(self) -> list[str]:
