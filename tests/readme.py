@@ -1,0 +1,126 @@
+"""The commands of README.md, run as they stand there, in an environment of nothing but a home.
+
+    python -m tests.readme FOLDER      all that can run here, in an empty folder
+
+What a command needs and does not make is put into the folder under the name that README has for it:
+`DIR` is a dataset, `film.mp4` a video.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+SPAN = re.compile(r"`((?:python -m|torchrun|pip install|pytest) [^`]+)`")
+DEMO = Path("~/.cache/sdst/demo").expanduser()
+
+NETWORK = "fetches weights"
+INSTALLS = "installs: .ci/run and tests/test_install.py do"
+# By the beginning of a command, which may name others of its kind.
+CANNOT_RUN = {
+    "pip install": INSTALLS,
+    "pytest": "is the test suite",
+    "python -m sdst.ground --zero-shot --backbone ViT-B-32": NETWORK,
+    "python -m sdst.extract --config custom --data.root DIR --data.backbone ViT-B-32": NETWORK,
+    "python -m sdst.train --config custom --data.root DIR --data.backbone ViT-B-32": NETWORK,
+    "python -m sdst.ground --checkpoint runs/mine": "needs a run that fetches weights",
+    "python -m sdst.evaluate --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
+    "python -m sdst.train --config NAME_OR_FILE": "shows the form of a command",
+    "python -m sdst.train --config qvhighlights_internvideo2": "needs QVHighlights' features",
+    "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
+    "python -m benchmarks.studies.study": "needs a grid, and hours",
+}
+# What README itself offers to make a command smaller.
+SMALLER = {"torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1"}
+
+
+def commands(readme: str) -> list[str]:
+    """The lines of its shell blocks and the commands in its text, each once, in their order."""
+    found = []
+    for match in re.finditer(f"{BLOCK.pattern}|{SPAN.pattern}", readme, re.DOTALL):
+        lines = (match[1] or match[2]).replace("\\\n", " ").splitlines()
+        for line in lines:
+            parts = re.sub(r"\s#\s.*", "", line).split(" && ")
+            found += [" ".join(part.split()) for part in parts if part.strip()]
+    return list(dict.fromkeys(found))
+
+
+def reason_not_to_run(command: str) -> str | None:
+    """Why a command cannot run here; None where it can."""
+    return next((why for start, why in CANNOT_RUN.items() if command.startswith(start)), None)
+
+
+def run_as_it_stands(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a shell that knows `HOME` and `PATH`, and nothing else."""
+    smaller = SMALLER.get(command)
+    return subprocess.run(
+        ["bash", "-c", command if smaller is None else f"{command} {smaller}"],
+        cwd=folder,
+        env={name: os.environ[name] for name in ("HOME", "PATH")},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+
+
+def provide(folder: Path, demo: Path) -> None:
+    """Put what README's names stand for into `folder`, as far as it can be had by now."""
+    for name in ("film.mp4", "new.mp4"):
+        shutil.copy(demo / "videos" / "test_0001.mp4", folder / name)
+    (folder / "DIR" / "videos").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        lines = moments_of(demo / f"{split}.jsonl")[:8]
+        (folder / "DIR" / f"{split}.jsonl").write_text("\n".join(lines))
+        for line in lines:
+            video = f"videos/{json.loads(line)['vid']}.mp4"
+            shutil.copy(demo / video, folder / "DIR" / video)
+    shutil.copy(demo / "val.jsonl", folder / "highlight_val_release.jsonl")
+    (folder / "A.jsonl").write_text("\n".join(moments_of(demo / "test.jsonl")))
+    shutil.copy(folder / "runs" / "demo" / "predictions.jsonl", folder / "P.jsonl")
+
+
+def moments_of(annotations: Path) -> list[str]:
+    """The demo's lines without ratings, which are of clips of another length than elsewhere."""
+    records = [json.loads(line) for line in annotations.read_text().splitlines()]
+    ratings = ("relevant_clip_ids", "saliency_scores")
+    return [json.dumps({k: v for k, v in r.items() if k not in ratings}) for r in records]
+
+
+def run_all(
+    found: Sequence[str], folder: Path, demo: Path = DEMO
+) -> Iterator[tuple[str, str | None, float]]:
+    """Run commands in their order; yields each with what was wrong, and its seconds."""
+    for command in found:
+        if "demo" not in command and (folder / "runs" / "demo" / "predictions.jsonl").is_file():
+            provide(folder, demo)
+        shutil.rmtree(folder / "NEW", ignore_errors=True)  # README's lines are alternatives there
+        began = time.monotonic()
+        done = run_as_it_stands(command, folder)
+        wrong = None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr}"
+        yield command, wrong, time.monotonic() - began
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    found = commands(README.read_text())
+    runnable = [command for command in found if reason_not_to_run(command) is None]
+    failed = 0
+    for command, wrong, seconds in run_all(runnable, folder):
+        print(f"{seconds:6.0f} s  {command}", flush=True)
+        if wrong is not None:
+            failed += 1
+            print(wrong, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""README's commands run as they stand; `.ci/run` runs all of them (`tests.readme`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.readme import (
+    CANNOT_RUN,
+    README,
+    SMALLER,
+    commands,
+    moments_of,
+    reason_not_to_run,
+    run_as_it_stands,
+)
+
+COMMANDS = commands(README.read_text())
+QUICK = [
+    "python -m sdst.info",
+    "python -m sdst.inspect --root DIR --plot dataset.png",
+    "python -m sdst.inspect --annotations highlight_val_release.jsonl",
+]
+
+
+def test_every_reason_not_to_run_a_command_is_needed() -> None:
+    unused = [start for start in CANNOT_RUN if not any(c.startswith(start) for c in COMMANDS)]
+    assert not unused
+    assert SMALLER.keys() <= set(COMMANDS)
+
+
+def test_most_commands_run() -> None:
+    runnable = [command for command in COMMANDS if reason_not_to_run(command) is None]
+    assert {*QUICK, "python -m sdst.train"} <= set(runnable)
+    assert len(runnable) >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", QUICK)
+def test_a_quick_command_runs_in_a_bare_environment(
+    command: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "DIR").mkdir()
+    for split in ("train", "val"):
+        lines = moments_of(tiny_dataset / f"{split}.jsonl")
+        (tmp_path / "DIR" / f"{split}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "DIR" / "videos").symlink_to(tiny_dataset / "videos")
+    annotations = (tiny_dataset / "val.jsonl").read_text()
+    (tmp_path / "highlight_val_release.jsonl").write_text(annotations)
+    done = run_as_it_stands(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
