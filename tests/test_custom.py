@@ -13,7 +13,7 @@ from threading import Barrier
 
 import pytest
 
-from sdst import extract, ground, train
+from sdst import evaluate, extract, ground, train
 from sdst.config import load_config, save_config
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
@@ -102,6 +102,30 @@ def test_a_run_that_is_gone_on_with_keeps_how_long_videos_are_cut(checkpoint, ro
     save_config(replace(config, predict=replace(config.predict, stretch=99)), run / "config.yaml")
     assert train.main(["--output", str(run), "--resume", *options(root)]) == 0
     assert load_config(run / "config.yaml").predict.stretch == 99
+
+
+def test_a_run_goes_on_and_is_evaluated_with_data_at_another_place(checkpoint, root, tmp_path):
+    run, moved = shutil.copytree(checkpoint, tmp_path / "run"), copied(root, tmp_path)
+    evaluate.main(["--checkpoint", str(run), "--data.root", str(moved)])
+    assert train.main(["--output", str(run), "--resume", *options(moved)]) == 0
+    assert load_config(run / "config.yaml").data.root == str(moved)
+    first, *rest = (moved / "train.jsonl").read_text().splitlines(keepends=True)
+    (moved / "train.jsonl").write_text("".join([*rest, first]))
+    with pytest.raises(InputError, match=r"was started on other features \(features\.queries"):
+        train.main(["--output", str(run), "--resume", *options(moved)])
+
+
+def test_all_videos_that_cannot_be_read_are_named_at_once(root, tmp_path):
+    copy = copied(root, tmp_path)
+    for features in (copy / "features").glob("*"):
+        shutil.rmtree(features)
+    first, second, *_ = sorted((copy / "videos").iterdir())
+    first.write_text("<!DOCTYPE html>")
+    second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"^2 of \d+ videos cannot be read: ") as raised:
+        extract.main(options(copy))
+    for name, found in ((first.name, "is a web page"), (second.name, "is a Git LFS pointer")):
+        assert f"{name}: {found}" in str(raised.value)
 
 
 def test_what_lies_beside_a_video_is_not_taken_for_it(checkpoint, root, tmp_path):

@@ -113,7 +113,7 @@ def _replace(root: Path, size: DemoSize, threads: int) -> None:
     if not nothing and _recipe_in(root) is None:
         raise InputError(
             f"data.root {root}: holds something else than the demo, which is rendered into a "
-            "folder of its own; for a dataset of yours give --config custom (data.dataset custom)"
+            "folder of its own; for a dataset of yours give --data.dataset custom"
         )
     with scratch_folder(root) as building, scratch_folder(root) as old:
         _render(building, size, threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from sdst.config import Config
 from sdst.data.feature_files import close_lengths
 from sdst.data.store.reader import VERSION, FeatureStore
 from sdst.data.store.writer import NotWritable, StoreInUse
+from sdst.data.video import probe
 from sdst.data.video_files import dataset_videos, near_misses
-from sdst.errors import InputError
+from sdst.errors import InputError, refuse_all
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.extraction.settings import Settings
 from sdst.sources.files import digest
@@ -22,6 +24,7 @@ from sdst.sources.splits import NAMED, Splits, keep_available, sentences
 
 logger = logging.getLogger(__name__)
 
+READERS = 8  # files at once: on a shared disk every file is waited for
 LOOK_AGAIN = 1.0  # seconds until a store that another process writes is tried again
 
 
@@ -78,6 +81,8 @@ def _extracted(
     )
     # What cannot be read is lacking for ever, which must not keep others from what is there.
     enough = data.allow_missing and path.exists()
+    if report.strict:
+        _refuse_unreadable(videos, path)
     try:
         store = _when_free(extract) if wait and not enough else extract()
     except NotWritable:
@@ -87,6 +92,23 @@ def _extracted(
     for line in report.faults + report.skipped:
         logger.warning(line)
     return store
+
+
+def _refuse_unreadable(videos: dict[str, Path], store: Path) -> None:
+    """Refuse videos that are not in the store yet and have no readable header, all at once."""
+    known = set(FeatureStore(store).video_ids) if store.exists() else set()
+    new = {vid: file for vid, file in videos.items() if vid not in known}
+    with ThreadPoolExecutor(READERS) as pool:
+        faults = [fault for fault in pool.map(_fault_of, new.values()) if fault]
+    refuse_all(faults, f"of {len(new):,} videos cannot be read")
+
+
+def _fault_of(video: Path) -> str | None:
+    try:
+        probe(video)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _when_free(extract: Callable[[], FeatureStore]) -> FeatureStore:

@@ -1,0 +1,86 @@
+"""An option that a message names exists, at every command that may print the message."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import sdst
+from sdst.__main__ import VERBS
+from sdst.config import config_parser
+
+ROOT = Path(sdst.__file__).parent
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z_.-]*[a-z]")
+OPEN_DATA = {"train", "evaluate", "extract", "convert", "inspect"}
+TAKE_CONFIG_KEYS = OPEN_DATA
+# Which commands print the messages of a module that several share.
+SHARED = {
+    "checkpoint": {"train"},
+    "data/video_files": {"ground", "extract"},
+    "demo/__init__": OPEN_DATA,
+    "evaluation/submission": {"evaluate"},
+    "extraction/budget": {"extract"},
+    "grounding/encoder": {"ground"},
+    "grounding/queries": {"ground"},
+    "grounding/search": {"extract"},  # which its message is a command of
+    "renames": {"extract", "convert"},
+    "sources/dataset": OPEN_DATA,
+    "sources/splits": OPEN_DATA,
+    "training/state": {"train"},
+    "training/trainer": {"train"},
+}
+OTHERS = {  # modules whose strings are no messages of the commands
+    "__main__": "lists the verbs",
+    "demo/pretraining/probe": "a script of its own",
+    "demo/pretraining/train": "a script of its own",
+    "provenance": "asks git",
+}
+NOT_OPTIONS = {"--section.key", "--dtype"}  # a form; an old name that is told to be one
+
+
+def named_options(file: Path) -> set[str]:
+    """Options in the strings of a module, docstrings apart."""
+    tree = ast.parse(file.read_text())
+    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+    }
+    strings = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return {name for text in strings - docstrings for name in OPTION.findall(text)} - NOT_OPTIONS
+
+
+MODULES = {
+    str(file.relative_to(ROOT).with_suffix("")): options
+    for file in sorted(ROOT.rglob("*.py"))
+    if "kernels" not in file.parts and (options := named_options(file))
+}
+
+
+@cache
+def config_keys() -> str:
+    return config_parser().format_help()
+
+
+def options_of(verb: str, capsys: pytest.CaptureFixture) -> set[str]:
+    with pytest.raises(SystemExit):
+        import_module(f"sdst.{verb}").main(["--help"])
+    keys = config_keys() if verb in TAKE_CONFIG_KEYS else ""
+    return set(OPTION.findall(capsys.readouterr().out + keys))
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - OTHERS.keys()))
+def test_options_in_messages_exist(module: str, capsys) -> None:
+    verbs = {module} if module in VERBS else SHARED[module]
+    for verb in verbs:
+        assert MODULES[module] <= options_of(verb, capsys), verb
