@@ -127,6 +127,8 @@ def read_annotations(
             )
         first_use[annotation.qid] = where
         annotations.append(annotation)
+    if not annotations:
+        raise InputError(f"{path}: holds no query with a sentence; expected at least one")
     if found:
         logger.warning("%s: %s", path, ", ".join(f"{n} {kind}" for kind, n in found.items()))
     if repairs is not None:
