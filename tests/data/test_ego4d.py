@@ -123,3 +123,12 @@ def test_a_truncated_document_is_told(tmp_path: Path) -> None:
     file.write_text(json.dumps(DOCUMENT)[:-20])
     with pytest.raises(InputError, match=r"nlq\.json: not JSON"):
         read_annotations(file)
+
+
+def test_a_document_without_a_usable_query_is_refused(tmp_path: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    passes = document["videos"][0]["clips"][0]["annotations"]
+    passes[0]["language_queries"] = [{"query": None}]
+    path = write(tmp_path / "nlq.json", document)
+    with pytest.raises(InputError, match=r"nlq\.json: holds no query with a sentence"):
+        read_annotations(path)

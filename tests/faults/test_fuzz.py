@@ -1,0 +1,16 @@
+"""The quick part of the campaign on hostile files."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.fuzz import KINDS, fuzz, table
+
+
+@pytest.mark.slow
+def test_hostile_files_end_commands_in_one_line() -> None:
+    said: list[str] = []
+    tallies, failures = fuzz(range(200), seed=24, say=said.append)
+    assert not failures, "\n".join(said)
+    assert tallies.keys() == KINDS.keys()
+    assert f"| {max(tally.codes[2] for tally in tallies.values()):,} |" in table(tallies)
