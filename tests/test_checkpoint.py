@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import Progress, RunFolder
+from sdst.checkpoint import Progress, RunFolder, load_checkpoint
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
+from sdst.model import SDST
 
 
 @pytest.fixture
@@ -154,3 +155,41 @@ def test_a_forked_process_does_not_keep_other_runs_out(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").begin(load_config("demo"))
     stop.set()
     loader.join()
+
+
+@pytest.mark.parametrize(("key", "value"), [("clip_length", 2.0), ("frames_per_clip", 3)])
+def test_a_config_that_no_longer_fits_the_features_is_refused(
+    output: Path, key: str, value: float
+) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as folder:
+        folder.begin(config)
+        trained = {"fingerprint": "f", "clip_length": 1.0, "frames_per_clip": 1}
+        folder.settle(config, trained)
+        folder.save_model(SDST(config.model))
+    load_checkpoint(output)
+    with pytest.raises(InputError, match=f"data.{key} is {value}, but it was trained on"):
+        load_checkpoint(output, [f"--data.{key}", str(value)])
+
+
+def test_damaged_weights_are_refused(output: Path) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as folder:
+        folder.begin(config)
+        folder.settle(config, {})
+        folder.save_model(SDST(config.model))
+    weights = output / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000:] = bytes(1000)
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        load_checkpoint(output)
+
+
+def test_a_line_of_metrics_that_was_being_written_is_forgotten(output: Path) -> None:
+    with closing(RunFolder(output)) as folder:
+        folder.begin(load_config("demo"))
+        folder.log_metrics({"epoch": 1})
+        with folder.metrics_log.open("a") as file:
+            file.write('{"epoch": 2, "lo')
+        assert folder.read_metrics() == [{"epoch": 1}]

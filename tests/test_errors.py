@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +148,21 @@ def test_output_that_goes_nowhere_loses_no_work(
     assert b"Traceback" not in done.stderr
     assert done.stderr.replace("é".encode(), b"") == stderr
     assert (tmp_path / "done").read_text() == "done"
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    code = """
+import time
+from sdst.errors import run
+def work():
+    print("ready", flush=True)
+    time.sleep(60)
+run(work)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1] == "interrupted\n"
+    assert process.returncode == 130

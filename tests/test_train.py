@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,14 +243,39 @@ def test_killed_and_resumed_it_ends_with_the_weights_of_an_undisturbed_run(
     assert epochs == [1, 2, 3, 4, 5, 6]
 
 
+class Planted:
+    """A pickle that leaves a trace where it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+def test_a_checkpoint_of_pickles_is_refused_and_not_read(
+    tiny_checkpoint: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    run, trace = tmp_path / "run", tmp_path / "trace"
+    shutil.copytree(tiny_checkpoint, run)
+    [state] = (run / "checkpoints").iterdir()
+    (state / "state.safetensors").unlink()
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl"):
+        (state / name).write_bytes(pickle.dumps(Planted(trace)))
+    with pytest.raises(InputError, match="pickles of an earlier version"):
+        main(["--output", str(run), "--resume", *tiny_options])
+    assert not trace.exists()
+
+
 @pytest.mark.slow
-def test_ctrl_c_stops_early_with_a_usable_checkpoint(
-    tiny_options: list[str], tmp_path: Path
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_early_with_a_usable_checkpoint(
+    asked: signal.Signals, tiny_options: list[str], tmp_path: Path
 ) -> None:
     options = [*tiny_options, "--train.epochs", "2000"]
     process = subprocess.Popen([*MODULE, "--output", str(tmp_path / "run"), *options])
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asked)
     assert process.wait(timeout=120) == 130
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["interrupted"]

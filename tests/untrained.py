@@ -20,7 +20,10 @@ def write_checkpoint(path: Path, config: Config, fingerprint: str | None = None)
     backbone = load_backbone(config.data.backbone, config.model.layers)
     folder = RunFolder(path)
     folder.begin(config)
-    folder.settle(config, {"fingerprint": fingerprint or backbone.fingerprint})
+    features = {"features": config.data.features}
+    if config.data.features == "encode":
+        features = {"fingerprint": fingerprint or backbone.fingerprint}
+    folder.settle(config, features)
     torch.manual_seed(0)
     folder.save_model(SDST(config.model))
     return path
