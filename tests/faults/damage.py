@@ -28,7 +28,7 @@ from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.train import main as train
 from sdst.training.state import load_state
-from tests import native
+from tests import layouts
 from tests.features import META, text_features, video_features
 
 KINDS = ("flip", "zero", "cut")
@@ -93,9 +93,9 @@ def grow_store(folder: Path) -> list:
 
 def make_run(folder: Path) -> None:
     """A finished training of two epochs."""
-    native.write_annotations(folder / "data")
-    options = ["--config", "demo", *native.write_features(folder / "data", "moment_detr")]
-    options += [*native.training_options("moment_detr"), "--model.width", "16"]
+    layouts.write_annotations(folder / "data")
+    options = ["--config", "demo", *layouts.write_features(folder / "data", "moment_detr")]
+    options += [*layouts.training_options("moment_detr"), "--model.width", "16"]
     if train(["--output", str(folder / "run"), *options]):
         raise RuntimeError("the training failed")
     shutil.rmtree(folder / "data")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdst.train import main as train
-from tests import native
+from tests import layouts
 from tests.extraction.grey import extract, write_video
 
 LAYOUT = "moment_detr"
@@ -133,9 +133,9 @@ def _in_child(run: Callable[[], object], event: int | None, count_into: Path | N
 def trainings(folder: Path) -> Campaign:
     """Trainings of three epochs on features of twelve videos."""
     data = folder / "data"
-    native.write_annotations(data)
-    options = ["--config", "demo", *native.write_features(data, LAYOUT)]
-    options += native.training_options(LAYOUT)
+    layouts.write_annotations(data)
+    options = ["--config", "demo", *layouts.write_features(data, LAYOUT)]
+    options += layouts.training_options(LAYOUT)
     options += [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
 
     def run(out: Path) -> object:
