@@ -148,9 +148,11 @@ def _published(
 
 def _describe_store(path: Path, annotations: Sequence[Annotation]) -> str:
     try:
-        return _describe(FeatureStore(path), annotations)
+        store = FeatureStore(path)
     except InputError as error:
         return f"no features: {error}"
+    store.verify()
+    return _describe(store, annotations)
 
 
 def _describe(source: FeatureSource, annotations: Sequence[Annotation]) -> str:

@@ -116,6 +116,16 @@ def test_feature_files_are_counted_before_and_after_packing(tmp_path, shown):
     assert any(line.startswith(f"no features: {tmp_path / 'text'}") for line in shown(*options))
 
 
+def test_a_damaged_store_is_refused(tmp_path, shown):
+    write_annotations(tmp_path)
+    options = ["--config", "demo", *write_features(tmp_path, "moment_detr")]
+    convert.main(options)
+    [tokens] = tmp_path.glob("features/*/video_tokens.bin")
+    tokens.write_bytes(bytes(tokens.stat().st_size))
+    with pytest.raises(InputError, match=r"12 entries are not what was written \(first: video v0"):
+        shown(*options)
+
+
 def test_examples_are_labelled_and_spread_over_the_last_split():
     labelled = [Annotation(i, "q", f"v{i}", 10.0, ((1.0, 2.0),)) for i in range(9)]
     splits = {"val": labelled, "test": [Annotation(9, "q", "v9", 10.0)]}
