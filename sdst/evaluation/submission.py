@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
+
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips
-from sdst.evaluation.predictions import Submitted, pair_predictions, write_predictions
+from sdst.evaluation.predictions import pair_predictions, write_predictions
 from sdst.publish import replace_text, replacing
 
 # What is to be said of the server of each protocol that has files of its own.
@@ -78,8 +80,8 @@ def write_submission(
             raise InputError(
                 f"{where}: expected both pred_relevant_windows and pred_saliency_scores"
             )
-        _check_windows(prediction, annotation, clip_length, where)
-        _check_saliency(prediction, annotation, clip_length, where)
+        _check_windows(prediction.windows, annotation, clip_length, where)
+        _check_saliency(prediction.saliency, annotation, clip_length, where)
     vids = {annotation.qid: annotation.vid for annotation in annotations}
     for record in predictions:
         if record.get("vid") != vids[record["qid"]]:
@@ -106,7 +108,7 @@ def _write_nlq(
         where = f"{source}: qid {annotation.qid!r}"
         if prediction.windows is None:
             raise InputError(f"{where}: expected pred_relevant_windows")
-        _check_windows(prediction, annotation, clip_length, where)
+        _check_windows(prediction.windows, annotation, clip_length, where)
         uid, _, number = str(annotation.qid).rpartition("_")
         if not (uid and number.isdigit()):
             raise InputError(
@@ -133,24 +135,22 @@ def _slack(annotation: Annotation, clip_length: float) -> float:
 
 
 def _check_windows(
-    prediction: Submitted, annotation: Annotation, clip_length: float, where: str
+    windows: np.ndarray, annotation: Annotation, clip_length: float, where: str
 ) -> None:
     late = annotation.duration + _slack(annotation, clip_length) * clip_length
-    assert prediction.windows is not None
-    starts, ends, _ = prediction.windows.T
+    starts, ends, _ = windows.T
     outside = (starts < 0) | (ends > late)
     if outside.any():
-        start, end, _ = prediction.windows[outside.argmax()]
+        start, end, _ = windows[outside.argmax()]
         raise InputError(
             f"{where}: window [{start:g}, {end:g}] is outside a video of {annotation.duration:g} s"
         )
 
 
 def _check_saliency(
-    prediction: Submitted, annotation: Annotation, clip_length: float, where: str
+    saliency: np.ndarray, annotation: Annotation, clip_length: float, where: str
 ) -> None:
-    assert prediction.saliency is not None
-    clips, found = count_clips(annotation.duration, clip_length), len(prediction.saliency)
+    clips, found = count_clips(annotation.duration, clip_length), len(saliency)
     if abs(found - clips) > _slack(annotation, clip_length):
         raise InputError(
             f"{where}: {found} pred_saliency_scores, expected {clips}, clips of {clip_length:g} s "

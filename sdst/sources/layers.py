@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sdst.data.store.reader import FeatureSource, QueryFeatures, VideoFeatures
 
 
@@ -12,17 +10,13 @@ class LastLayers:
 
     Attributes:
         source: the whole features.
+        path: where they are.
     """
 
     def __init__(self, source: FeatureSource, layers: int) -> None:
-        self.source = source
+        self.source, self.path = source, source.path
         self.shapes = {**source.shapes, "layers": layers}
         self._kept = slice(source.shapes["layers"] - layers, None)
-
-    @property
-    def path(self) -> Path:
-        """Where the whole features are."""
-        return self.source.path
 
     @property
     def video_ids(self) -> list[str]:
