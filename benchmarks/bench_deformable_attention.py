@@ -18,7 +18,7 @@ from sdst.memory import peak_memory
 QUERIES, HEADS, CHANNELS, SAMPLES = 10, 8, 32, 4
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

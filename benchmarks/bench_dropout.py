@@ -16,7 +16,7 @@ RATE = 0.5
 ROUNDS = 10
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -27,7 +27,7 @@ SCALE = HEAD_WIDTH**-0.5
 ROUNDS = 15
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -13,7 +13,7 @@ BATCH, QUERIES, MOMENTS = 640, 10, 5  # 128 samples, 5 steps
 ROUNDS = 30
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -15,7 +15,7 @@ SHAPES = {"QVHighlights": (32, 75, 256), "4800 clips": (1, 4_800, 256)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -17,7 +17,7 @@ from sdst.kernels.pool_tokens import flops, reference, traffic
 KEPT = 8
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

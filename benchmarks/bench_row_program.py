@@ -17,7 +17,7 @@ ROWS = {"10 queries": (1, 10), "75 clips": (1, 75), "32 videos": (32, 75)}
 ROUNDS = 15
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -18,7 +18,7 @@ ROUNDS = 10
 THRESHOLD, SIGMA = 0.5, 0.5
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -1,8 +1,9 @@
 """`python -m benchmarks.kernels`: what every kernel uses of a GPU, and what ran where.
 
-Two tables in Markdown. The first comes from the committed budgets of the Triton kernels and, where
-nvcc is on PATH, from compiling the CUDA sources; the second from the dispatcher's registry and from
-what the tests execute, so that nobody takes a kernel that only compiles for one that was measured.
+Two tables in Markdown. The first comes from the committed budgets of the Triton kernels and from
+compiling the CUDA sources, where PyTorch's wheels bring the compiler (NVRTC); the second from the
+ops' registry and from what the tests execute, so that nobody takes a kernel that only compiles for
+one that was measured.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from sdst.errors import InputError, run
 from sdst.installation import typical_call
-from sdst.kernels import dispatch
+from sdst.kernels import dispatch, nvrtc
 from sdst.kernels.registry import H100, OPS
 
 ROOT = Path(__file__).parents[1]
-CUDA = ROOT / "csrc" / "cuda"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Where the tests of implementations that others wrote ran last.
 LIBRARIES = {"flash": H100, "xformers": "NVIDIA H200 on 2026-11-26 (torch 2.11)"}
@@ -51,14 +51,15 @@ def usage_table() -> str:
     """Registers, stack (spills are 0 where it is) and shared memory of every kernel."""
     head = ["kernel", "store", *ARCHITECTURES]
     rows = [*_triton_rows()]
-    if shutil.which("nvcc"):
+    missing = nvrtc.missing_reason()
+    if missing is None:
         rows += _cuda_rows()
     note = (
         "Registers a thread / bytes of stack and spills a thread / bytes of shared memory (of a "
         "CUDA kernel without what its launch adds).\n"
     )
-    missing = "" if shutil.which("nvcc") else "The CUDA sources are missing: no nvcc on PATH.\n"
-    return note + missing + "\n" + _markdown(head, rows)
+    note += f"The CUDA sources are missing: {missing}.\n" if missing else ""
+    return note + "\n" + _markdown(head, rows)
 
 
 def evidence_table() -> str:
@@ -71,7 +72,7 @@ def implementations() -> Iterator[tuple[str, str]]:
     """Every op with each of its implementations, and the CUDA sources that serve others."""
     for name, op in OPS.items():
         yield from ((name, implementation) for implementation in op.implementations)
-        if name in cuda_sources() and "cuda" not in op.implementations:
+        if name in nvrtc.sources() and "cuda" not in op.implementations:
             yield name, "cuda"
 
 
@@ -100,46 +101,32 @@ def budgets() -> dict[str, dict]:
     }
 
 
-def cuda_sources() -> list[str]:
-    """Names of the sources in csrc/cuda that hold kernels."""
-    return sorted(p.stem for p in CUDA.glob("*.cu") if "__global__" in p.read_text())
-
-
-def cuda_usage(source: str, architecture: str) -> dict[str, Usage]:
-    """What the kernels of csrc/cuda/<source>.cu use, by name, as ptxas tells.
+def cuda_usage(source: str, architecture: int) -> dict[str, Usage]:
+    """What the kernels of csrc/cuda/<source>.cu use, by name.
 
     Raises:
-        RuntimeError: it does not compile without a warning; nvcc's words.
+        CompileError: NVRTC does not compile it.
+        FileNotFoundError: there is no Triton, whose wheel brings the tool that reads cubins.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        target = ["-cubin", f"-arch={architecture}", "-o", f"{folder}/kernel.cubin"]
-        options = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
-        file = CUDA / f"{source}.cu"
-        command = ["nvcc", *options, *target, f"-I{ROOT / 'csrc' / 'include'}", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"nvcc for {architecture}: {done.stderr}")
-    kernels = done.stderr.split("Compiling entry function")[1:]
-    return {_name(told): _usage(told) for told in kernels}
-
-
-def _name(told: str) -> str:
-    """A kernel's name out of its mangled one, where a length stands before each part."""
-    [mangled], name = re.findall(r"'_ZN(\w+)'", told)[:1], ""
-    while length := re.match(r"\d+", mangled):
-        end = length.end() + int(length[0])
-        name, mangled = mangled[length.end() : end], mangled[end:]
-    return name
-
-
-def _usage(told: str) -> Usage:
-    stack = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", told)
-    shared = re.search(r"(\d+) bytes smem", told)
+    told = read_cubin(nvrtc.compile_source(source, architecture), "--dump-resource-usage")
+    kernels = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", told)
     return {
-        "registers": int(re.findall(r"Used (\d+) registers", told)[0]),
-        "stack": sum(map(int, stack)),
-        "shared memory": int(shared[1]) if shared else 0,
+        name: {"registers": int(registers), "stack": int(stack), "shared memory": int(shared)}
+        for name, registers, stack, shared in kernels
     }
+
+
+def read_cubin(cubin: bytes, option: str) -> str:
+    """What the `cuobjdump` of Triton's wheel says of a cubin."""
+    found = find_spec("triton")
+    if found is None:
+        raise FileNotFoundError("cuobjdump comes with Triton, which is not installed")
+    tool = Path(found.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [str(tool), option, str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _triton_rows() -> Iterator[list[str]]:
@@ -152,8 +139,8 @@ def _triton_rows() -> Iterator[list[str]]:
 
 
 def _cuda_rows() -> Iterator[list[str]]:
-    for source in cuda_sources():
-        used = [cuda_usage(source, architecture) for architecture in ARCHITECTURES]
+    for source in nvrtc.sources():
+        used = [cuda_usage(source, int(name.removeprefix("sm_"))) for name in ARCHITECTURES]
         for kernel in used[0]:
             yield [f"{source}: `{kernel}` (CUDA)", "", *(_cell(x[kernel]) for x in used)]
 

@@ -1,6 +1,6 @@
-"""The native libraries of csrc/: found beside this file, loaded once, checked before use.
+"""The C++ library of csrc/cpu: found beside this file, loaded once, checked before use.
 
-A library that is missing or does not fit is no error until something needs it; then the reason is
+If it is missing or does not fit, that is no error until something needs it; then the reason is
 told. Importing `sdst.kernels` always works, and the reference implementations with it.
 """
 
@@ -20,52 +20,38 @@ from sdst.kernels import dispatch
 
 ABI_VERSION = 9  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
-NAMES = ("cpu", "cuda")
+NAME = "libsdst_cpu.so"
 
 # Number types of a token store, as csrc/include/tokens.h numbers them; the last needs scales.
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 # Kinds of arguments by their letter in a signature.
 KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float}
-SIGNATURES: dict[str, str] = {}  # of the functions of the C++ library that wrappers have declared
-CUDA_SIGNATURES = {
-    "sdst_linear_assignment": "ppp" + "nnn" + "p",
-    "sdst_select_tokens": "pppppppp" + "nnnnnnn" + "p",
-    "sdst_temporal_nms": "pppppp" + "nnn" + "fff" + "p",
-}
-_NOT_BUILT = {
-    "cpu": "SDST_CPU=0; install sdst again without it",
-    "cuda": "no nvcc, a failing one, or SDST_CUDA=0; SDST_CUDA=1 at installation reports which",
-}
+SIGNATURES: dict[str, str] = {}  # of the functions that wrappers have declared
 
 
 class LibraryError(RuntimeError):
-    """A native library cannot be used; the message says why and what to do."""
+    """The library cannot be used; the message says why and what to do."""
 
 
-def path(name: str) -> Path:
-    """Where the library `name`, one of NAMES, is expected."""
-    return FOLDER / f"libsdst_{name}.so"
+def path() -> Path:
+    """Where the library is expected."""
+    return FOLDER / NAME
 
 
 @cache
-def load(name: str) -> ctypes.CDLL:
-    """The library `name`, one of NAMES. Raises LibraryError if it cannot be used."""
-    reason = missing_reason(name)
+def load() -> ctypes.CDLL:
+    """The library. Raises LibraryError if it cannot be used."""
+    reason = missing_reason()
     if reason is not None:
         raise LibraryError(reason)
-    native = ctypes.CDLL(str(path(name)))
-    if name == "cuda":
-        for exported, signature in CUDA_SIGNATURES.items():
-            getattr(native, exported).argtypes = [KINDS[kind] for kind in signature]
-            getattr(native, exported).restype = ctypes.c_int32
-    else:
-        native.sdst_use_openmp(openmp())
+    native = ctypes.CDLL(str(path()))
+    native.sdst_use_openmp(openmp())
     return native
 
 
 def function(name: str, signature: str) -> Callable[..., None]:
-    """The function `name` that the C++ library exports, looked up when it is first called.
+    """The function `name` that the library exports, looked up when it is first called.
 
     Args:
         signature: a letter for every argument: p a pointer, n an int64, i an int32, f a float.
@@ -74,7 +60,7 @@ def function(name: str, signature: str) -> Callable[..., None]:
 
     @cache
     def exported() -> Callable[..., None]:
-        found = getattr(load("cpu"), name)
+        found = getattr(load(), name)
         found.argtypes, found.restype = [KINDS[kind] for kind in signature], None
         return found
 
@@ -87,15 +73,6 @@ def openmp() -> ctypes.c_void_p | None:
         with suppress(OSError, AttributeError):
             return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p)
     return None
-
-
-def launch(function: str, device: torch.device, *arguments: int | float | None) -> None:
-    """Start `function` of the CUDA library on the current stream of `device`, without waiting."""
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream().cuda_stream
-        code = getattr(load("cuda"), function)(*arguments, stream)
-    if code != 0:
-        raise RuntimeError(f"{function}: the CUDA kernel did not start (error {code})")
 
 
 def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
@@ -136,38 +113,37 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
             reasons.append(f"{name} is on {tensor.device.type}, only cpu is offered")
         if tensor.dtype not in TYPES or (tensor.dtype == torch.int8 and name != "tokens"):
             reasons.append(f"{name} is {tensor.dtype}, only fp32, bf16 and fp16 are offered")
-    missing = missing_reason("cpu")
+    missing = missing_reason()
     return reasons if missing is None else [*reasons, missing]
 
 
 @dispatch.constant
 def multiplies_bf16() -> bool:
-    """Whether the library `cpu` can be used and the processor multiplies bf16 (AVX512_BF16)."""
-    return missing_reason("cpu") is None and bool(load("cpu").sdst_multiplies_bf16())
+    """Whether the library can be used and the processor multiplies bf16 (AVX512_BF16)."""
+    return missing_reason() is None and bool(load().sdst_multiplies_bf16())
 
 
 @dispatch.constant
-def missing_reason(name: str) -> str | None:
-    """Why the library `name` cannot be used, None if it can."""
-    return _inspect(name)
+def missing_reason() -> str | None:
+    """Why the library cannot be used, None if it can."""
+    return _inspect()
 
 
 @cache
-def _inspect(name: str) -> str | None:
-    file = path(name)
+def _inspect() -> str | None:
+    file = path()
     if not file.exists():
-        return f"{file.name} was not built ({_NOT_BUILT[name]})"
+        return f"{NAME} was not built (SDST_CPU=0; install sdst again without it)"
     try:
         native = ctypes.CDLL(str(file))
         version = native.sdst_abi_version()
     except (OSError, AttributeError) as error:
-        return f"{file.name} cannot be loaded: {error}"
+        return f"{NAME} cannot be loaded: {error}"
     if version != ABI_VERSION:
         return (
-            f"{file.name} has ABI version {version}, this Python code expects {ABI_VERSION}; "
+            f"{NAME} has ABI version {version}, this Python code expects {ABI_VERSION}; "
             "run `pip install -e .` again"
         )
-    lacking = [x for x in SIGNATURES if name == "cpu" and not hasattr(native, x)]
-    if lacking:
-        return f"{file.name} lacks {', '.join(lacking)}; run `pip install -e .` again"
+    if lacking := [name for name in SIGNATURES if not hasattr(native, name)]:
+        return f"{NAME} lacks {', '.join(lacking)}; run `pip install -e .` again"
     return None

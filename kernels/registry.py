@@ -14,7 +14,9 @@ Arguments = dict[str, Any]
 Reasons = Callable[..., list[str]]
 Order = Callable[..., tuple[str, ...]]
 
+# Where `pytest -m gpu` ran last.
 H100 = "NVIDIA H100 on 2026-11-26 (torch 2.11, Triton 3.6)"
+BY_NVCC = f"{H100}, built by nvcc; not yet as NVRTC builds and the driver launches it"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,13 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
     return reasons
 
 
+def tf32x3_reasons() -> list[str]:
+    """Why a kernel cannot multiply fp32 on tensor cores in three tf32 products; empty if it can."""
+    if torch.version.hip is None:
+        return []
+    return ["this PyTorch is built for ROCm, whose Triton has no tf32x3 products"]
+
+
 @dispatch.constant
 def missing_reason() -> str | None:
     """Why Triton cannot be used, None if it can."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from sdst.config import cache_dir
+from sdst.cache_folder import cache_dir
 from sdst.errors import run
 from sdst.grounding.cache import LIMIT, entries, folder_size, grounding_cache, limit, trim
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,10 +41,6 @@ NOT_LEARNED = {
 PACKAGED = Path(__file__).parent / "configs"
 MOST_BYTES = 2**20  # of a config file
 MOST_INCLUDES = 10  # files inside each other
-
-
-class NoCacheError(InputError):
-    """The system has no place for a cache."""
 
 
 @dataclass
@@ -123,7 +118,8 @@ class TrainConfig:
         clip_norm: largest norm of the gradient.
         validate_every: epochs between validations.
         select_by: figure of the validation report that decides which checkpoint is best.
-        precision: `auto` is bf16 where the GPU has it, fp32 elsewhere.
+        precision: `auto` is bf16 where the GPU computes it natively, fp16 with a scaled loss on
+            older ones, fp32 on a CPU.
         compile: run forward, matching and losses as one graph of `torch.compile`: `default`, or
             `reduce-overhead`, which keeps it as a CUDA graph. Compiling takes a minute or more for
             every shape: set data.pad_to as well.
@@ -210,21 +206,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     planted: PlantedConfig = field(default_factory=PlantedConfig)
-
-
-def cache_dir() -> Path:
-    """Where rendered and encoded things are kept: `$SDST_CACHE`, or `~/.cache/sdst`.
-
-    Raises:
-        NoCacheError: there is neither, as for a user id that the system has no entry for.
-    """
-    try:
-        return Path(os.environ.get("SDST_CACHE") or Path.home() / ".cache" / "sdst").expanduser()
-    except RuntimeError:  # of pathlib
-        raise NoCacheError(
-            "no home directory (HOME is not set); set SDST_CACHE to a folder for rendered videos "
-            "and encoded features"
-        ) from None
 
 
 def packaged_configs() -> list[str]:

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def show_installation() -> None:
-    """Print versions, devices, native libraries, and a table for every op."""
-    from sdst.installation import devices, libraries, op_choice, packages
+    """Print versions, devices, native code, and a table for every op."""
+    from sdst.installation import devices, native_code, op_choice, packages
     from sdst.kernels import ImplementationError
     from sdst.kernels.registry import OPS
 
@@ -38,7 +38,7 @@ def show_installation() -> None:
         raise InputError(f"SDST_IMPLEMENTATION: {error}") from error
     show("versions", {"sdst": sdst.__version__, "python": platform.python_version(), **packages()})
     show("devices", devices())
-    show("native libraries", libraries())
+    show("native code", native_code())
     for op, rows in choices.items():
         show(op, rows)
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from sdst.kernels import ImplementationError, dispatch, library
+from sdst.kernels import ImplementationError, cuda_kernels, dispatch, library, nvrtc
 from sdst.kernels.examples import Make
 from sdst.kernels.registry import OPS
 
@@ -37,13 +37,21 @@ def devices() -> dict[str, str]:
     return rows
 
 
-def libraries() -> dict[str, str]:
-    """Where each native library is and how large, or why there is none."""
-    rows = {}
-    for name in library.NAMES:
-        file, reason = library.path(name), library.missing_reason(name)
-        size = f"{file}, {file.stat().st_size / 1024:.0f} KiB" if file.exists() else ""
-        rows[name] = reason or f"{size}, ABI {library.ABI_VERSION}"
+def native_code() -> dict[str, str]:
+    """The C++ library and the CUDA sources: where they are and whether they serve."""
+    file, reason = library.path(), library.missing_reason()
+    size = f"{file}, {file.stat().st_size / 1024:.0f} KiB" if file.exists() else ""
+    rows = {"C++": reason or f"{size}, ABI {library.ABI_VERSION}"}
+    if reason := nvrtc.missing_reason():
+        return rows | {"NVRTC": reason}
+    rows["NVRTC"] = ".".join(map(str, nvrtc.version()))
+    targets = {cuda_kernels.architecture(i) for i in range(torch.cuda.device_count())}
+    for source in nvrtc.sources():
+        states = (
+            f"sm_{target} {'compiled' if nvrtc.is_cached(source, target) else 'not yet compiled'}"
+            for target in sorted(targets)
+        )
+        rows[f"{source}.cu"] = ", ".join(states) or "compiled when a CUDA device needs it"
     return rows
 
 

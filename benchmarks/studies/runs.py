@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_model
 
+from sdst.cache_folder import cache_dir
 from sdst.checkpoint import RunFolder
-from sdst.config import cache_dir, load_config
+from sdst.config import load_config
 from sdst.data.annotations import Annotation
 from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError

@@ -11,7 +11,6 @@
 #include "warp.h"
 
 namespace sdst {
-namespace {
 
 struct Warp {
     __device__ static int member() { return threadIdx.x; }
@@ -29,7 +28,7 @@ struct Warp {
     }
 };
 
-__global__ void __launch_bounds__(kWarp)
+extern "C" __global__ void __launch_bounds__(kWarp)
     assign_problems(const float* cost, const int64_t* sizes, int64_t* out, int rows, int columns) {
     extern __shared__ double memory[];
     const int64_t problem = blockIdx.x;
@@ -37,16 +36,4 @@ __global__ void __launch_bounds__(kWarp)
                  out + problem * columns);
 }
 
-}  // namespace
 }  // namespace sdst
-
-// 0, or the CUDA error code. `stream` is the caller's current stream.
-SDST_API int32_t sdst_linear_assignment(const float* cost, const int64_t* sizes, int64_t* out,
-                                        int64_t batch, int64_t rows, int64_t columns,
-                                        void* stream) {
-    if (batch == 0 || columns == 0) return 0;
-    const int m = static_cast<int>(rows), g = static_cast<int>(columns);
-    sdst::assign_problems<<<static_cast<unsigned>(batch), sdst::kWarp, sdst::workspace_bytes(m, g),
-                            static_cast<cudaStream_t>(stream)>>>(cost, sizes, out, m, g);
-    return static_cast<int32_t>(cudaGetLastError());
-}

@@ -6,6 +6,10 @@
 // not read. Outputs indices, kept_scores, valid [B, k]. The best of a group are found by radix
 // select over keys without ties, so the answer is exact and the same in every run, whatever the
 // order of the atomics. Shared memory does not grow with the video.
+//
+// Work space: all_keys [B, entries], of which those taken become 0, and all_taken [B, 2, k], the
+// taken ones: k places that the groups own by their quota, 0 where a group has too few, and k for
+// the rest.
 #include <cuda_runtime.h>
 
 #include "sdst.h"
@@ -13,13 +17,13 @@
 #include "warp.h"
 
 namespace sdst {
-namespace {
 
 constexpr int kThreads = 256;
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;  // one per thread
 constexpr int kMaxLevels = 8;             // MAX_LEVELS of kernels/select_tokens/cuda.py
 
+// As Pyramid in kernels/select_tokens/cuda.py.
 struct Pyramid {
     int64_t length, per_clip, kept, levels, segments, entries;
     int64_t strides[kMaxLevels];
@@ -40,12 +44,6 @@ struct Search {
     int digit;     // of the threshold
     int wanted;    // keys with the threshold's digits so far that reach it
     bool settled;  // all of these do
-};
-
-// Keys of a sample [entries] of which those taken become 0, and the taken ones: k places that the
-// groups own by their quota, 0 where a group has too few, and k for the rest.
-struct Workspace {
-    uint64_t *keys, *taken;
 };
 
 // By the first warp: the digit that the `wanted`-th largest key has.
@@ -104,9 +102,9 @@ __device__ void take_best(uint64_t* keys, int64_t count, int wanted, uint64_t* t
 }
 
 // A block per sample, level and segment.
-__global__ void __launch_bounds__(kThreads)
-    fill_quotas(const float* scores, const int64_t* lengths, Workspace work,
-                const __grid_constant__ Pyramid n) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    fill_quotas(const float* scores, const int64_t* lengths, uint64_t* all_keys,
+                uint64_t* all_taken, const __grid_constant__ Pyramid n) {
     const int64_t groups = n.levels * n.segments, sample = blockIdx.x / groups;
     const int64_t level = blockIdx.x % groups / n.segments, segment = blockIdx.x % n.segments;
     const int64_t length = n.valid_length(lengths, sample), stride = n.strides[level];
@@ -118,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
     const bool last = segment == n.segments - 1;
     const int64_t steps = last ? ceil_div(n.length, stride) - first : valid;
     const int64_t begin = n.offset(level) + first * n.per_clip;
-    uint64_t* keys = work.keys + sample * n.entries + begin;
+    uint64_t* keys = all_keys + sample * n.entries + begin;
     for (int64_t i = threadIdx.x; i < steps * n.per_clip; i += kThreads) {
         const int64_t start = (first + i / n.per_clip) * stride;
         const int64_t clips = length - start < stride ? length - start : stride;
@@ -131,18 +129,18 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t place =
         share_begin(n.kept, n.levels, level) + share_begin(quota, n.segments, segment);
     const int64_t there = valid * n.per_clip, found = wanted < there ? wanted : there;
-    uint64_t* taken = work.taken + 2 * sample * n.kept + place;
+    uint64_t* taken = all_taken + 2 * sample * n.kept + place;
     for (int64_t i = found + threadIdx.x; i < wanted; i += kThreads) taken[i] = 0;
     if (found > 0) take_best(keys, steps * n.per_clip, static_cast<int>(found), taken);
 }
 
 // A block per sample.
-__global__ void __launch_bounds__(kThreads)
-    finish(const int64_t* lengths, Workspace work, int64_t* indices, float* kept_scores,
-           bool* valid, const __grid_constant__ Pyramid n) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    finish(const int64_t* lengths, uint64_t* all_keys, uint64_t* all_taken, int64_t* indices,
+           float* kept_scores, bool* valid, const __grid_constant__ Pyramid n) {
     __shared__ int by_quota;
     const int64_t sample = blockIdx.x, length = n.valid_length(lengths, sample);
-    uint64_t* taken = work.taken + 2 * sample * n.kept;
+    uint64_t* taken = all_taken + 2 * sample * n.kept;
     if (threadIdx.x == 0) by_quota = 0;
     __syncthreads();
     int mine = 0;
@@ -154,8 +152,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t r = 0; r < n.levels; ++r) there += ceil_div(length, n.strides[r]) * n.per_clip;
     const int64_t count = n.kept < there ? n.kept : there, more = count - by_quota;
     if (more > 0)
-        take_best(work.keys + sample * n.entries, n.entries, static_cast<int>(more),
-                  taken + n.kept);
+        take_best(all_keys + sample * n.entries, n.entries, static_cast<int>(more), taken + n.kept);
     __syncthreads();
 
     // The place of a key is the number of those above it.
@@ -178,27 +175,4 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-}  // namespace
 }  // namespace sdst
-
-// 0, or the CUDA error code. `strides` [levels] lies in the host's memory, everything else on the
-// device: keys [B, entries] and taken [B, 2, k] are workspace. `stream` is the caller's current
-// stream.
-SDST_API int32_t sdst_select_tokens(const float* scores, const int64_t* lengths,
-                                    const int64_t* strides, int64_t* indices, float* kept_scores,
-                                    bool* valid, int64_t* keys, int64_t* taken, int64_t batch,
-                                    int64_t length, int64_t per_clip, int64_t kept, int64_t levels,
-                                    int64_t segments, int64_t entries, void* stream) {
-    if (batch == 0 || kept == 0) return 0;
-    if (levels > sdst::kMaxLevels) return static_cast<int32_t>(cudaErrorInvalidValue);
-    sdst::Pyramid n{length, per_clip, kept, levels, segments, entries, {}};
-    for (int64_t level = 0; level < levels; ++level) n.strides[level] = strides[level];
-    const sdst::Workspace work{reinterpret_cast<uint64_t*>(keys),
-                               reinterpret_cast<uint64_t*>(taken)};
-    sdst::fill_quotas<<<static_cast<unsigned>(batch * levels * segments), sdst::kThreads, 0,
-                        static_cast<cudaStream_t>(stream)>>>(scores, lengths, work, n);
-    sdst::finish<<<static_cast<unsigned>(batch), sdst::kThreads, 0,
-                   static_cast<cudaStream_t>(stream)>>>(lengths, work, indices, kept_scores, valid,
-                                                        n);
-    return static_cast<int32_t>(cudaGetLastError());
-}

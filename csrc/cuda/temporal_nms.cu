@@ -13,7 +13,6 @@
 #include "warp.h"
 
 namespace sdst {
-namespace {
 
 struct Span {
     float start, end;
@@ -40,7 +39,7 @@ __device__ Best best_of_all(Best mine) {
     return mine;
 }
 
-__global__ void __launch_bounds__(kWarp)
+extern "C" __global__ void __launch_bounds__(kWarp)
     suppress(const float* spans, const float* scores, const int64_t* counts, float* left,
              int64_t* order, float* kept, int count, Suppression x) {
     const int64_t video = blockIdx.x;
@@ -77,18 +76,4 @@ __global__ void __launch_bounds__(kWarp)
     }
 }
 
-}  // namespace
 }  // namespace sdst
-
-// 0, or the CUDA error code. `stream` is the caller's current stream.
-SDST_API int32_t sdst_temporal_nms(const float* spans, const float* scores, const int64_t* counts,
-                                   float* left, int64_t* order, float* kept, int64_t batch,
-                                   int64_t count, int64_t method, float threshold, float sigma,
-                                   float min_score, void* stream) {
-    if (batch == 0 || count == 0) return 0;
-    const sdst::Suppression x{static_cast<sdst::Method>(method), threshold, sigma, min_score};
-    sdst::suppress<<<static_cast<unsigned>(batch), sdst::kWarp, 0,
-                     static_cast<cudaStream_t>(stream)>>>(spans, scores, counts, left, order, kept,
-                                                          static_cast<int>(count), x);
-    return static_cast<int32_t>(cudaGetLastError());
-}

@@ -10,6 +10,7 @@ namespace sdst {
 // In the order of METHODS in kernels/temporal_nms/reference.py.
 enum class Method : int64_t { hard, linear, gaussian };
 
+// As Suppression in kernels/temporal_nms/cuda.py.
 struct Suppression {
     Method method;
     float threshold, sigma, min_score;

@@ -72,9 +72,10 @@ def _not_on_gpu(
     logits: Tensor,
     lengths: Tensor | None = None,
 ) -> list[str]:
-    return triton_support.unsupported_reasons(
+    reasons = triton_support.unsupported_reasons(
         value=value, references=references, offsets=offsets, logits=logits
     )
+    return reasons + triton_support.tf32x3_reasons()
 
 
 def deformable_attention(

@@ -72,7 +72,8 @@ torch.library.register_autograd(
 def _not_on_gpu(
     query: Tensor, tokens: Tensor, indices: Tensor, bias: Tensor, valid: Tensor
 ) -> list[str]:
-    return triton_support.unsupported_reasons(query=query, tokens=tokens, bias=bias)
+    reasons = triton_support.unsupported_reasons(query=query, tokens=tokens, bias=bias)
+    return reasons + triton_support.tf32x3_reasons()
 
 
 def gathered_attention(

@@ -9,7 +9,7 @@ from sdst.kernels import dispatch
 from sdst.kernels.examples import ANY, Make
 from sdst.kernels.linear_assignment import cuda, native, reference
 from sdst.kernels.linear_assignment.reference import NonFiniteCostError
-from sdst.kernels.registry import H100, Arguments, Op, always, register
+from sdst.kernels.registry import BY_NVCC, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 
 __all__ = ["NonFiniteCostError", "linear_assignment"]
@@ -91,6 +91,6 @@ register(
         example=example,
         choices=dict.fromkeys(("batch", "columns", "more"), ANY),
         asked=("cost", "sizes"),
-        ran_on={"cuda": H100},
+        ran_on={"cuda": BY_NVCC},
     )
 )

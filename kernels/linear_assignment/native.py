@@ -20,7 +20,7 @@ def unsupported_reasons(cost: Tensor, sizes: Tensor) -> list[str]:
         reasons.append(f"cost is on {cost.device}, only cpu is offered")
     if cost.dtype not in DTYPES:
         reasons.append(f"cost is {cost.dtype}, only fp32, bf16 and fp16 are offered")
-    if missing := library.missing_reason("cpu"):
+    if missing := library.missing_reason():
         reasons.append(missing)
     return reasons
 

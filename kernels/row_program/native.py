@@ -33,7 +33,7 @@ def unsupported_reasons(*tensors: Tensor) -> list[str]:
         fits = tensor.dtype == torch.float32 or not tensor.is_floating_point()  # or lengths
         if not fits or tensor.device.type != "cpu":
             return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
-    missing = library.missing_reason("cpu")
+    missing = library.missing_reason()
     if missing is None and factors == torch.bfloat16 and not library.multiplies_bf16():
         return ["products are bf16 under autocast, which this processor lacks (AVX512_BF16)"]
     return [] if missing is None else [missing]

@@ -10,7 +10,7 @@ from torch import Tensor
 from sdst.kernels import dispatch, pyramid, triton_support
 from sdst.kernels.examples import ANY, SOME, STORES, STRIDES, WIDTHS, Make
 from sdst.kernels.quantization import check_scales
-from sdst.kernels.registry import H100, Arguments, Op, always, register
+from sdst.kernels.registry import BY_NVCC, H100, Arguments, Op, always, register
 from sdst.kernels.select_tokens import native, reference
 from sdst.kernels.shapes import FLOAT, LENGTH, STORED, check_counts, check_tensors
 
@@ -184,6 +184,6 @@ register(
         },
         asked=("tokens", "u", "k", "lengths"),
         launches={"patches": _PATCHES, "patches in int8": {**_PATCHES, "stored": torch.int8}},
-        ran_on={"triton": H100, "cuda": H100},
+        ran_on={"triton": H100, "cuda": BY_NVCC},
     )
 )

@@ -8,25 +8,38 @@ scores of a video.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sdst.kernels import library, pyramid
+from sdst.kernels import cuda_kernels, library, pyramid
 
 MAX_LEVELS = 8  # kMaxLevels of csrc/cuda/select_tokens.cu
+THREADS = 256  # kThreads there
+
+_fill_quotas = cuda_kernels.Kernel("select_tokens", "fill_quotas")
+_finish = cuda_kernels.Kernel("select_tokens", "finish")
+
+
+class Pyramid(ctypes.Structure):
+    """As csrc/cuda/select_tokens.cu has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("length", "per_clip", "kept", "levels")),
+        *((name, ctypes.c_int64) for name in ("segments", "entries")),
+        ("strides", ctypes.c_int64 * MAX_LEVELS),
+    )
 
 
 def unsupported_reasons(scores: Tensor, strides: Sequence[int]) -> list[str]:
     """Why this call cannot be served by CUDA; empty if it can."""
     reasons = []
-    if scores.device.type != "cuda":
-        reasons.append(f"scores are on {scores.device}, expected a CUDA device")
+    if missing := cuda_kernels.missing_reason("select_tokens", scores.device):
+        reasons.append(missing)
     if len(strides) > MAX_LEVELS:
         reasons.append(f"{len(strides)} levels, at most {MAX_LEVELS} are offered")
-    if missing := library.missing_reason("cuda"):
-        reasons.append(missing)
     return reasons
 
 
@@ -35,15 +48,21 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, indices and validity [B, k] of the kept tokens, from raw scores [B, L, P] fp32."""
     batch, length, per_clip = scores.shape
-    inputs = scores, library.prepare_lengths(lengths), torch.tensor(strides)
+    valid_lengths = library.prepare_lengths(lengths)
     entries = sum(pyramid.steps(length, strides)) * per_clip
     indices = scores.new_empty(batch, k, dtype=torch.int64)
     kept, valid = scores.new_empty(batch, k), scores.new_empty(batch, k, dtype=torch.bool)
     keys, taken = indices.new_empty(batch, entries), indices.new_empty(batch, 2, k)
-    library.launch(
-        "sdst_select_tokens",
+    padded = (ctypes.c_int64 * MAX_LEVELS)(*strides)
+    n = Pyramid(length, per_clip, k, len(strides), segments, entries, padded)
+    samples = batch if k > 0 else 0
+    _fill_quotas.launch(
         scores.device,
-        *library.pointers(*inputs, indices, kept, valid, keys, taken),
-        *(batch, length, per_clip, k, len(strides), segments, entries),
+        samples * len(strides) * segments,
+        THREADS,
+        *(scores, valid_lengths, keys, taken, n),
+    )
+    _finish.launch(
+        scores.device, samples, THREADS, *(valid_lengths, keys, taken, indices, kept, valid, n)
     )
     return kept, indices, valid

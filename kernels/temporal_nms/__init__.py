@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.examples import ANY, Make
-from sdst.kernels.registry import H100, Arguments, Op, always, register
+from sdst.kernels.registry import BY_NVCC, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 from sdst.kernels.temporal_nms import cuda, native, reference
 from sdst.kernels.temporal_nms.reference import METHODS
@@ -145,6 +145,6 @@ register(
             "method": METHODS,
         },
         asked=("spans", "scores", "counts"),
-        ran_on={"cuda": H100},
+        ran_on={"cuda": BY_NVCC},
     )
 )

@@ -7,20 +7,34 @@ read and write [B, N] scores about ten times for every span taken; here a step r
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
-from sdst.kernels import library
+from sdst.kernels import cuda_kernels
+from sdst.kernels.cuda_kernels import WARP
 from sdst.kernels.temporal_nms.native import dtype_reasons, prepare
 from sdst.kernels.temporal_nms.reference import METHODS
+
+_suppress = cuda_kernels.Kernel("temporal_nms", "suppress")
+
+
+class Suppression(ctypes.Structure):
+    """As csrc/include/suppression.h has it."""
+
+    _fields_ = (
+        ("method", ctypes.c_int64),
+        ("threshold", ctypes.c_float),
+        ("sigma", ctypes.c_float),
+        ("min_score", ctypes.c_float),
+    )
 
 
 def unsupported_reasons(spans: Tensor, scores: Tensor, counts: Tensor | None) -> list[str]:
     """Why this call cannot be served by CUDA; empty if it can."""
     reasons = dtype_reasons(spans, scores)
-    if scores.device.type != "cuda":
-        reasons.append(f"scores are on {scores.device}, expected a CUDA device")
-    if missing := library.missing_reason("cuda"):
+    if missing := cuda_kernels.missing_reason("temporal_nms", scores.device):
         reasons.append(missing)
     return reasons
 
@@ -38,14 +52,12 @@ def temporal_nms(
     inputs = prepare(spans, scores, counts)
     order, kept = torch.empty_like(inputs[1], dtype=torch.int64), torch.empty_like(inputs[1])
     left = torch.empty_like(kept)  # scores as they decay
-    library.launch(
-        "sdst_temporal_nms",
+    batch, count = scores.shape
+    _suppress.launch(
         scores.device,
-        *library.pointers(*inputs, left, order, kept),
-        *scores.shape,
-        METHODS.index(method),
-        threshold,
-        sigma,
-        min_score,
+        batch if count > 0 else 0,
+        WARP,
+        *(*inputs, left, order, kept, ctypes.c_int(count)),
+        Suppression(METHODS.index(method), threshold, sigma, min_score),
     )
     return order, kept.to(scores.dtype)

@@ -18,7 +18,7 @@ def unsupported_reasons(spans: Tensor, scores: Tensor, counts: Tensor | None) ->
     reasons = dtype_reasons(spans, scores)
     if scores.device.type != "cpu":
         reasons.append(f"scores are on {scores.device}, only cpu is offered")
-    if missing := library.missing_reason("cpu"):
+    if missing := library.missing_reason():
         reasons.append(missing)
     return reasons
 

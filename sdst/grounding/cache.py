@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdst.config import cache_dir
+from sdst.cache_folder import cache_dir
 from sdst.errors import InputError
 from sdst.publish import lock, remove_leftovers
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from sdst.backbones import Backbone, load_backbone, load_internvideo2
+from sdst.cache_folder import NoCacheError
 from sdst.checkpoint import trained_on
-from sdst.config import Config, NoCacheError
+from sdst.config import Config
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdst.config import FROM_FEATURES, Config, cache_dir
+from sdst.cache_folder import cache_dir
+from sdst.config import FROM_FEATURES, Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_files import FeatureFiles, fewest_clips

@@ -382,14 +382,18 @@ def check_kernels(
 def autocast_dtype(precision: str) -> torch.dtype | None:
     """The dtype of training under `train.precision`, by autocast; None is fp32.
 
+    `auto` is bf16 on a GPU that computes it natively, fp16 on others, and fp32 on a CPU.
+
     Raises:
         InputError: fp16 without a GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("train.precision fp16: needs a GPU, and there is none; take bf16 or fp32")
     if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if has_bf16 else None
+        if not torch.cuda.is_available():
+            return None
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 

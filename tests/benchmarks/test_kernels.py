@@ -7,6 +7,7 @@ import re
 import pytest
 
 from benchmarks import kernels
+from sdst.kernels import nvrtc
 from sdst.kernels.registry import OPS
 
 
@@ -15,7 +16,7 @@ def test_every_implementation_of_every_op_is_in_the_table() -> None:
     for op in OPS.values():
         for name in op.implementations:
             assert f"| {op.name} | {name} |" in table
-    for source in kernels.cuda_sources():
+    for source in nvrtc.sources():
         assert f"| {source} | cuda |" in table
 
 
@@ -31,11 +32,3 @@ def test_every_triton_kernel_is_in_the_table() -> None:
     for file in (kernels.ROOT / "kernels").glob("*/triton.py"):
         for kernel in re.findall(r"@triton\.jit\ndef (\w+_kernel)\(", file.read_text()):
             assert re.search(rf"^{file.parent.name}\b.*`{kernel}`", table, re.MULTILINE)
-
-
-def test_a_kernels_usage_is_read_from_what_ptxas_tells() -> None:
-    told = """ '_ZN4sdst12_GLOBAL__N_16finishEPKl' for 'sm_90'
-    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
-    ptxas info : Used 48 registers, used 1 barriers, 1040 bytes smem"""
-    assert kernels._name(told) == "finish"
-    assert kernels._usage(told) == {"registers": 48, "stack": 16, "shared memory": 1040}

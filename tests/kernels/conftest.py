@@ -12,7 +12,7 @@ from sdst.kernels import library, use_implementation
 @pytest.fixture(params=["native", "reference"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once with the C++ kernels, once with the reference."""
-    if request.param == "native" and library.missing_reason("cpu") is not None:
-        pytest.skip(str(library.missing_reason("cpu")))
+    if request.param == "native" and library.missing_reason() is not None:
+        pytest.skip(str(library.missing_reason()))
     with use_implementation(request.param):
         yield request.param

@@ -27,8 +27,8 @@ SIZE = (3, 6, 2, 8)  # B, L, H, C
 @pytest.fixture(params=["native", "sdpa"])
 def implementation(request: pytest.FixtureRequest) -> str:
     """Run the test with each implementation for a CPU."""
-    if request.param == "native" and library.missing_reason("cpu") is not None:
-        pytest.skip(str(library.missing_reason("cpu")))
+    if request.param == "native" and library.missing_reason() is not None:
+        pytest.skip(str(library.missing_reason()))
     return request.param
 
 

@@ -19,7 +19,7 @@ from tests.kernels.threads import assert_same_bits_in_threads
 
 STRIDES = (1, 2, 4)
 needs_native = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

@@ -20,7 +20,7 @@ from sdst.kernels import (
 from tests.kernels.threads import assert_same_bits_in_threads
 
 needs_native = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 

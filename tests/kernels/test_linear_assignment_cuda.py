@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from sdst.kernels import library, linear_assignment
-from tests.kernels.warp_shim import build
+from sdst.kernels.linear_assignment import cuda
+from tests.kernels.warp_shim import shimmed
 
 needs_native = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
 def assign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("shim")
-    function = build(
-        "linear_assignment", "sdst_linear_assignment", folder, request.param == "sanitized"
-    )
-
-    def call(cost: Tensor, sizes: Tensor) -> Tensor:
-        batch, rows, columns = cost.shape
-        out = torch.empty(batch, columns, dtype=torch.int64)
-        function(cost.numpy(), sizes.numpy(), out.numpy(), batch, rows, columns, None)
-        return out
-
-    return call
+    with shimmed("linear_assignment", folder, request.param == "sanitized"):
+        yield cuda.linear_assignment
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 5), (10, 4), (40, 33)])

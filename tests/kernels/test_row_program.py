@@ -23,7 +23,7 @@ from tests.kernels.threads import assert_same_bits_in_threads
 from tests.processor import needs_bf16
 
 needs_native = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 BATCH, ROWS, KEYS, HEADS = 3, 9, 7, 4
 WIDTHS = [8, 32, 20, 40, 52]  # whole panels of 16, and what is left of them

@@ -10,16 +10,13 @@ from torch import Tensor
 
 from sdst.kernels import pyramid
 from sdst.kernels.select_tokens import cuda, reference
-from tests.kernels.warp_shim import build
+from tests.kernels.warp_shim import shimmed
 
 STRIDES = (1, 2, 4, 8)
 
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
 def select(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("shim")
-    function = build("select_tokens", "sdst_select_tokens", folder, request.param == "sanitized")
-
     def call(
         scores: Tensor,
         k: int,
@@ -27,21 +24,12 @@ def select(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         strides: tuple[int, ...] = STRIDES,
         segments: int = 4,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, length, per_clip = scores.shape
-        entries = sum(pyramid.steps(length, strides)) * per_clip
-        # What the kernels must not rely on: garbage where they write.
-        indices, kept = torch.full((batch, k), 99), torch.full((batch, k), math.nan)
-        valid = torch.full((batch, k), 7, dtype=torch.uint8).view(torch.bool)
-        keys, taken = torch.full((batch, entries), -7), torch.full((batch, 2, k), -7)
-        tensors = (scores, lengths, torch.tensor(strides), indices, kept, valid, keys, taken)
-        function(
-            *(None if x is None else x.numpy() for x in tensors),
-            *(batch, length, per_clip, k, len(strides), segments, entries),
-            None,
-        )
+        kept, indices, valid = cuda.select(scores, k, lengths, strides, segments)
         return indices, kept, valid
 
-    return call
+    folder = tmp_path_factory.mktemp("shim")
+    with shimmed("select_tokens", folder, request.param == "sanitized"):
+        yield call
 
 
 def check(select, scores: Tensor, k: int, lengths: Tensor | None = None, **options: object) -> None:
@@ -121,7 +109,7 @@ def test_no_samples_and_nothing_to_keep(select) -> None:
 def test_it_says_why_it_does_not_fit() -> None:
     reasons = cuda.unsupported_reasons(torch.zeros(1, 1, 1), range(1, 10))
     assert reasons[:2] == [
-        "scores are on cpu, expected a CUDA device",
+        "the tensors are on cpu, expected a CUDA device",
         "9 levels, at most 8 are offered",
     ]
 

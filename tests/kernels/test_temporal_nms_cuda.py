@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import temporal_nms
+from sdst.kernels.temporal_nms import cuda
 from sdst.kernels.temporal_nms.reference import METHODS
-from tests.kernels.warp_shim import build
+from tests.kernels.warp_shim import shimmed
 
 THRESHOLD, SIGMA = 0.3, 0.5
 
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
 def suppress(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("shim")
-    function = build("temporal_nms", "sdst_temporal_nms", folder, request.param == "sanitized")
-
     def call(
         spans: Tensor,
         scores: Tensor,
@@ -27,21 +25,11 @@ def suppress(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         method: str,
         min_score: float = -math.inf,
     ) -> tuple[Tensor, Tensor]:
-        # What the kernel must not rely on: garbage where it writes.
-        left, kept = torch.full_like(scores, math.nan), torch.full_like(scores, math.nan)
-        order = torch.full_like(scores, 99, dtype=torch.int64)
-        function(
-            *(None if x is None else x.numpy() for x in (spans, scores, counts, left, order, kept)),
-            *scores.shape,
-            METHODS.index(method),
-            THRESHOLD,
-            SIGMA,
-            min_score,
-            None,
-        )
-        return order, kept
+        return cuda.temporal_nms(spans, scores, counts, method, THRESHOLD, SIGMA, min_score)
 
-    return call
+    folder = tmp_path_factory.mktemp("shim")
+    with shimmed("temporal_nms", folder, request.param == "sanitized"):
+        yield call
 
 
 @pytest.mark.parametrize("method", METHODS)

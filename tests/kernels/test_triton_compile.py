@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -28,6 +26,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+from benchmarks.kernels import read_cubin  # noqa: E402
 from sdst.kernels import triton_support  # noqa: E402
 from sdst.kernels.examples import Make  # noqa: E402
 from sdst.kernels.registry import OPS  # noqa: E402
@@ -85,13 +84,9 @@ def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
         registered._destroy()
 
 
-def usage(kernel: object, folder: Path) -> dict[str, int]:
+def usage(kernel: object) -> dict[str, int]:
     """Registers a thread, bytes of stack a thread (spills), shared memory a program."""
-    binary = folder / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    command = [str(tool), "--dump-resource-usage", str(binary)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = read_cubin(kernel.asm["cubin"], "--dump-resource-usage")
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", told).groups()
     return {
         "registers": int(registers),
@@ -100,14 +95,12 @@ def usage(kernel: object, folder: Path) -> dict[str, int]:
     }
 
 
-def measure(
-    op: str, launch: str, architecture: int, dtype: str, folder: Path
-) -> dict[str, dict[str, int]]:
+def measure(op: str, launch: str, architecture: int, dtype: str) -> dict[str, dict[str, int]]:
     """Usage of every kernel that a call and its gradients start."""
     call = OPS[op].example(Make("meta", DTYPES[dtype]), **OPS[op].launches[launch])
     with compiling_for(architecture) as kernels:
         results(OPS[op], call, "triton")
-    return {name: usage(kernel, folder) for name, kernel in kernels.items()}
+    return {name: usage(kernel) for name, kernel in kernels.items()}
 
 
 def budgets_of(op: str) -> Path:
@@ -128,11 +121,11 @@ def test_every_triton_kernel_is_launched_for_a_budget() -> None:
 @pytest.mark.parametrize("architecture", SHARED_MEMORY)
 @pytest.mark.parametrize(("op", "launch"), LAUNCHES)
 def test_kernels_stay_within_their_budget(
-    op: str, launch: str, architecture: int, dtype: str, tmp_path: Path
+    op: str, launch: str, architecture: int, dtype: str
 ) -> None:
     budgets = json.loads(budgets_of(op).read_text())
     committed = budgets["usage"][launch][f"sm_{architecture}"][dtype]
-    found = measure(op, launch, architecture, dtype, tmp_path)
+    found = measure(op, launch, architecture, dtype)
     assert found.keys() == committed.keys()
     for name, used in found.items():
         assert used["stack"] == 0, f"{name} spills"
@@ -150,20 +143,20 @@ def hoarding_kernel(p_x, BLOCK: triton.language.constexpr):
     triton.language.store(p_all, x - triton.language.sum(x))
 
 
-def test_a_spill_would_be_seen(tmp_path: Path) -> None:
+def test_a_spill_would_be_seen() -> None:
     with compiling_for(90) as kernels:
         triton_support.launch(
             hoarding_kernel, (1,), Make("meta").floats(), BLOCK=16384, num_warps=1
         )
-    assert usage(kernels["hoarding_kernel"], tmp_path)["stack"] > 0
+    assert usage(kernels["hoarding_kernel"])["stack"] > 0
 
 
-def write_budgets(op: str, folder: Path) -> None:
+def write_budgets(op: str) -> None:
     """Commit what the kernels of `op` use now."""
     table = {
         launch: {
             f"sm_{architecture}": {
-                dtype: measure(op, launch, architecture, dtype, folder) for dtype in DTYPES
+                dtype: measure(op, launch, architecture, dtype) for dtype in DTYPES
             }
             for architecture in SHARED_MEMORY
         }
@@ -174,6 +167,5 @@ def write_budgets(op: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        for op in sys.argv[1:] or OFFERED:
-            write_budgets(op, Path(folder))
+    for op in sys.argv[1:] or OFFERED:
+        write_budgets(op)

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #define __host__
@@ -22,7 +23,6 @@ struct Index {
     unsigned x;
 };
 inline Index threadIdx{0}, blockIdx{0};
-constexpr int cudaErrorInvalidValue = 1;
 
 namespace shim {
 
@@ -112,6 +112,20 @@ void launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared_byte
     }
 }
 
+// A launch with packed arguments: the addresses of the values that the parameters are copied from.
+template <class... Parameters, size_t... places>
+void launch_packed(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                   size_t shared_bytes, void** arguments, std::index_sequence<places...>) {
+    launch(kernel, blocks, threads, shared_bytes, *static_cast<Parameters*>(arguments[places])...);
+}
+
+template <class... Parameters>
+void launch_packed(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                   size_t shared_bytes, void** arguments) {
+    launch_packed(kernel, blocks, threads, shared_bytes, arguments,
+                  std::index_sequence_for<Parameters...>{});
+}
+
 // The value that lane `source` of the warp gives.
 template <class T>
 T exchange(T value, unsigned source) {
@@ -152,3 +166,9 @@ inline bool __all_sync(unsigned, bool holds) {
     shim::wait_for_warp();
     return all;
 }
+
+#define SHIM_LAUNCHER(kernel)                                                               \
+    extern "C" void launch_##kernel(unsigned blocks, unsigned threads, size_t shared_bytes, \
+                                    void** arguments) {                                     \
+        shim::launch_packed(sdst::kernel, blocks, threads, shared_bytes, arguments);        \
+    }

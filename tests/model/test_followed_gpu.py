@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sdst.kernels import triton_support
+from sdst.kernels import cuda_kernels, triton_support
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets
 from sdst.training.trainer import batch_loss
 from tests.model.small import VARIANTS, make_model, random_inputs, random_targets
@@ -38,8 +38,9 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked of one, of compute capability 9."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Mock(major=9))
     monkeypatch.setattr(triton_support, "missing_reason", lambda: None)
+    monkeypatch.setattr(cuda_kernels, "missing_reason", lambda source, device: None)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
 
 
 def there(tensors: Iterable[Tensor]) -> list[Tensor]:

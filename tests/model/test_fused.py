@@ -17,7 +17,7 @@ from sdst.model.fused import fused_blocks
 from tests.processor import needs_bf16
 
 pytestmark = pytest.mark.skipif(
-    library.missing_reason("cpu") is not None, reason=str(library.missing_reason("cpu"))
+    library.missing_reason() is not None, reason=str(library.missing_reason())
 )
 BATCH, CLIPS, TOKENS, WORDS = 4, 11, 3, 6
 VIDEO_LENGTHS, TEXT_LENGTHS = torch.tensor([11, 7, 1, 10]), torch.tensor([6, 2, 1, 5])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies.runs import FIGURES, head, judged, row, trained
-from sdst.config import cache_dir
+from sdst.cache_folder import cache_dir
 from sdst.errors import InputError
 from tests.processor import needs_bf16
 

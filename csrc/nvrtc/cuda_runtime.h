@@ -1,0 +1,2 @@
+// NVRTC knows the runtime's device side by itself.
+#pragma once
