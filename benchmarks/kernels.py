@@ -119,7 +119,7 @@ def cuda_usage(source: str, architecture: int) -> dict[str, Usage]:
 def read_cubin(cubin: bytes, option: str) -> str:
     """What the `cuobjdump` of Triton's wheel says of a cubin."""
     found = find_spec("triton")
-    if found is None:
+    if found is None or found.origin is None:
         raise FileNotFoundError("cuobjdump comes with Triton, which is not installed")
     tool = Path(found.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -176,7 +177,9 @@ def _strings(*texts: str) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
 
 
-def _output(size_of: object, get: object, program: ctypes.c_void_p) -> bytes:
+def _output(
+    size_of: Callable[..., int], get: Callable[..., int], program: ctypes.c_void_p
+) -> bytes:
     """What NVRTC has of a program, of which it first gives the size."""
     size = ctypes.c_size_t()
     _check(size_of(program, ctypes.byref(size)))

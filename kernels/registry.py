@@ -45,7 +45,7 @@ class Op:
     choices: Mapping[str, Sequence[object]]
     asked: tuple[str, ...]
     order: Order | None = None
-    launches: Mapping[str, Arguments] = field(default_factory=dict)
+    launches: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     ran_on: Mapping[str, str] = field(default_factory=dict)
 
 

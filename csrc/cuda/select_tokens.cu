@@ -19,6 +19,7 @@
 namespace sdst {
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // of a multiprocessor; for more, the compiler spills registers
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;  // one per thread
 constexpr int kMaxLevels = 8;             // MAX_LEVELS of kernels/select_tokens/cuda.py
@@ -102,7 +103,7 @@ __device__ void take_best(uint64_t* keys, int64_t count, int wanted, uint64_t* t
 }
 
 // A block per sample, level and segment.
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     fill_quotas(const float* scores, const int64_t* lengths, uint64_t* all_keys,
                 uint64_t* all_taken, const __grid_constant__ Pyramid n) {
     const int64_t groups = n.levels * n.segments, sample = blockIdx.x / groups;

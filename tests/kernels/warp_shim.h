@@ -17,7 +17,7 @@
 #define __global__
 #define __grid_constant__
 #define __shared__ static  // blocks run one after the other; nothing may rely on what is in it
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 struct Index {
     unsigned x;

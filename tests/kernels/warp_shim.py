@@ -25,7 +25,7 @@ import numpy as np
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
-KERNEL = r'extern "C" __global__ void __launch_bounds__\(\w+\)\s+(\w+)\('
+KERNEL = r'extern "C" __global__ void __launch_bounds__\(.*?\)\s+(\w+)\('
 
 # A launch's arguments for another process: an array whose data a kernel takes, or a value's bytes.
 Raw = np.ndarray | bytes
