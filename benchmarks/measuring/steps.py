@@ -112,7 +112,7 @@ def forward_pass(
 ) -> Callable[[], Outputs]:
     """A call that answers a batch of random queries, each on a video of its own."""
     torch.manual_seed(0)
-    tuner = model(config.model).eval().to(device)
+    tuner = model(config.model).to(device).for_inference()
     inputs = [x.to(device) for x in random_inputs(config.model, batch, per_clip)]
     return torch.no_grad()(lambda: tuner(*inputs))
 

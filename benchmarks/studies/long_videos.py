@@ -65,7 +65,7 @@ def measure(kind: str, clips: int, file: Path, options: PredictConfig) -> Cost:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = ModelConfig(LAYERS, WIDTH, 512, context="sparse", schedule=(4, 2, 1, 1))
-    model = SDST(config).eval()
+    model = SDST(config).for_inference()
     shape = (LAYERS, max(LENGTHS), TOKENS[kind], WIDTH)
     store = np.memmap(file, np.float16, "r", shape=shape)
     texts = [torch.randn(LAYERS, WORDS, config.text_width)]

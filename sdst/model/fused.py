@@ -9,11 +9,9 @@ truth: what stands here says the same again, and is tested against them.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from sdst.kernels import dispatch
 from sdst.kernels.row_program import (
@@ -55,7 +53,10 @@ class OtherLayerError(TypeError):
 
 
 class Blocks:
-    """A model's blocks as programs of its weights, called as the modules are."""
+    """A model's blocks as programs of the weights it has now, called as the modules are.
+
+    Copies and pickles of a model have none: a program's code points into its own memory.
+    """
 
     def __init__(self, model: SDST) -> None:
         self.dense_block = FusedDenseBlock(model.dense_block)
@@ -64,66 +65,31 @@ class Blocks:
         self.read_text = FusedText(model)
         self.project_clips = FusedVideo(model.visual_projection)
 
+    def __reduce__(self) -> tuple:
+        return type(None), ()
 
-_known: WeakKeyDictionary[SDST, tuple[Weights, Blocks | None]] = WeakKeyDictionary()
 
-
-def fused_blocks(model: SDST) -> Blocks | None:
+def fuse(model: SDST) -> Blocks | None:
     """Programs of the weights that `model` has now; None where the modules must serve.
 
-    They must where a gradient or dropout is wanted, for weights other than fp32 on a CPU, without
-    the native library, under autocast to what it does not offer here, for readers other than RDSA
-    and for layers put in the place of the model's own (as adapters are); and where modules or
-    operations are looked at: by hooks, by the compiler, by counters of FLOPs, as fake tensors.
+    They must for weights other than fp32 on a CPU, without the native library, for readers other
+    than RDSA and for layers put in the place of the model's own, as adapters are.
     """
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-        return None
-    if torch.is_grad_enabled() or model.training:
-        forget(model)  # what follows may be a step of an optimizer
-        return None
-    if not dispatch.would_take(OP, "native", model.fusion):
-        return None
-    weights, blocks = _known.get(model, (None, None))
-    if weights is None or weights.changed():
-        weights = Weights(model)
+    with torch.autocast("cpu", enabled=False):  # some weights are products of others
+        if not dispatch.would_take(OP, "native", *model.parameters()):
+            return None
         try:
-            with torch.autocast("cpu", enabled=False):  # some weights are products of others
-                blocks = Blocks(model) if weights.fit else None
+            return Blocks(model)
         except OtherLayerError:
-            blocks = None
-        _known[model] = weights, blocks
-    return None if any(weights.hooks) else blocks
+            return None
 
 
-def forget(model: SDST) -> None:
-    """Make new programs the next time."""
-    _known.pop(model, None)
-
-
-class Weights:
-    """The weights of a model at one time, to notice when they are others.
-
-    Most of what writes to a weight in place raises its version. PyTorch's fused optimizers do not,
-    so whatever may be training makes a model's programs forgotten as well.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        parts = list(model.modules())
-        folders = [x for m in parts for x in (m._modules, m._parameters)]
-        self.hooks = [x for m in parts[1:] for x in (m._forward_hooks, m._forward_pre_hooks)]
-        self._parts = [(folder, name, x) for folder in folders for name, x in folder.items()]
-        weights = list(model.parameters())
-        # Of those made in inference mode no versions are known.
-        self.fit = not any(weight.is_inference() for weight in weights) and (
-            dispatch.would_take(OP, "native", *weights)
-        )
-        self._state = [(w, w.data_ptr(), w._version) for w in weights] if self.fit else []
-
-    def changed(self) -> bool:
-        """Whether a weight is another one, lies elsewhere or was written to."""
-        if any(folder.get(name) is not x for folder, name, x in self._parts):
-            return True
-        return any(w._version != version or w.data_ptr() != at for w, at, version in self._state)
+def can_serve(like: Tensor) -> bool:
+    """Whether programs can serve now, where `like` is: not where a gradient is wanted or the
+    compiler looks, and not under autocast to what they do not offer."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return dispatch.would_take(OP, "native", like)
 
 
 class FusedText:

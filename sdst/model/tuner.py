@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -23,7 +24,7 @@ from sdst.kernels.quantization import check_scales
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection, log_fit
 from sdst.model.dense import DenseBlock, resample
-from sdst.model.fused import forget, fused_blocks
+from sdst.model.fused import Blocks, can_serve, fuse
 from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
@@ -103,6 +104,7 @@ class SDST(
         # Inverse temperature of the contrastive losses, learned from 1/0.07, as in CLIP [D].
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
         self.selection = TokenSelection(config) if config.context == "sparse" else None
+        self._fused: Blocks | None = None
 
     def forward(
         self,
@@ -171,7 +173,7 @@ class SDST(
         self._check("text", text, "[B, {}, N, {}]", self.config.text_width)
         batch = len(text)
         video = video.for_queries(batch, videos)
-        blocks = fused_blocks(self) or self
+        blocks = self._blocks()
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
@@ -250,12 +252,28 @@ class SDST(
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""
         assert self.selection is not None  # without one, no tokens are scored
-        projected, *_ = (fused_blocks(self) or self).read_text(text, text_lengths)
+        projected, *_ = self._blocks().read_text(text, text_lengths)
         return self.selection.direction(self._pool_text(projected, text_lengths).transpose(0, 1))
 
+    def for_inference(self) -> "SDST":
+        """Answer from now on, with the weights as they are, as fast as this machine can.
+
+        On a CPU the blocks run as row programs, which hold copies of the weights
+        (`sdst.model.fused`). They serve where no gradient is wanted; hooks do not see them. `train`
+        and `load_state_dict` end it; after any other change of the weights call it again.
+        """
+        self.eval()
+        self._fused = fuse(self)
+        return self
+
     def train(self, mode: bool = True) -> "SDST":
-        forget(self)
+        if mode:
+            self._fused = None
         return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        self._fused = None
+        return super().load_state_dict(*args, **options)
 
     @property
     def scale(self) -> Tensor:
@@ -286,6 +304,10 @@ class SDST(
         real = length_mask(lengths, clips.shape[2])[..., None]
         clips = torch.where(real, clips, 0.0)  # as narrow as they are stored
         return self.visual_projection(clips.to(self.fusion.dtype))
+
+    def _blocks(self) -> "Blocks | SDST":
+        """What runs the blocks now: programs after `for_inference`, else the modules."""
+        return self._fused if self._fused is not None and can_serve(self.fusion) else self
 
     def _pool_text(self, projected: Tensor, lengths: Tensor) -> Tensor:
         """Pooled sentences [B, K, F] of projected words [B, K, N, F]."""
@@ -324,7 +346,7 @@ class SDST(
 
     def _project(self, clips: Tensor, lengths: Tensor) -> Tensor:
         """Clip features [K or 1, V, L, Dv] into width F [K, V, L, F]."""
-        visual = (fused_blocks(self) or self).project_clips(clips, lengths)
+        visual = self._blocks().project_clips(clips, lengths)
         return visual.expand(self.config.layers, -1, -1, -1)
 
     def _check(self, name: str, features: Tensor, expected: str, width: int) -> None:

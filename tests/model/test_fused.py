@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring.steps import count_flops
 from sdst.kernels import library, use_implementation
 from sdst.model import SDST, ModelConfig, Outputs
-from sdst.model.fused import fused_blocks
+from sdst.model.fused import Blocks
 from tests.processor import needs_bf16
 
 pytestmark = pytest.mark.skipif(
@@ -57,14 +57,14 @@ def inputs(model: SDST, tokens: int = TOKENS) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def by_programs(model: SDST, *arguments: Tensor) -> Outputs:
-    assert fused_blocks(model) is not None
+    assert isinstance(model.for_inference()._blocks(), Blocks)
     return model(*arguments)
 
 
 @torch.no_grad()
 def by_modules(model: SDST, *arguments: Tensor) -> Outputs:
     with use_implementation("reference"):
-        assert fused_blocks(model) is None
+        assert model._blocks() is model
         return model(*arguments)
 
 
@@ -127,7 +127,7 @@ def test_a_window_narrower_than_the_video_stays_with_the_module(window: int) -> 
 
 
 def test_many_queries_on_one_video() -> None:
-    model = make_model()
+    model = make_model().for_inference()
     video, text, _, words = inputs(model)
     with torch.no_grad():
         encoded = model.encode_video(video[:1], VIDEO_LENGTHS[:1])
@@ -153,52 +153,29 @@ def test_the_last_step_alone_is_that_of_all(
         torch.testing.assert_close(getattr(last, name)[-1], getattr(every, name)[-1])
 
 
-def step_of_the_optimizer(model: SDST) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    with torch.enable_grad():
-        outputs = model(*inputs(model))
-        (outputs.spans.sum() + outputs.saliency.sum()).backward()
-    optimizer.step()
-
-
-def replaced_module(model: SDST) -> None:
-    torch.manual_seed(3)
-    model.dense_block.time_attention.out = nn.Linear(36, 36)
-
-
-def replaced_parameter(model: SDST) -> None:
-    model.heads.boundaries[-1].bias = nn.Parameter(torch.ones(2))
-
-
-def moved_data(model: SDST) -> None:
-    model.sparse_block.position[0].weight.data = torch.ones(36, 72)
-
-
-def loaded_state(model: SDST) -> None:
-    model.load_state_dict({name: 1.1 * x for name, x in model.state_dict().items()})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [step_of_the_optimizer, replaced_module, replaced_parameter, moved_data, loaded_state],
-    ids=lambda change: change.__name__,
-)
-def test_other_weights_are_noticed(change: Callable[[SDST], None]) -> None:
+def test_training_and_loading_end_it() -> None:
     model = make_model()
     arguments = inputs(model)
     before = by_programs(model, *arguments)
-    change(model)
+    model.train()
+    assert model._blocks() is model
+    model.for_inference()
+    model.load_state_dict({name: 1.1 * x for name, x in model.state_dict().items()})
+    with torch.no_grad():
+        assert model._blocks() is model
     after = by_programs(model, *arguments)
     assert not torch.equal(before.spans, after.spans)
     assert_close(after, by_modules(model, *arguments))
 
 
-def test_a_copy_has_programs_of_its_own() -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_has_programs_of_its_own(copied: Callable[[SDST], SDST]) -> None:
     model = make_model()
     arguments = inputs(model)
     expected = by_programs(model, *arguments)
-    other = copy.deepcopy(model)
+    other = copied(model)
     with torch.no_grad():
+        assert other._blocks() is other
         for weight in other.parameters():
             weight.mul_(1.1)
     assert_close(by_programs(other, *arguments), by_modules(other, *arguments))
@@ -222,42 +199,44 @@ def test_an_adapter_is_not_passed_over(name: str) -> None:
     attention = model.dense_block.text_attention
     setattr(attention, name, Doubled(getattr(attention, name)))
     with torch.no_grad():
-        assert fused_blocks(model) is None
+        assert model.for_inference()._blocks() is model
         assert not torch.equal(model(*inputs(model)).spans, before.spans)
-
-
-def test_hooks_see_the_modules() -> None:
-    model = make_model()
-    expected = by_programs(model, *inputs(model))
-    seen = []
-    handle = model.dense_block.register_forward_hook(lambda *call: seen.append(call))
-    with torch.no_grad():
-        assert_close(model(*inputs(model)), expected)
-    assert len(seen) == CONFIG.layers
-    handle.remove()
-    by_programs(model, *inputs(model))
 
 
 def test_the_modules_serve_where_programs_cannot() -> None:
     model = make_model()
-    assert fused_blocks(model) is None  # a gradient is wanted
     with torch.no_grad():
-        assert fused_blocks(model.train()) is None
-        assert fused_blocks(model.eval()) is fused_blocks(model) is not None
+        assert model._blocks() is model  # nobody said that the weights stay
+    model.for_inference()
+    assert model._blocks() is model  # a gradient is wanted
+    with torch.no_grad():
+        assert isinstance(model._blocks(), Blocks)
         with torch.autocast("cpu", torch.float16):
-            assert fused_blocks(model) is None
+            assert model._blocks() is model
         with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
             patch.setattr(library, "multiplies_bf16", lambda: False)
-            assert fused_blocks(model) is None
-        assert count_flops(lambda: model(*inputs(model))) > 0
-        assert fused_blocks(copy.deepcopy(model).bfloat16()) is None
-        assert fused_blocks(make_model(attention="deformable")) is None
-        other_norm = copy.deepcopy(model)
-        other_norm.text_projection[0].eps = 1e-6
-        assert fused_blocks(other_norm) is None
-        one_of_them = copy.deepcopy(model)
-        one_of_them.heads.half()
-        assert fused_blocks(one_of_them) is None
+            assert model._blocks() is model
+
+
+def other_norm(model: SDST) -> None:
+    model.text_projection[0].eps = 1e-6
+
+
+def half_of_it(model: SDST) -> None:
+    model.heads.half()
+
+
+@pytest.mark.parametrize("change", [SDST.bfloat16, half_of_it, other_norm])
+def test_no_programs_are_made_of_what_they_do_not_offer(change: Callable[[SDST], object]) -> None:
+    model = make_model()
+    change(model)
+    with torch.no_grad():
+        assert model.for_inference()._blocks() is model
+        deformable = make_model(attention="deformable").for_inference()
+        assert deformable._blocks() is deformable
+
+
+def test_weights_made_in_inference_mode_serve() -> None:
     with torch.inference_mode():
-        assert fused_blocks(model) is not None
-        assert fused_blocks(make_model()) is None  # weights without versions
+        model = make_model().for_inference()  # weights without versions
+        assert isinstance(model._blocks(), Blocks)

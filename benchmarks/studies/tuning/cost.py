@@ -35,7 +35,7 @@ from sdst.data.batches import Batch
 from sdst.errors import run
 from sdst.grounding.decode import decode
 from sdst.memory import peak_memory
-from sdst.model import parameter_count
+from sdst.model import SDST, parameter_count
 from sdst.publish import replace_text
 
 
@@ -134,6 +134,8 @@ def answering(setup: Setup) -> dict[str, dict[str, float]]:
     from_pictures, from_features = {}, {}
     for name, strategy in frozen.items():
         model = with_backbone(make_model(strategy, config), config).eval()
+        if isinstance(model.head, SDST):
+            model.head.for_inference()
         features = features_batch(one, strategy)
         from_pictures[name] = partial(_answer, setup, model, pictures_batch(one))
         from_features[name] = partial(_answer, setup, OnFeatures(model.head).eval(), features)
