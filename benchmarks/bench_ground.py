@@ -25,7 +25,7 @@ from sdst.config import load_config
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.demo.render import FPS, FRAME_SIZE, encode
-from sdst.grounding.grounder import Grounding
+from sdst.grounding.answers import Grounding
 from sdst.grounding.search import Found
 
 LAYERS, CLIPS, WIDTH = 4, 75, 768
@@ -57,6 +57,9 @@ class RandomBackbone:
 
     def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
         return [TextFeatures(self._tokens(text), torch.ones(1)) for text in texts]
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        return ["" for _ in texts]
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Of `query 17 ...` the words from the 17th on."""
@@ -95,7 +98,7 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounder]:
     run.save_model(SDST(config.model))
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("SDST_CACHE", str(folder / "cache"))
-        patches.setattr("sdst.grounding.encoder.load_backbone", lambda *_: RandomBackbone())
+        patches.setattr("sdst.grounding.encoder.load_backbone", lambda *_, **__: RandomBackbone())
         yield Grounder(run.path, device="cpu")
 
 

@@ -21,6 +21,11 @@ from sdst.renames import rename_keys, rename_options
 from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
+# Names of backbones, for a message.
+BACKBONES = (
+    "MODEL:PRETRAINED of open_clip (ViT-B-32:laion2b_s34b_b79k), local-dir:FOLDER, "
+    "hf-hub:ORG/REPO, internvideo2:PATH, or demo, which knows the demo's shapes alone"
+)
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
 # What is decided in the run, where it has these values: when the data is opened, or at its end.
 LEFT_OPEN = {
@@ -60,7 +65,7 @@ class DataConfig:
             layers than `model.layers`, the last ones are read.
         planted: make such features up from the annotations, as `planted` says, instead of reading
             files; a recipe then runs without any video.
-        backbone: `demo` (packaged), an open_clip model as `NAME` or `NAME:PRETRAINED`, or
+        backbone: `demo` (packaged), an open_clip model as `NAME:PRETRAINED`, or
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.

@@ -13,16 +13,11 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import (
-    ArgumentParser,
-    ArgumentTypeError,
-    Namespace,
-    RawDescriptionHelpFormatter,
-)
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from sdst.config import DataConfig
 from sdst.data.annotations import Annotation, read_annotations
@@ -30,6 +25,7 @@ from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
+from sdst.options import OneLineParser
 from sdst.provenance import titled
 from sdst.publish import replace_text
 
@@ -122,18 +118,9 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
         yield Answers(split, *answers, str(options.checkpoint))
 
 
-class _OneLineParser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m sdst.evaluate --help")
-
-
 def make_parser() -> ArgumentParser:
     """Options of the command; with --checkpoint, `OVERRIDABLE` sections of its config, too."""
-    parser = _OneLineParser(
-        prog="python -m sdst.evaluate",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.evaluate", __doc__)
     evaluated = parser.add_mutually_exclusive_group(required=True)
     evaluated.add_argument("--checkpoint", type=Path, help="output folder of a training run")
     evaluated.add_argument("--predictions", type=Path, help="a submission, JSON lines")

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdst.config import Config, load_config
+from sdst.config import BACKBONES, Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.store.reader import INDEX, STORED, FeatureStore
 from sdst.data.video_files import find_videos
@@ -40,11 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
     add("--videos", type=Path, nargs="+", metavar="PATH", help="files, folders, or lists in .txt")
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
-    add(
-        "--backbone",
-        default="demo",
-        help="demo, open_clip MODEL:PRETRAINED, ...; options follow as ,dtype=bfloat16 (README)",
-    )
+    add("--backbone", metavar="NAME", help=f"{BACKBONES}; options follow as ,dtype=bfloat16")
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
@@ -71,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError(f"unknown option {overrides[0]}; see python -m sdst.extract --help")
     elif options.output is None:
         raise InputError("--videos goes with --output, the folder of the store")
+    elif options.backbone is None:
+        raise InputError(f"--videos needs --backbone NAME: {BACKBONES}")
     else:
         return _extract_videos(options)
     return 0
@@ -108,6 +106,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
 
     from sdst.backbones import load_backbone
+    from sdst.backbones.text_length import describe_unread
     from sdst.extraction.pipeline import Report, extract_features
     from sdst.extraction.settings import Settings
     from sdst.extraction.shards import Share, extract_share
@@ -115,6 +114,8 @@ def _extract_videos(options: argparse.Namespace) -> int:
 
     share, queries = Share.of_environment(), sentences(annotations)
     backbone = load_backbone(options.backbone, options.layers, share.device)
+    if share.rank == 0 and (cut := describe_unread(backbone, list(queries.values()))):
+        print(f"cut: {cut}", file=sys.stderr)
     report = Report(options.strict)
     settings = Settings(options.clip_length, options.frames_per_clip, options.store_dtype, memory)
     inputs = (videos, queries, backbone, options.output, settings)

@@ -2,132 +2,85 @@
 
 python -m sdst.ground --checkpoint DIR --video FILE --query TEXT [...]
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
-python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    of many videos the best
-python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        of those of sdst.extract
+python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    the best across many videos
+python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        across those of a store
+
+A moment's score is the model's probability that it is what the sentence asks for, given that the
+video has it: it ranks the moments of a video. Across many videos it is lowered where a video as a
+whole fits the sentence less than others. With --zero-shot it is no probability but by how much the
+clips' similarity to the sentence exceeds the rest of the video.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from sdst.config import PRECISIONS
+from sdst.config import BACKBONES, PRECISIONS
 from sdst.data.store.reader import FeatureStore
-from sdst.data.video_files import as_spelled, find_videos
+from sdst.data.video_files import as_spelled
 from sdst.errors import InputError, run
-from sdst.grounding.queries import check_queries, read_queries
+from sdst.grounding.corpus import Corpus, open_corpus
+from sdst.grounding.queries import as_queries, read_queries
+from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
+from sdst.options import OneLineParser
 from sdst.publish import replace_text
-from sdst.times import format_time
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:
-    from sdst.grounding.grounder import Grounder, Grounding, ZeroShotGrounder
-    from sdst.grounding.search import Found
+    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
-
-def format_table(answer: Grounding) -> str:
-    """The query and its windows, one a line, ranked."""
-    lines = [answer.query.strip(), "  rank     start       end   score"]
-    for rank, (start, end, score) in enumerate(answer.windows, 1):
-        lines.append(f"  {rank:>4} {format_time(start):>9} {format_time(end):>9}   {score:5.3f}")
-    return "\n".join(lines)
-
-
-def format_found(query: str, found: Sequence[Found], videos: int) -> str:
-    """The query and its moments of so many videos, one a line, ranked."""
-    lines = [f"{query.strip()}, best of {videos:,} video{'' if videos == 1 else 's'}"]
-    lines.append("  rank     start       end   score  video")
-    for rank, moment in enumerate(found, 1):
-        start, end = format_time(moment.start), format_time(moment.end)
-        lines.append(f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}  {moment.vid}")
-    return "\n".join(lines)
-
-
-def as_json(video: Path, answers: Sequence[Grounding]) -> str:
-    """The answers under the names of the official submission."""
-    first = answers[0]
-    content = {
-        "video": str(video),
-        "duration": first.duration,
-        "clip_length": first.clip_length,
-        "answers": [
-            {
-                "query": answer.query,
-                "pred_relevant_windows": np.round(answer.windows, 4).tolist(),
-                "pred_saliency_scores": np.round(answer.saliency.astype(float), 4).tolist(),
-            }
-            for answer in answers
-        ],
-    }
-    return json.dumps(content) + "\n"
-
-
-def found_as_json(queries: Sequence[str], answers: Sequence[Sequence[Found]]) -> str:
-    """The moments of many videos, a record for every query."""
-    records = [
-        {
-            "query": query,
-            "moments": [
-                {
-                    "vid": moment.vid,
-                    "start": round(moment.start, 4),
-                    "end": round(moment.end, 4),
-                    "score": round(moment.score, 4),
-                }
-                for moment in found
-            ],
-        }
-        for query, found in zip(queries, answers, strict=True)
-    ]
-    return json.dumps(records) + "\n"
-
-
-def _check_output(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: no such folder {path.parent}; create it first")
-    if path.is_dir():
-        raise InputError(f"{option} {path}: is a folder; expected the name of a file")
+PIPE = Path("-")
+CLIP_LENGTH = 2.0  # seconds, of --zero-shot
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdst.ground",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, metavar="DIR", help="a training run's folder")
-    add("--zero-shot", action="store_true", help="answer with the frozen backbone alone")
+    parser = OneLineParser("python -m sdst.ground", __doc__)
+
+    answers = parser.add_argument_group("what answers")
+    one = answers.add_mutually_exclusive_group()
+    one.add_argument("--checkpoint", type=Path, metavar="DIR", help="a training run's folder")
+    one.add_argument("--zero-shot", action="store_true", help="the frozen backbone alone")
+    add = answers.add_argument
     add(
         "--backbone",
         metavar="NAME",
-        help="with --zero-shot (default: demo), or where a checkpoint needs one",
+        help=f"with --zero-shot, or where a checkpoint needs one: {BACKBONES}",
     )
     add(
         "--precision",
         choices=PRECISIONS,
-        help="with --checkpoint, of the side-tuner's products (default: fp32); bf16 is about "
-        "twice as fast where the processor has it",
+        help="with --checkpoint, of the side-tuner's matrix multiplies (default: fp32); bf16 is "
+        "about twice as fast on a CPU with native bf16",
     )
-    add("--clip-length", type=float, metavar="S", help="with --zero-shot (default: 2 seconds)")
-    add("--video", type=Path, metavar="FILE")
-    add("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders to search in")
-    add("--store", type=Path, metavar="DIR", help="a store of sdst.extract to search in")
+    add(
+        "--clip-length",
+        type=float,
+        metavar="S",
+        help=f"with --zero-shot, seconds (default: {CLIP_LENGTH:g})",
+    )
+
+    where = parser.add_argument_group("where to look")
+    one = where.add_mutually_exclusive_group()
+    one.add_argument("--video", type=Path, metavar="FILE", help="one video")
+    one.add_argument("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders")
+    one.add_argument("--store", type=Path, metavar="DIR", help="a store of sdst.extract")
+
+    asked = parser.add_argument_group("what to look for")
+    add = asked.add_argument
     add("--query", action="append", default=[], metavar="TEXT", help="may be given repeatedly")
-    add("--queries", type=Path, metavar="FILE", help="queries, one a line")
+    add("--queries", type=Path, metavar="FILE", help="queries, one a line; - reads the input")
     add("--top", type=int, default=5, metavar="N", help="windows per query (default: %(default)s)")
-    add("--json", type=Path, metavar="OUT", help="write the answers as JSON")
-    add("--plot", type=Path, metavar="OUT.png", help="draw the answers on the time line")
+
+    output = parser.add_argument_group("what to write, besides the table")
+    add = output.add_argument
+    add("--json", type=Path, metavar="OUT", help="the answers; - writes them in the table's place")
+    add("--plot", type=Path, metavar="OUT.png", help="the answers on the time line of --video")
     return parser
 
 
@@ -137,101 +90,133 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.video = options.video and as_spelled(options.video)
     options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
-    videos = _open_videos(options)
+    corpus = _open_corpus(options)
     grounder = _open_grounder(options)
-    if videos is not None:
-        from sdst.grounding.grounder import Grounder
+    _report_unread(grounder, options.query)
+    if corpus is not None:
+        return _search(grounder, corpus, options)
+    return _ground(grounder, options)
 
-        assert isinstance(grounder, Grounder)  # `_check_options` refuses --zero-shot here
-        return _search(grounder, videos, options)
+
+def _ground(grounder: Grounder | ZeroShotGrounder, options: argparse.Namespace) -> int:
+    """Print the moments of one video."""
     answers = grounder.ground(options.video, options.query, options.top, progress=True)
-    if options.json:
-        replace_text(options.json, as_json(options.video, answers))
+    tables = [format_video(options.video.name, answers[0]), *map(format_table, answers)]
     if options.plot:
         from sdst.plots import plot_groundings
 
         plot_groundings(options.video, answers, options.plot)
-    first, clips = answers[0], len(answers[0].saliency)
-    print(
-        f"{options.video.name}: {format_time(first.duration)}, "
-        f"{clips} clip{'' if clips == 1 else 's'} of {first.clip_length:g} s"
-    )
-    for answer in answers:
-        print(f"\n{format_table(answer)}")
+    _write("\n\n".join(tables), as_json(options.video, answers), options.json)
     return 0
 
 
-def _open_videos(options: argparse.Namespace) -> dict[str, Path] | FeatureStore | None:
+def _search(
+    grounder: Grounder | ZeroShotGrounder, corpus: Corpus, options: argparse.Namespace
+) -> int:
+    """Print the best moments across many videos; exit code 1 if one was left out."""
+    skipped: list[str] = []
+    answers = grounder.search(corpus, options.query, options.top, skipped, progress=True)
+    read = len(corpus) - len(skipped)
+    if not read:
+        raise InputError(f"none of {len(corpus):,} videos can be read; the first: {skipped[0]}")
+    tables = map(format_found, options.query, answers, [read] * len(answers))
+    unread = grounder.backbone.unread(options.query)
+    _write("\n\n".join(tables), found_as_json(options.query, answers, unread), options.json)
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def _write(table: str, record: str, out: Path | None) -> None:
+    """The table to the output, the record to its file, or to the output in the table's place."""
+    if out == PIPE:
+        sys.stdout.write(record)
+        return
+    if out is not None:
+        replace_text(out, record)
+    print(table)
+
+
+def _open_corpus(options: argparse.Namespace) -> Corpus | None:
     """What is searched; None where a single video is asked about."""
     if options.video is not None:
         return None
-    videos = find_videos(options.videos) if options.videos else FeatureStore(options.store)
-    if not len(videos):
+    corpus = open_corpus(options.videos) if options.videos else FeatureStore(options.store)
+    if not len(corpus):
         given = " ".join(map(str, options.videos or [options.store]))
         raise InputError(f"{given}: names no video; expected at least one to search in")
-    return videos
+    return corpus
 
 
 def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
     if options.zero_shot:
-        return ZeroShotGrounder(options.backbone or "demo", options.clip_length or 2.0)
+        return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)
     precision = options.precision or "fp32"
     return Grounder(options.checkpoint, backbone=options.backbone, precision=precision)
 
 
-def _search(
-    grounder: Grounder, videos: dict[str, Path] | FeatureStore, options: argparse.Namespace
-) -> int:
-    """Print the best moments of many videos for every query; exit code 1 if one was left out."""
-    skipped: list[str] = []
-    answers = grounder.search(videos, options.query, options.top, skipped, progress=True)
-    if len(skipped) == len(videos):
-        raise InputError(f"none of {len(videos):,} videos can be read; the first: {skipped[0]}")
-    if options.json:
-        replace_text(options.json, found_as_json(options.query, answers))
-    for query, found in zip(options.query, answers, strict=True):
-        print(f"\n{format_found(query, found, len(videos) - len(skipped))}")
-    for line in skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    return 1 if skipped else 0
+def _report_unread(grounder: Grounder | ZeroShotGrounder, queries: list[str]) -> None:
+    from sdst.backbones.text_length import describe_unread
+
+    if cut := describe_unread(grounder.backbone, queries):
+        print(f"cut: {cut}", file=sys.stderr)
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
-    if options.zero_shot == (options.checkpoint is not None):
+    if not options.zero_shot and options.checkpoint is None:
         raise InputError("give either --checkpoint DIR or --zero-shot")
-    if [options.video, options.videos, options.store].count(None) != 2:
+    if [options.video, options.videos, options.store] == [None] * 3:
         raise InputError("give one of --video FILE, --videos PATH ... and --store DIR")
-    if options.precision is not None and options.zero_shot:
-        raise InputError("--precision goes with --checkpoint; a backbone's stands in its name")
-    if options.clip_length is not None and not options.zero_shot:
+    if options.zero_shot:
+        _check_zero_shot(options)
+    elif options.clip_length is not None:
         raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
-    if options.clip_length is not None and not 0 < options.clip_length < math.inf:
-        raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
     if not options.query:
         raise InputError("no query given; give --query TEXT or --queries FILE")
-    check_queries(options.query)
+    as_queries(options.query)
     if options.top < 1:
         raise InputError(f"--top {options.top}: expected at least 1")
-    if options.video is None and options.zero_shot:
-        raise InputError("--zero-shot answers on one --video FILE; search many with --checkpoint")
     if options.video is None and options.plot:
         raise InputError("--plot draws one video; give --video FILE, or leave --plot out")
-    if options.video is not None and options.video.is_dir():
-        raise InputError(
-            f"--video {options.video}: is a folder; expected a video file, "
-            f"or search it with --videos {options.video}"
-        )
-    if options.video is not None and not options.video.is_file():
-        raise InputError(f"--video {options.video}: no such video file")
-    _check_output("--json", options.json)
+    _check_video(options.video)
+    if options.json != PIPE:
+        _check_output("--json", options.json)
     _check_output("--plot", options.plot)
     if options.plot:
         from sdst.plots import check_picture_name
 
         check_picture_name(options.plot)
+
+
+def _check_zero_shot(options: argparse.Namespace) -> None:
+    if options.backbone is None:
+        raise InputError(f"--zero-shot needs --backbone NAME: {BACKBONES}")
+    if options.precision is not None:
+        raise InputError("--precision goes with --checkpoint; a backbone's follows its name")
+    if options.clip_length is not None and not 0 < options.clip_length < math.inf:
+        raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
+
+
+def _check_video(video: Path | None) -> None:
+    if video is not None and video.is_dir():
+        raise InputError(
+            f"--video {video}: is a folder; expected a video file, or search it with "
+            f"--videos {video}"
+        )
+    if video is not None and not video.is_file():
+        raise InputError(f"--video {video}: no such video file")
+
+
+def _check_output(option: str, path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: no such folder {path.parent}; create it first")
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; expected the name of a file")
 
 
 if __name__ == "__main__":

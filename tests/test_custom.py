@@ -313,6 +313,10 @@ def test_the_annotations_of_another_cut_are_refused(checkpoint, root, tmp_path):
         (["--config", "qvhighlights_internvideo2"], "there already"),
         (["--videos", "a.mp4", "--data.root", "x"], r"unknown option --data\.root"),
         (["--videos", "a.mp4"], "--output"),
+        (
+            ["--videos", "a.mp4", "--output", "x"],
+            "--videos needs --backbone NAME: MODEL",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_told(arguments, named):

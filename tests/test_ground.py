@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 
 from sdst.errors import InputError, run
-from sdst.ground import as_json, format_found, format_table, found_as_json, main
-from sdst.grounding.grounder import Grounding
+from sdst.ground import main
+from sdst.grounding.answers import Grounding
+from sdst.grounding.report import as_json, format_found, format_table, found_as_json
 from sdst.grounding.search import Found
 from sdst.times import format_time
 from tests.processor import needs_bf16
 from tests.untrained import QUERIES
+
+ZERO_SHOT = ("--zero-shot", "--backbone", "demo")
 
 
 def test_the_command_prints_and_writes_everything(untrained, own_cache, film, tmp_path, capsys):
@@ -33,10 +37,43 @@ def test_the_command_prints_and_writes_everything(untrained, own_cache, film, tm
 def test_the_command_grounds_without_training(own_cache, film, tmp_path, capsys):
     queries = tmp_path / "queries.txt"
     queries.write_text("\n".join(QUERIES) + "\n\n")
-    arguments = ["--zero-shot", "--clip-length", "1", "--video", str(film)]
+    arguments = [*ZERO_SHOT, "--clip-length", "1", "--video", str(film)]
     assert main([*arguments, "--queries", str(queries), "--plot", str(tmp_path / "a.png")]) == 0
     told = capsys.readouterr().out
     assert all(query in told for query in QUERIES)
+
+
+def test_a_zero_shot_command_needs_a_backbone(film):
+    with pytest.raises(InputError, match=r"--zero-shot needs --backbone NAME: MODEL:PRETRAINED"):
+        main(["--zero-shot", "--video", str(film), "--query", "a cat"])
+
+
+def test_the_frozen_backbone_searches_a_folder(own_cache, films, tmp_path, capsys):
+    films.pop("noise").unlink()
+    arguments = [*ZERO_SHOT, "--videos", str(tmp_path / "films"), "--query", QUERIES[0]]
+    assert main([*arguments, "--clip-length", "1", "--top", "4"]) == 0
+    assert "best of 3 videos" in capsys.readouterr().out
+
+
+def test_words_beyond_the_text_tower_are_reported(untrained, own_cache, film, tmp_path, capsys):
+    queries = tmp_path / "queries.txt"
+    long = f"{'a small red ball on the grey floor, ' * 8}then the blue star spins"
+    queries.write_text(f"{long}\n{QUERIES[0]}\n")
+    out = tmp_path / "out.json"
+    arguments = ["--checkpoint", str(untrained), "--video", str(film), "--queries", str(queries)]
+    assert main([*arguments, "--json", str(out)]) == 0
+    assert capsys.readouterr().err.count("cut: 1 of 2 queries is longer than the text tower") == 1
+    first, second = json.loads(out.read_text())["answers"]
+    assert first["unread"].endswith("then the blue star spins") and second["unread"] == ""
+    assert long.endswith(first["unread"])
+
+
+def test_queries_and_json_are_pipes(untrained, own_cache, film, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUERIES[0]}\n\n{QUERIES[1]}\n"))
+    arguments = ["--checkpoint", str(untrained), "--video", str(film)]
+    assert main([*arguments, "--queries", "-", "--json", "-"]) == 0
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert [answer["query"] for answer in answers] == QUERIES
 
 
 def test_the_command_searches_a_folder(untrained, own_cache, films, tmp_path, capsys):
@@ -67,8 +104,6 @@ def test_a_search_in_no_video_is_an_error(untrained, own_cache, tmp_path):
 
 def test_a_search_refuses_what_is_for_one_video(untrained, tmp_path):
     arguments = ["--videos", str(tmp_path), "--query", "a cat"]
-    with pytest.raises(InputError, match="--zero-shot answers on one --video"):
-        main(["--zero-shot", *arguments])
     with pytest.raises(InputError, match="--plot draws one video"):
         main(["--checkpoint", str(untrained), "--plot", "a.png", *arguments])
 
@@ -86,12 +121,12 @@ def test_a_command_without_a_query_says_how_to_give_one(untrained, film, tmp_pat
 @pytest.mark.parametrize("seconds", ["0", "nan", "inf"])
 def test_a_clip_has_a_length(film, seconds):
     with pytest.raises(InputError, match=r"--clip-length \w+: expected seconds above 0"):
-        main(["--zero-shot", "--video", str(film), "--clip-length", seconds, "--query", "a cat"])
+        main([*ZERO_SHOT, "--video", str(film), "--clip-length", seconds, "--query", "a cat"])
 
 
 def test_a_precision_goes_with_a_checkpoint(film):
     with pytest.raises(InputError, match="--precision goes with --checkpoint"):
-        main(["--zero-shot", "--video", str(film), "--precision", "bf16", "--query", "a cat"])
+        main([*ZERO_SHOT, "--video", str(film), "--precision", "bf16", "--query", "a cat"])
 
 
 @needs_bf16
@@ -123,7 +158,7 @@ def test_numbers_in_json_have_four_decimals():
     [written] = json.loads(as_json(Path("a.mp4"), [answer]))["answers"]
     assert written["pred_relevant_windows"] == [[0.3333, 0.6667, 0.1429]]
     assert written["pred_saliency_scores"] == [0.3333, -0.6667]
-    [record] = json.loads(found_as_json(["a cat"], [[Found("a", 1 / 3, 2 / 3, 1 / 7)]]))
+    [record] = json.loads(found_as_json(["a cat"], [[Found("a", 1 / 3, 2 / 3, 1 / 7)]], [""]))
     assert record["moments"] == [{"vid": "a", "start": 0.3333, "end": 0.6667, "score": 0.1429}]
 
 
@@ -148,7 +183,7 @@ def test_the_table_is_ranked():
 FAULTS = {
     "empty query": ({"--query": " "}, "query 1 is empty"),
     "queries": ({"--queries": "nowhere.txt"}, "nowhere.txt: cannot be read"),
-    "both": ({"--videos": "."}, "give one of --video FILE, --videos PATH"),
+    "both": ({"--videos": "."}, "argument --videos: not allowed with argument --video"),
     "clip length": ({"--clip-length": "2"}, "--clip-length goes with --zero-shot"),
     "top": ({"--top": "0"}, "--top 0: expected at least 1"),
     "video": ({"--video": "nowhere.mp4"}, "nowhere.mp4: no such video file"),

@@ -17,7 +17,7 @@ BELOW = {
     "data": set(),
     "demo": {"data"},
     "extraction": {"data", "backbones"},
-    "grounding": {"data", "backbones", "model", "kernels", "extraction"},
+    "grounding": {"data", "demo", "backbones", "model", "kernels", "extraction"},
     "sources": {"data", "backbones", "demo", "extraction"},
     "evaluation": {"data", "model", "grounding", "sources"},
     "training": {"data", "model", "kernels", "grounding", "sources", "evaluation"},

@@ -78,37 +78,43 @@ class Backbone(Protocol):
         """Encode sentences, each trimmed to its own tokens."""
         ...
 
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each sentence that its tower has no room for; mostly empty."""
+        ...
+
     def release_text(self) -> None:
         """Free the memory of the text tower; `encode_text` cannot be called any more."""
         ...
 
 
-def load_backbone(name: str, layers: int, device: str | torch.device | None = None) -> Backbone:
+def load_backbone(
+    name: str, layers: int, device: str | torch.device | None = None, fetch: bool = True
+) -> Backbone:
     """Load a frozen backbone that gives the hidden states of its last `layers` blocks.
 
     Args:
-        name: `demo` (packaged, no download), an open_clip model as `MODEL` (random weights, for
-            trials) or `MODEL:PRETRAINED` (a tag or a file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`,
-            or `internvideo2:PATH`. Options may follow as `,option=value`: `Options` of
-            `sdst.backbones.openclip` and `sdst.backbones.internvideo2`.
+        name: `demo` (packaged, no download), an open_clip model as `MODEL:PRETRAINED` (a tag or a
+            file), `local-dir:FOLDER`, `hf-hub:ORG/REPO`, or `internvideo2:PATH`. Options may follow
+            as `,option=value`: `Options` of `sdst.backbones.openclip` and
+            `sdst.backbones.internvideo2`.
         layers: K.
         device: default: CUDA where present, else the CPU.
+        fetch: what is not on this machine may be downloaded; for a name that the user gave.
 
     Raises:
-        InputError: an unknown name, weights that are missing or cannot be fetched, a model that
-            does not show its hidden states or has fewer blocks than `layers`.
+        InputError: an unknown name, weights that are missing, cannot or must not be fetched, a
+            model that does not show its hidden states or has fewer blocks than `layers`.
     """
     if name.partition(":")[0] == "internvideo2":
-        return load_internvideo2(name, layers, device)
+        return load_internvideo2(name, layers, device, fetch)
     from sdst.backbones.openclip import OpenClipBackbone
 
-    return OpenClipBackbone(
-        re.sub(r"^demo(?=$|,)", f"local-dir:{DEMO_BACKBONE}", name), layers, device, shown_as=name
-    )
+    resolved = re.sub(r"^demo(?=$|,)", f"local-dir:{DEMO_BACKBONE}", name)
+    return OpenClipBackbone(resolved, layers, device, shown_as=name, fetch=fetch)
 
 
 def load_internvideo2(
-    name: str, layers: int, device: str | torch.device | None
+    name: str, layers: int, device: str | torch.device | None, fetch: bool = True
 ) -> InternVideo2Backbone:
     """As `load_backbone`, of a name that begins with `internvideo2:`."""
     try:
@@ -119,4 +125,4 @@ def load_internvideo2(
         raise InputError(
             f"backbone {name}: its text tower needs transformers; pip install 'sdst[internvideo2]'"
         ) from None
-    return InternVideo2Backbone(name, layers, device)
+    return InternVideo2Backbone(name, layers, device, fetch)

@@ -17,15 +17,18 @@ SECONDS = 2.0  # for a name and a connection
 
 
 @contextmanager
-def downloads() -> Iterator[bool]:
+def downloads(allowed: bool = True) -> Iterator[bool]:
     """Let the hub's library use its cache alone in this block where the hub cannot be reached.
+
+    Args:
+        allowed: it may be asked at all.
 
     Yields:
         Whether it can be reached. The library itself would try for minutes.
     """
     if constants.HF_HUB_OFFLINE:
         yield False
-    elif reachable(constants.ENDPOINT):
+    elif allowed and reachable(constants.ENDPOINT):
         yield True
     else:
         before = socket.getdefaulttimeout()

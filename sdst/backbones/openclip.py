@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
-from threading import Lock, get_ident
+from threading import Lock
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -26,12 +25,14 @@ from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.backbones.network import downloads, hub
+from sdst.backbones.openclip_files import HUB, LOCAL, Source, locate, unasked
 from sdst.backbones.options import parse_options
+from sdst.backbones.text_length import unread
 from sdst.errors import InputError, disguise, one_line
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
 FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 256
+
 
 Made = TypeVar("Made")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,6 +84,7 @@ class OpenClipBackbone:
         layers: K, the last blocks of either tower whose hidden states are given.
         device: default: CUDA where present, else the CPU.
         shown_as: the name to go by, where it is not `name`.
+        fetch: as for `load_backbone`.
     """
 
     def __init__(
@@ -91,16 +93,19 @@ class OpenClipBackbone:
         layers: int,
         device: str | torch.device | None = None,
         shown_as: str | None = None,
+        fetch: bool = True,
     ):
         self.name = shown_as or name
         self.layers = layers
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options = Options.parse(name)
-        self.model = _create_model(options).to(self.device).eval().requires_grad_(False)
+        source = _located(options.model, fetch)
+        model = _create_model(source, options, fetch)
+        self.model = model.to(self.device).eval().requires_grad_(False)
         self._format = torch.channels_last if options.channels_last else torch.contiguous_format
         self.model.visual.to(memory_format=self._format)
-        self._config = open_clip.factory.get_model_config(_split(options.model)[0])
-        self._tokenizer = _create_tokenizer(options.model)
+        self._config = open_clip.factory.get_model_config(source.model)
+        self._tokenizer = _create_tokenizer(source, options.model, fetch)
         self._tokenizing = Lock()  # tokenizers in Rust serve one thread at a time
         self._dtype = DTYPES[
             options.dtype or ("float16" if self.device.type == "cuda" else "float32")
@@ -164,6 +169,10 @@ class OpenClipBackbone:
             ]
         return features
 
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each sentence that the text tower has no room for; mostly empty."""
+        return [unread(text, self._token_count, self._context_length) for text in texts]
+
     def release_text(self) -> None:
         """Free the memory of the text tower; `encode_text` cannot be called any more."""
         _ = self.fingerprint  # is of both towers
@@ -176,6 +185,16 @@ class OpenClipBackbone:
         with self._tokenizing:
             ids = self._tokenizer(list(texts)).to(self.device)
         return ids, self._lengths(ids)
+
+    @property
+    def _context_length(self) -> int:
+        return self._tokenizer.context_length
+
+    def _token_count(self, text: str) -> int:
+        """Tokens of a sentence, whatever the tower has room for; about one for a byte at most."""
+        room = 2 * len(text.encode(errors="replace")) + self._context_length
+        with self._tokenizing:
+            return self._lengths(self._tokenizer([text], context_length=room))[0]
 
     def encode_images(self, images: Tensor) -> FrameFeatures:
         """Encode preprocessed pictures `[T, 3, h, w]`, with gradients if the weights want any."""
@@ -331,53 +350,83 @@ def _resize(frames: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
     return F.resize(frames, list(size), mode, antialias=True)
 
 
-def _create_model(options: Options) -> Any:
+_one_at_a_time = Lock()  # of the models that are made, for which logging is silenced
+
+
+def _located(name: str, fetch: bool) -> Source:
+    from_hub = fetch and not name.startswith(LOCAL)
+    with _one_at_a_time:
+        return _made(name, partial(locate, name, fetch), from_hub, fetch)
+
+
+def _create_model(source: Source, options: Options, fetch: bool) -> Any:
     """One of open_clip's models, whose classes share methods but no base that declares them."""
-    name = options.model
-    model, pretrained = _split(name)
-    if ":" not in name:
-        if name not in open_clip.list_models():
-            raise InputError(
-                f"backbone {name}: no such open_clip model; see open_clip.list_models(), or give "
-                "demo, MODEL:PRETRAINED or local-dir:FOLDER"
-            )
-        warnings.warn(
-            f"backbone {name} has random weights; give {name}:PRETRAINED for trained ones",
-            stacklevel=4,
-        )
-    weights = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
-    quick_gelu = options.quick_gelu
-    if quick_gelu is None:  # open_clip only warns, and of files not even that
-        of_openai = "openai" in Path(pretrained or "").name.lower()
-        quick_gelu = weights.get("quick_gelu", of_openai)
     create = partial(
         open_clip.create_model,
-        model,
-        pretrained=pretrained,
-        force_quick_gelu=quick_gelu,
+        source.model,
+        force_quick_gelu=source.quick_gelu if options.quick_gelu is None else options.quick_gelu,
         force_image_size=options.image_size,
-        require_pretrained=":" in name,
+        force_preprocess_cfg=source.preprocess,
+        pretrained_text=False,
     )
-    if ":" in name:
-        create = partial(_with_weights_in_place, create)
+
+    def make() -> Any:
+        model = _with_weights_in_place(create, source.weights)
+        if model is None:
+            named = source.model.startswith((LOCAL, HUB))
+            pretrained = None if named else str(source.weights)
+            model = create(pretrained=pretrained, require_pretrained=True)
+        return model
+
     with _one_at_a_time:
-        return _made(name, create, needs_hub=bool(weights) or name.startswith(HUB))
+        return _made(options.model, make, _needs_hub(source.model), fetch, source=source)
 
 
-def _made(name: str, make: Callable[[], Made], needs_hub: bool, what: str = "") -> Made:
+def _create_tokenizer(source: Source, name: str, fetch: bool) -> open_clip.SimpleTokenizer:
+    """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
+    merges = sorted(Path(source.model.removeprefix(LOCAL)).glob("*.txt.gz"))
+    found = merges and source.model.startswith(LOCAL)
+    options = {"bpe_path": str(merges[0])} if found else {}
+    make = partial(open_clip.get_tokenizer, source.model, **options)
+    return _made(name, make, _needs_hub(source.model), fetch, "its tokenizer: ")
+
+
+def _needs_hub(model: str) -> bool:
+    """Whether open_clip asks the hub for parts of a model beside its weights."""
+    if model.startswith((LOCAL, HUB)):
+        return model.startswith(HUB)
+    text = (open_clip.factory.get_model_config(model) or {}).get("text_cfg", {})
+    return "hf_tokenizer_name" in text or "hf_model_name" in text
+
+
+def _made(
+    name: str,
+    make: Callable[[], Made],
+    needs_hub: bool,
+    fetch: bool,
+    what: str = "",
+    source: Source | None = None,
+) -> Made:
     """What open_clip makes; what it raises, from its downloads and parsers, is one line.
 
     Args:
         needs_hub: it may have to be downloaded.
+        fetch: it may be.
         what: it is.
+        source: its files, where they are known.
     """
-    with downloads() if needs_hub else nullcontext(True) as online, _silent_logging():
+    with downloads(fetch) if needs_hub else nullcontext(True) as online, _silent_logging():
         try:
             return make()
+        except InputError:
+            raise
         except Exception as error:
-            reason = _disguise(name) or f"{what}{one_line(error)}"
+            found = None if source is None else _disguise(source)
+            reason = found or f"{what}{one_line(error)}"
             if not online and _is_of_the_system(error):
-                model = "MODEL" if name.startswith(HUB) else _split(name)[0]
+                if not fetch:
+                    raise unasked(name) from None
+                model = "MODEL" if name.startswith(HUB) else name.partition(":")[0]
                 reason = (
                     f"{hub()} cannot be reached, and the cache of downloads lacks it; give a local "
                     f"checkpoint, {model}:/path/file.safetensors"
@@ -385,47 +434,49 @@ def _made(name: str, make: Callable[[], Made], needs_hub: bool, what: str = "") 
             raise InputError(f"backbone {name}: {reason}") from None
 
 
-_one_at_a_time = Lock()  # of the models that are made, for which whole classes are changed
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Whether a file or the network is behind an error, as libraries raise it in others' place."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
-def _with_weights_in_place(create: Callable[[], nn.Module]) -> nn.Module:
+def _disguise(source: Source) -> str | None:
+    """What a file of a model is in place of that."""
+    files = [source.weights]
+    if source.model.startswith(LOCAL):
+        files += Path(source.model.removeprefix(LOCAL)).glob("open_clip_*")
+    return next((f"{file} {found}" for file in files if (found := disguise(file))), None)
+
+
+def _with_weights_in_place(create: Callable[..., Any], weights: Path) -> Any | None:
     """A model whose weights are those of its checkpoint's file, without copies.
 
-    open_clip draws random weights and copies a checkpoint's into them. Here what it creates has
-    none and takes the checkpoint's as they come: of a `.safetensors` file mapped, so that they are
-    no memory of this process and shared by all that read them. Weights of 16 bits become fp32.
+    open_clip draws random weights and copies a checkpoint's into them. Here the model is built
+    without any and takes the checkpoint's as they come: of a `.safetensors` file mapped, so that
+    they are no memory of this process and shared by all that read them. Weights of 16 bits become
+    fp32.
+
+    Returns:
+        None where open_clip must do it: for files of big_vision, which are copied into weights that
+        are there, and for towers that compute with numbers of their own while they are built.
     """
-    register, load, to = nn.Module.register_parameter, nn.Module.load_state_dict, nn.Module.to
-    thread = get_ident()
-
-    def changed(original: Callable, here: Callable) -> Callable:
-        """A method of modules that is another one in this thread."""
-
-        def method(module: nn.Module, *args: object, **kwargs: object) -> object:
-            return (here if get_ident() == thread else original)(module, *args, **kwargs)
-
-        return method
-
-    def register_without_weights(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None:
-            param = nn.Parameter(param.to("meta"), param.requires_grad)
-        register(module, name, param)
-
-    def assign(module: nn.Module, weights: dict[str, Tensor], strict: bool = True) -> object:
-        with patch.object(nn.Module, "register_parameter", register):
-            return load(module, weights, strict, assign=True)
-
-    def stay(module: nn.Module, *_: object, **__: object) -> nn.Module:
-        return module  # there is nothing to bring anywhere
-
-    with (
-        patch.object(nn.Module, "register_parameter", changed(register, register_without_weights)),
-        patch.object(nn.Module, "load_state_dict", changed(load, assign)),
-        patch.object(nn.Module, "to", changed(to, stay)),
-    ):
-        model = create()
-    if any(weight.is_meta for weight in model.parameters()):
-        return create()  # files of big_vision are copied into the weights, which must be there
+    if weights.suffix in (".npz", ".npy"):
+        return None
+    try:
+        with torch.device("meta"):
+            model = create(load_weights=False, device="meta")
+    except (RuntimeError, NotImplementedError):
+        return None
+    model.load_state_dict = partial(model.load_state_dict, assign=True)
+    open_clip.load_checkpoint(model, str(weights))
+    del model.load_state_dict
+    for module in model.modules():
+        mask = getattr(module, "attn_mask", None)
+        if isinstance(mask, Tensor) and mask.is_meta:  # causal; not part of a checkpoint
+            module.attn_mask = torch.full(mask.shape, -torch.inf).triu(1)
+    if any(x.is_meta for x in chain(model.parameters(), model.buffers())):
+        return None
     return model.float()
 
 
@@ -438,38 +489,3 @@ def _silent_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _create_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
-    """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
-    model, _ = _split(name)
-    folder = Path(model.removeprefix(LOCAL))
-    merges = sorted(folder.glob("*.txt.gz")) if model.startswith(LOCAL) else []
-    options: dict[str, Any] = {"bpe_path": str(merges[0])} if merges else {}
-    config = {} if name.startswith((LOCAL, HUB)) else open_clip.factory.get_model_config(model)
-    from_hub = name.startswith(HUB) or "hf_tokenizer_name" in (config or {}).get("text_cfg", {})
-    make = partial(open_clip.get_tokenizer, model, **options)
-    return _made(name, make, from_hub, "its tokenizer: ")
-
-
-def _is_of_the_system(error: BaseException | None) -> bool:
-    """Whether a file or the network is behind an error, as libraries raise it in others' place."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _disguise(name: str) -> str | None:
-    """What a file of weights is in place of that."""
-    model, pretrained = _split(name)
-    folder = Path(model.removeprefix(LOCAL))
-    files = [Path(pretrained)] if pretrained else folder.glob("open_clip_*")
-    return next((f"{file} {found}" for file in files if (found := disguise(file))), None)
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """`MODEL:PRETRAINED` -> its parts; a name with a scheme stays whole."""
-    if name.startswith((LOCAL, HUB)) or ":" not in name:
-        return name, None
-    model, pretrained = name.split(":", 1)
-    return model, pretrained

@@ -54,6 +54,30 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
     Raises:
         InputError: a path does not exist, a folder has no video, or two have one id.
     """
+    return _by_id(list_videos(paths))
+
+
+def by_relative_path(files: Sequence[Path]) -> dict[str, Path]:
+    """Videos by their paths below the folder that holds all of them.
+
+    Files of one name in several folders are told apart.
+    """
+    if not files:
+        return {}
+    whole = [Path(os.path.abspath(file)) for file in files]
+    root = os.path.commonpath([file.parent for file in whole])
+    return {
+        _composed(file.relative_to(root).as_posix()): given
+        for file, given in zip(whole, files, strict=True)
+    }
+
+
+def list_videos(paths: Sequence[Path]) -> list[Path]:
+    """The video files among `paths`, which are as for `find_videos`.
+
+    Raises:
+        InputError: a path does not exist, or a folder has no video.
+    """
     found: list[Path] = []
     for path in map(as_spelled, paths):
         if path.suffix == ".txt" and path.is_file():
@@ -67,7 +91,7 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
             found.append(path)
         else:
             raise InputError(f"--videos {path}: no such file or folder{_hint(path)}")
-    return _by_id(found)
+    return found
 
 
 def dataset_videos(folder: Path, vids: Collection[str]) -> dict[str, Path]:

@@ -71,6 +71,11 @@ def prepare_demo(root: Path, size: DemoSize | None = None, threads: int = 4) -> 
     return root
 
 
+def is_of_demo(video: Path) -> bool:
+    """Whether a video file is in a demo that was rendered here."""
+    return _recipe_in(video.resolve().parent.parent) is not None
+
+
 def recipe_of(size: DemoSize) -> dict:
     """What the rendered folder depends on: `size`, and the source text of the generator."""
     sources = (Path(__file__).with_name(name).read_bytes() for name in _GENERATOR)

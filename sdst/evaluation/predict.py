@@ -18,7 +18,7 @@ from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.zero_shot import zero_shot_moments
-from sdst.model import Outputs
+from sdst.model import SDST, Outputs
 from sdst.sources.dataset import open_data
 
 
@@ -42,6 +42,8 @@ def predict(
     device = torch.device(device)
     check_precision(precision, device)
     model.eval()
+    if isinstance(model, SDST):
+        model.for_inference()
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     records = []
     for samples in tqdm(loader, desc="predict", leave=False, disable=not progress):
@@ -114,7 +116,8 @@ def predict_split(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, model = load_checkpoint(checkpoint, overrides)
-    dataset = open_data(config).dataset(split)
+    asked_for = any(option.startswith("--data.backbone") for option in overrides)
+    dataset = open_data(config, fetch=asked_for).dataset(split)
     records = predict(
         model.to(device),
         dataset,

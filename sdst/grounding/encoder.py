@@ -144,17 +144,20 @@ def encoder_of(
 ) -> VideoEncoder:
     """What makes of a new video the features that a checkpoint was trained on.
 
+    A backbone that only the checkpoint names is not fetched from a network; one that `backbone`
+    names is.
+
     Raises:
         InputError: nothing here does, or `backbone` is another one.
     """
     data, layers = config.data, config.model.layers
     if data.features == "encode":
-        if backbone is not None:
+        if backbone not in (None, data.backbone):
             raise InputError(
                 f"--backbone {backbone}: checkpoint {checkpoint} was trained on {data.backbone} "
                 "and takes no other; leave the option out"
             )
-        loaded = load_backbone(data.backbone, layers, device)
+        loaded = load_backbone(data.backbone, layers, device, fetch=backbone is not None)
         _check_fit(loaded, config, trained_on(checkpoint))
         return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
     if data.features != "sdst" or data.endpoints:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,84 +18,39 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sdst.backbones import TextFeatures, load_backbone
 from sdst.checkpoint import load_checkpoint
-from sdst.data.store.reader import FeatureStore, VideoFeatures
+from sdst.data.store.reader import VideoFeatures
+from sdst.devices import pick_device
 from sdst.errors import InputError
+from sdst.grounding.answers import Grounding
+from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.grounding.long_videos import ground_long
-from sdst.grounding.queries import check_queries
+from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import dequantize
 from sdst.model import SDST, EncodedVideo
 
+logger = logging.getLogger(__name__)
+
 # Of all queries that are answered together: so many that a CPU's caches still hold what is between
 # two products, or that a GPU computes longer than it takes to be told what.
 CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
+CLIP_SCALE = 100.0  # inverse temperature that CLIP was trained to [P]
+ZERO_SHOT_STRETCH = 32  # clips about a moment whose similarity speaks for its video
 
 
-@dataclass(frozen=True)
-class Grounding:
-    """The answer to one query.
+class Answers(Protocol):
+    """Answers sentences about one video, of which at least the `top` best moments are wanted."""
 
-    Args:
-        query: the sentence.
-        windows: `[[start, end, score], ...]`, seconds, best first.
-        saliency: how well each of L clips fits the sentence, `[L]`, in [-1, 1].
-        clip_length: seconds per clip.
-        duration: seconds of the video.
-    """
-
-    query: str
-    windows: list[list[float]]
-    saliency: np.ndarray
-    clip_length: float
-    duration: float
-
-
-class _Grounder:
-    """Answers queries on video files; each is decoded and encoded once (`VideoEncoder`)."""
-
-    def __init__(self, encoder: VideoEncoder) -> None:
-        self.encoder = encoder
-        self.backbone = encoder.backbone
-
-    def ground(
-        self, video: str | Path, queries: Sequence[str], top: int = 5, progress: bool = False
-    ) -> list[Grounding]:
-        """The moments of `video` that each of `queries` describes.
-
-        Args:
-            video: a video file, of any length.
-            queries: sentences, any number of them.
-            top: most windows per query.
-            progress: show a bar while the video is encoded for the first time.
-
-        Raises:
-            InputError: the video cannot be read, a query is empty, or `top` is below 1.
-        """
-        _check_question(queries, top)
-        features = self.encoder.encode(video, progress)
-        texts = self.backbone.encode_text(queries)
-        return [
-            Grounding(
-                query=query,
-                windows=answer.windows[:top].tolist(),
-                saliency=answer.saliency,
-                clip_length=self.encoder.clip_length,
-                duration=features.duration,
-            )
-            for query, answer in zip(queries, self._answers(features, texts, top), strict=True)
-        ]
-
-    def _answers(
+    def __call__(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
-    ) -> list[Prediction]:
-        raise NotImplementedError
+    ) -> list[Prediction]: ...
 
 
-class Grounder(_Grounder):
+class Grounder:
     """Answers queries on video files with a trained side-tuner.
 
     A video is decoded and encoded once: what the backbone says is kept in memory for the videos
@@ -110,7 +66,7 @@ class Grounder(_Grounder):
         checkpoint: the `--output` folder of a training run.
         device: default: CUDA where present, else the CPU.
         backbone: for a checkpoint trained on features published by SDST, which name no backbone:
-            `internvideo2:PATH`.
+            `internvideo2:PATH`; or the one that the checkpoint names, to have it fetched.
         precision: of the side-tuner's products. `bf16` answers about twice as fast on a processor
             that has them (`sdst.info` says so), many queries at once 2.7 times.
 
@@ -125,15 +81,49 @@ class Grounder(_Grounder):
         backbone: str | None = None,
         precision: str = "fp32",
     ) -> None:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = pick_device(device)
         check_precision(precision, device)
-        self.precision = precision
+        self.precision, self.checkpoint = precision, Path(checkpoint)
         self.config, model = load_checkpoint(Path(checkpoint))
-        self.model: SDST = model.to(device).eval()
+        self.model: SDST = model.to(device).for_inference()
         self._scale = self.model.scale.item()
         self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
         self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
-        super().__init__(encoder_of(Path(checkpoint), self.config, device, backbone))
+        self.encoder = encoder_of(Path(checkpoint), self.config, device, backbone)
+        self.backbone = self.encoder.backbone
+        self._told = self.config.data.dataset != "demo"
+
+    def ground(
+        self, video: str | Path, queries: str | Sequence[str], top: int = 5, progress: bool = False
+    ) -> list[Grounding]:
+        """The moments of `video` that each of `queries` describes.
+
+        Args:
+            video: a video file, of any length.
+            queries: a sentence, or any number of them.
+            top: most windows per query.
+            progress: show a bar while the video is encoded for the first time.
+
+        Raises:
+            InputError: the video cannot be read, a query is empty, or `top` is below 1.
+        """
+        self._tell_what_it_is(video)
+        return _ground(self.encoder, self._answers, video, queries, top, progress)
+
+    def _tell_what_it_is(self, video: str | Path) -> None:
+        """Warn once where a model of the demo is asked about another video."""
+        if self._told:
+            return
+        from sdst.demo import is_of_demo
+
+        if not is_of_demo(Path(video)):
+            self._told = True
+            logger.warning(
+                "%s: trained on the demo, rendered shapes that move; its answers about other "
+                "videos such as %s mean little: train on your own, or answer with --zero-shot",
+                self.checkpoint,
+                video,
+            )
 
     def _answers(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
@@ -158,8 +148,8 @@ class Grounder(_Grounder):
 
     def search(
         self,
-        videos: Mapping[str, str | Path] | FeatureStore,
-        queries: Sequence[str],
+        videos: Corpus | str | Path | Sequence[str | Path],
+        queries: str | Sequence[str],
         top: int = 10,
         skipped: list[str] | None = None,
         progress: bool = False,
@@ -169,8 +159,9 @@ class Grounder(_Grounder):
         `sdst.grounding.search` says how. Short videos are answered together.
 
         Args:
-            videos: files by their ids, each of which is read once; or a store of `sdst.extract`.
-            queries: sentences.
+            videos: files by their ids; a folder, or a list of files and folders, whose videos go by
+                their relative paths; or a store of `sdst.extract`, open or by its path.
+            queries: a sentence, or any number of them.
             top: most moments found for each.
             skipped: is told of the videos that cannot be read, a line each; without it such a video
                 is an error.
@@ -180,12 +171,17 @@ class Grounder(_Grounder):
             InputError: a query is empty, `top` is below 1, a video cannot be read, or the store's
                 features are not those of the training.
         """
-        _check_question(queries, top)
+        queries = as_queries(queries)
+        _check_top(top)
+        corpus = open_corpus(videos)
+        if isinstance(corpus, Mapping):
+            for video in corpus.values():
+                self._tell_what_it_is(video)
         texts = self.backbone.encode_text(queries)
         stretch = self.config.predict.stretches.clips
         ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
-        corpus = videos_of(videos, self.encoder, skipped, progress)
-        for group in groups(corpus, len(queries), self.clips_at_once, stretch):
+        encoded = videos_of(corpus, self.encoder, skipped, progress)
+        for group in groups(encoded, len(queries), self.clips_at_once, stretch):
             answers = self._answers_of_all([video for _, video in group], texts, top)
             for (vid, _), of_video in zip(group, answers, strict=True):
                 ranking.add(vid, of_video)
@@ -232,7 +228,7 @@ class Grounder(_Grounder):
         return rows.transpose(1, 2), lengths
 
 
-class ZeroShotGrounder(_Grounder):
+class ZeroShotGrounder:
     """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
 
     It is the baseline of every report, and any video works with it: `sdst.grounding.zero_shot`.
@@ -246,14 +242,22 @@ class ZeroShotGrounder(_Grounder):
 
     def __init__(
         self,
-        backbone: str = "demo",
+        backbone: str,
         clip_length: float = 2.0,
         frames_per_clip: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        loaded = load_backbone(backbone, layers=1, device=device)
+        loaded = load_backbone(backbone, layers=1, device=pick_device(device))
         frames_per_clip = frames_per_clip or loaded.frames_at_once
-        super().__init__(VideoEncoder(loaded, clip_length, frames_per_clip))
+        self.encoder = VideoEncoder(loaded, clip_length, frames_per_clip)
+        self.backbone = loaded
+
+    def ground(
+        self, video: str | Path, queries: str | Sequence[str], top: int = 5, progress: bool = False
+    ) -> list[Grounding]:
+        """As `Grounder.ground`; a window's score is the excess of its clips' similarity, no
+        probability."""
+        return _ground(self.encoder, self._answers, video, queries, top, progress)
 
     def _answers(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
@@ -269,6 +273,54 @@ class ZeroShotGrounder(_Grounder):
             for text in texts
         ]
         return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
+
+    def search(
+        self,
+        videos: Corpus | str | Path | Sequence[str | Path],
+        queries: str | Sequence[str],
+        top: int = 10,
+        skipped: list[str] | None = None,
+        progress: bool = False,
+    ) -> list[list[Found]]:
+        """As `Grounder.search`; videos are weighed against each other at CLIP's temperature."""
+        queries = as_queries(queries)
+        _check_top(top)
+        texts = self.backbone.encode_text(queries)
+        ranking = Ranking(
+            len(queries), top, CLIP_SCALE, self.encoder.clip_length, ZERO_SHOT_STRETCH
+        )
+        corpus = open_corpus(videos)
+        for vid, video in videos_of(corpus, self.encoder, skipped, progress, layers=False):
+            ranking.add(vid, self._answers(video, texts, top))
+        return ranking.best()
+
+
+def _ground(
+    encoder: VideoEncoder,
+    answers: Answers,
+    video: str | Path,
+    queries: str | Sequence[str],
+    top: int,
+    progress: bool,
+) -> list[Grounding]:
+    queries = as_queries(queries)
+    _check_top(top)
+    features = encoder.encode(video, progress)
+    found = answers(features, encoder.backbone.encode_text(queries), top)
+    return [
+        Grounding(
+            query=query,
+            windows=answer.windows[:top].tolist(),
+            saliency=answer.saliency,
+            clip_length=encoder.clip_length,
+            duration=features.duration,
+            unread=unread,
+            video=str(video),
+        )
+        for query, answer, unread in zip(
+            queries, found, encoder.backbone.unread(queries), strict=True
+        )
+    ]
 
 
 def _floats(video: VideoFeatures) -> Tensor:
@@ -296,7 +348,6 @@ def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
         yield items[first : first + size]
 
 
-def _check_question(queries: Sequence[str], top: int) -> None:
-    check_queries(queries)
+def _check_top(top: int) -> None:
     if top < 1:
         raise InputError(f"top is {top}; expected at least 1 window per query")

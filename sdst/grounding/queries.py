@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,21 +11,30 @@ from sdst.text import read_lines
 
 
 def read_queries(path: Path) -> list[str]:
-    """The lines of a text file that are not blank.
+    """The lines of a text file, or of the standard input for `-`, that are not blank.
 
     Raises:
         InputError: the file cannot be read as text in UTF-8, or has no such line.
     """
-    queries = read_lines(path)
+    if path == Path("-"):
+        queries = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    else:
+        queries = read_lines(path)
     if not queries:
         raise InputError(f"--queries {path}: holds no query; expected one a line")
     return queries
 
 
-def check_queries(queries: Sequence[str]) -> None:
-    """Refuse queries that say nothing."""
+def as_queries(queries: str | Sequence[str]) -> list[str]:
+    """The sentences asked; a string is one of them.
+
+    Raises:
+        InputError: there is none, or one says nothing.
+    """
+    queries = [queries] if isinstance(queries, str) else list(queries)
     if not queries:
         raise InputError("no query given; expected at least one sentence")
     for number, query in enumerate(queries, 1):
         if not query.strip():
             raise InputError(f"query {number} is empty; expected a sentence")
+    return queries

@@ -12,15 +12,15 @@ over the stretch about the moment, so that a video's length does not speak for i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
+from sdst.grounding.corpus import Corpus
 from sdst.grounding.decode import Prediction
 from sdst.grounding.encoder import VideoEncoder
 
@@ -90,25 +90,27 @@ class Ranking:
 
 
 def videos_of(
-    corpus: Mapping[str, str | Path] | FeatureStore,
+    corpus: Corpus,
     encoder: VideoEncoder,
     skipped: list[str] | None = None,
     progress: bool = False,
+    layers: bool = True,
 ) -> Iterator[tuple[str, VideoFeatures]]:
     """The features of many videos under their ids, one after the other.
 
     Args:
-        corpus: files by their ids, each of which is read once; or a store of `sdst.extract`.
+        corpus: of `open_corpus`; each file is read once.
         encoder: reads the files.
         skipped: is told of the files that cannot be read; without it such a file is an error.
         progress: show a bar.
+        layers: a store must have as many as the backbone gives; embeddings depend on none.
 
     Raises:
         InputError: the store's features are not those that `encoder` makes, or a file cannot be
             read.
     """
     if isinstance(corpus, FeatureStore):
-        _check_store(corpus, encoder)
+        _check_store(corpus, encoder, layers)
     for vid in tqdm(corpus, "search", unit="video", disable=not progress):
         if isinstance(corpus, FeatureStore):
             yield vid, corpus.video(vid)
@@ -146,19 +148,19 @@ def groups(
         yield group
 
 
-def _check_store(store: FeatureStore, encoder: VideoEncoder) -> None:
-    """Refuse a store whose features are not those that the model was trained on."""
+def _check_store(store: FeatureStore, encoder: VideoEncoder, layers: bool) -> None:
+    """Refuse a store whose features are not those that `encoder` makes."""
     backbone = encoder.backbone
-    expected = {
-        "fingerprint": backbone.fingerprint,
-        "clip_length": encoder.clip_length,
-        "frames_per_clip": encoder.frames_per_clip,
-    }
+    found = {name: store.meta.get(name) for name in ("clip_length", "frames_per_clip")}
+    expected = {"clip_length": encoder.clip_length, "frames_per_clip": encoder.frames_per_clip}
+    found["fingerprint"], expected["fingerprint"] = (
+        fingerprint if layers else str(fingerprint).rpartition("-k")[0]
+        for fingerprint in (store.meta.get("fingerprint"), backbone.fingerprint)
+    )
     for name, value in expected.items():
-        if store.meta.get(name) != value:
+        if found[name] != value:
             raise InputError(
-                f"{store.path}: {name} {store.meta.get(name)}, expected {value}, that of the "
-                f"training; extract the videos with --backbone {backbone.name} --layers "
-                f"{backbone.layers} --clip-length {encoder.clip_length:g} --frames-per-clip "
-                f"{encoder.frames_per_clip}"
+                f"{store.path}: {name} {found[name]}, expected {value}; extract the videos with "
+                f"--backbone {backbone.name} --layers {backbone.layers} "
+                f"--clip-length {encoder.clip_length:g} --frames-per-clip {encoder.frames_per_clip}"
             )

@@ -70,11 +70,12 @@ class Data:
         )
 
 
-def open_data(config: Config, wait: bool = True) -> Data:
+def open_data(config: Config, wait: bool = True, fetch: bool = True) -> Data:
     """Render (the demo), encode and open what `config.data` names; each only if not yet done.
 
     Args:
         wait: for another process that is encoding the same, a run of another seed, say.
+        fetch: the backbone may be downloaded; not for a name that only a checkpoint gives.
 
     Raises:
         StoreInUse: another process is encoding the same, and `wait` is not set.
@@ -82,7 +83,7 @@ def open_data(config: Config, wait: bool = True) -> Data:
     root = dataset_root(config)
     splits = read_splits(config, root)
     if config.data.features == "encode":
-        splits, source = encoded(config, root, splits, wait)
+        splits, source = encoded(config, root, splits, wait, fetch)
         meta = source.meta
     else:
         splits, source = published(config, root, splits)

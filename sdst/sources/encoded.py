@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sdst.backbones import Backbone, load_backbone
+from sdst.backbones.text_length import describe_unread
 from sdst.config import Config
 from sdst.data.feature_files import close_lengths
 from sdst.data.store.reader import VERSION, FeatureStore
@@ -28,7 +29,9 @@ READERS = 8  # files at once: on a shared disk every file is waited for
 LOOK_AGAIN = 1.0  # seconds until a store that another process writes is tried again
 
 
-def encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Splits, FeatureStore]:
+def encoded(
+    config: Config, root: Path, splits: Splits, wait: bool, fetch: bool
+) -> tuple[Splits, FeatureStore]:
     """The feature store of these queries and videos, of which it extracts what is not there yet.
 
     One store serves all that is read from the same files of annotations at the same settings.
@@ -41,7 +44,9 @@ def encoded(config: Config, root: Path, splits: Splits, wait: bool) -> tuple[Spl
         advice = f"rename what is meant ({', '.join(near)})"
     splits = keep_available(splits, folder, videos, None, config.data.allow_missing, advice)
     queries = sentences(splits)
-    backbone = load_backbone(config.data.backbone, config.model.layers)
+    backbone = load_backbone(config.data.backbone, config.model.layers, fetch=fetch)
+    if cut := describe_unread(backbone, list(queries.values())):
+        logger.warning(cut)
     settings = {
         "format": VERSION,
         "backbone": backbone.fingerprint,

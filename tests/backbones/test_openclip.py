@@ -18,6 +18,7 @@ from torch import nn
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
 from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
+from sdst.backbones.openclip_files import locate
 from sdst.errors import InputError
 from sdst.memory import own_memory
 
@@ -236,26 +237,80 @@ def test_preprocessing_is_open_clips_own(resize_mode, interpolation, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked_for"),
+    ("file", "options", "expected"),
     [
-        ("ViT-B-32:openai", True),
-        ("ViT-B-32:/weights/ViT-B-32-OpenAI.pt", True),
-        ("ViT-B-32:/weights/other.pt", False),
-        ("ViT-B-32:/weights/other.pt,quick_gelu=true", True),
-        ("ViT-B-32:openai,quick_gelu=false", False),
+        ("ViT-B-32-OpenAI.safetensors", "", True),
+        ("other.safetensors", "", False),
+        ("other.safetensors", ",quick_gelu=true", True),
+        ("ViT-B-32-OpenAI.safetensors", ",quick_gelu=false", False),
     ],
 )
-def test_openai_weights_get_the_quick_gelu_unless_told_otherwise(monkeypatch, name, asked_for):
+def test_openai_weights_get_the_quick_gelu_unless_told_otherwise(
+    monkeypatch, tmp_path, file, options, expected
+):
     asked = {}
 
     def create_model(name, **options):
         asked.update(options)
-        raise RuntimeError("enough seen")
+        raise ValueError("enough seen")
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
+    (tmp_path / file).write_bytes(b"no weights, which are not read")
     with pytest.raises(InputError, match="enough seen"):
-        load_backbone(name, layers=2)
-    assert asked["force_quick_gelu"] == asked_for
+        load_backbone(f"ViT-B-32:{tmp_path / file}{options}", layers=2)
+    assert asked["force_quick_gelu"] == expected
+
+
+def test_a_tag_says_whether_it_was_trained_with_the_quick_gelu(monkeypatch):
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda tag: "weights.safetensors")
+    assert locate("ViT-B-32:openai").quick_gelu
+    assert not locate("ViT-B-32:laion2b_s34b_b79k").quick_gelu
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def in_cache(hub: Path, repository: str) -> Path:
+    """A folder for a repository's files in the hub's cache."""
+    cached = hub / f"models--{repository.replace('/', '--')}"
+    folder = cached / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    return folder
+
+
+def test_a_repository_in_the_hubs_cache_needs_no_network(hub, folder, backbone):
+    cached = in_cache(hub, "some/body")
+    for file in folder.iterdir():
+        (cached / file.name).symlink_to(file)
+    found = load_backbone("hf-hub:some/body", layers=2, device="cpu", fetch=False)
+    assert found.fingerprint == backbone.fingerprint
+
+
+def test_a_tag_in_the_hubs_cache_needs_no_network(hub):
+    file = in_cache(hub, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K") / "open_clip_model.safetensors"
+    file.touch()
+    assert locate("ViT-B-32:laion2b_s34b_b79k", fetch=False).weights == file
+
+
+@pytest.mark.parametrize("name", ["hf-hub:some/body", "ViT-B-32:laion2b_s34b_b79k"])
+def test_nothing_is_fetched_unasked(hub, name):
+    with pytest.raises(InputError, match=r"not on this machine, .* not fetched unasked"):
+        load_backbone(name, layers=2, fetch=False)
+
+
+def test_the_end_of_a_sentence_that_has_no_room_is_named(backbone):
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen " * 2
+    short, long, glued = backbone.unread(["a cat", text, "cat" * 100])
+    assert short == ""
+    assert long == "two three four five six seven eight nine ten eleven twelve thirteen"
+    assert backbone.unread([text.removesuffix(f"{long} ")]) == [""]
+    assert glued and set(glued) <= set("cat")
 
 
 def with_options(folder: Path, options: str):
@@ -308,7 +363,8 @@ def test_wrong_options_are_refused_in_one_line(folder, option, reason):
     ("name", "reason"),
     [
         ("nonsense", "no such open_clip model"),
-        ("ViT-B-32:nonsense", "nonsense"),
+        ("ViT-B-32", "names no weights; give ViT-B-32:PRETRAINED, one of openai"),
+        ("ViT-B-32:nonsense", "nonsense is neither a file nor one of ViT-B-32's weights"),
         ("local-dir:/nowhere/at/all", "not found"),
     ],
 )
@@ -325,5 +381,5 @@ def test_more_layers_than_there_are_is_refused(folder):
 
 def test_a_folder_without_weights_is_refused(folder, tmp_path):
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
-    with pytest.raises(InputError, match="could not be loaded"):
+    with pytest.raises(InputError, match="holds no weights"):
         load_backbone(f"local-dir:{tmp_path}", layers=2)

@@ -38,6 +38,9 @@ class GreyBackbone:
         counts = [len(text.split()) for text in texts]
         return [TextFeatures(torch.full((K, n, WIDTH), n), torch.ones(WIDTH)) for n in counts]
 
+    def unread(self, texts: list[str]) -> list[str]:
+        return ["" for _ in texts]
+
 
 def write_video(path: Path, levels: list[int]) -> Path:
     """Two frames a second, of the given grey levels."""

@@ -128,7 +128,7 @@ def test_without_its_text_tower_a_backbone_gives_the_same_features() -> None:
 def test_the_command_stays_within_its_budget(tmp_path) -> None:
     video = write_video(tmp_path / "film.mp4", 10 * list(range(20, 220, 4)))
     command = [sys.executable, "-m", "sdst.extract", "--videos", str(video), "--clip-length", "1"]
-    command += ["--output", str(tmp_path / "store"), "--memory-budget"]
+    command += ["--backbone", "demo", "--output", str(tmp_path / "store"), "--memory-budget"]
     refused = subprocess.run([*command, "50MB"], capture_output=True, text=True)
     assert refused.returncode == 2 and "before the first frame" in refused.stderr
     limit = 1_000_000_000

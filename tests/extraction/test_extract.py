@@ -20,6 +20,8 @@ from sdst.extraction.pipeline import Report
 from tests.extraction.grey import QUERIES, WIDTH, GreyBackbone, K, P, extract, write_video
 from tests.videos import cut_in_pictures
 
+VIDEOS = ("--backbone", "demo", "--videos")
+
 
 @pytest.fixture
 def videos(tmp_path: Path) -> dict[str, Path]:
@@ -368,7 +370,7 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
         '{"qid": 5, "query": "a grey room", "vid": "dark", "duration": 3.0, '
         '"relevant_windows": [[0, 2]]}\n'
     )
-    arguments = ["--videos", str(tmp_path / "videos"), "--annotations", str(annotations)]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--annotations", str(annotations)]
     assert main([*arguments, "--clip-length", "1", "--output", str(tmp_path / "store")]) == 0
     assert "3 videos, 1 queries" in capsys.readouterr().out
     assert main([*arguments, "--store-dtype", "int8", "--output", str(tmp_path / "small")]) == 0
@@ -378,7 +380,7 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
 def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     with pytest.raises(InputError, match=r"broken\.mp4"):
         main([*arguments, "--strict"])
     assert main(arguments) == 1
@@ -389,7 +391,7 @@ def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsy
 
 
 def test_the_command_refuses_another_folder_before_it_works(videos, tmp_path):
-    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path)]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path)]
     with pytest.raises(InputError, match="exists and is no feature store"):
         main(arguments)
 
@@ -398,7 +400,7 @@ def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, 
     monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     broken = tmp_path / "videos" / "broken.mp4"
     broken.write_bytes(b"no video")
-    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     assert main(arguments) == 1
     assert main(arguments) == 1, "what cannot be read is told every time"
     broken.write_bytes(videos["dark"].read_bytes())
@@ -414,12 +416,12 @@ def test_two_files_of_queries_do_not_share_ids(videos, tmp_path):
     for file, query in zip(files, ("a cat", "a dog"), strict=True):
         record = {"qid": 1, "query": query, "vid": "dark", "duration": 4}
         file.write_text(json.dumps(record) + "\n")
-    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     with pytest.raises(InputError, match=r"b\.jsonl: qid 1 stands for another query"):
         main([*arguments, "--annotations", *map(str, files)])
 
 
 def test_a_budget_of_nothing_is_refused(videos, tmp_path):
-    arguments = ["--videos", str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
+    arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     with pytest.raises(InputError, match="budget"):
         main([*arguments, "--memory-budget", "0"])

@@ -264,7 +264,8 @@ def test_an_environment_that_makes_no_sense_is_named(monkeypatch, variables: dic
 
 @pytest.mark.slow
 def test_torchrun_shares_out_the_command(videos, tmp_path) -> None:
-    command = ["-m", "sdst.extract", "--videos", str(tmp_path / "videos"), "--output"]
+    command = ["-m", "sdst.extract", "--backbone", "demo", "--videos", str(tmp_path / "videos")]
+    command += ["--output"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     run = [sys.executable, *command, str(alone)]
     assert subprocess.run(run, check=False).returncode == 1

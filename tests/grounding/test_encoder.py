@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -101,13 +102,22 @@ def test_a_backbone_of_other_weights_is_refused(tmp_path, own_cache):
         Grounder(checkpoint)
 
 
+def test_a_backbone_that_only_the_checkpoint_names_is_not_fetched(tmp_path, own_cache, untrained):
+    foreign = tmp_path / "run"
+    shutil.copytree(untrained, foreign)
+    config = foreign / "config.yaml"
+    config.write_text(config.read_text().replace("backbone: demo", "backbone: hf-hub:some/body"))
+    with pytest.raises(InputError, match=r"hf-hub:some/body: not on this machine, .* unasked"):
+        Grounder(foreign)
+
+
 @pytest.mark.parametrize(
     ("features", "backbone", "reason"),
     [
         ("univtg", None, r"trained on feature files of others \(univtg\)"),
         ("sdst", None, "name the weights that made them, --backbone internvideo2:PATH"),
         ("sdst", "demo", "expected internvideo2:PATH"),
-        ("encode", "demo", "takes no other; leave the option out"),
+        ("encode", "ViT-B-32:openai", "takes no other; leave the option out"),
     ],
 )
 def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, own_cache, features, backbone, reason):

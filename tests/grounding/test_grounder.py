@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sdst import Grounder, ZeroShotGrounder
 from sdst.errors import InputError
@@ -98,6 +99,33 @@ def test_empty_queries_are_refused(grounder, film, queries):
         grounder.ground(film, queries)
 
 
+def test_a_string_is_one_query(grounder, film):
+    [answer] = grounder.ground(film, "ball")
+    assert answer.query == "ball"
+    [found] = grounder.search([film], "ball")
+    assert {moment.vid for moment in found} == {film.name}
+
+
+def test_a_device_that_is_not_there_is_refused(untrained, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match="device cuda: PyTorch finds 0 CUDA devices here"):
+        Grounder(untrained, device="cuda")
+    with pytest.raises(InputError, match="device 'gpu': expected cpu, cuda or cuda:N"):
+        Grounder(untrained, device="gpu")
+
+
+def test_a_model_of_the_demo_says_so_once_about_other_videos(grounder, film, tmp_path, caplog):
+    rendered = tmp_path / "demo" / "videos" / "a.mp4"
+    rendered.parent.mkdir(parents=True)
+    shutil.copy(film, rendered)
+    (tmp_path / "demo" / "recipe.json").write_text('{"generator": "0"}')
+    grounder.ground(rendered, QUERIES)
+    assert not caplog.records
+    grounder.ground(film, QUERIES)
+    grounder.ground(film, QUERIES)
+    assert [record.message.count("trained on the demo") for record in caplog.records] == [1]
+
+
 def test_a_top_below_one_is_refused(grounder, film):
     with pytest.raises(InputError, match="top is 0"):
         grounder.ground(film, QUERIES, top=0)
@@ -134,7 +162,8 @@ def test_a_video_is_projected_once_for_all_calls(own_cache, film, tmp_path):
     config = replace(config, model=replace(config.model, context="none"))  # asks for no sentence
     grounder = Grounder(write_checkpoint(tmp_path / "run", config))
     calls = []
-    grounder.model.visual_projection.register_forward_hook(lambda *_: calls.append(1))
+    encode = grounder.model.encode_video
+    grounder.model.encode_video = lambda *given: calls.append(1) or encode(*given)
     first = grounder.ground(film, QUERIES)
     again = grounder.ground(film, QUERIES[:1])
     assert len(calls) == 1

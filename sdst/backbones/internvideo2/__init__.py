@@ -24,6 +24,7 @@ from sdst.backbones.internvideo2.weights import Weights
 from sdst.backbones.network import downloads
 from sdst.backbones.openclip import Preprocess, normalized
 from sdst.backbones.options import parse_options
+from sdst.backbones.text_length import unread
 from sdst.errors import InputError
 
 SCHEME = "internvideo2"
@@ -101,12 +102,19 @@ class InternVideo2Backbone:
         name: see `Options`.
         layers: K, the last blocks of the vision tower, and of the text part of BERT, that are read.
         device: default: CUDA where present, else the CPU.
+        fetch: as for `load_backbone`.
 
     Raises:
         InputError: the name, the weights or the vocabulary are not as expected.
     """
 
-    def __init__(self, name: str, layers: int, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        name: str,
+        layers: int,
+        device: str | torch.device | None = None,
+        fetch: bool = True,
+    ):
         self.name, self.layers = name, layers
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.options = options = Options.parse(name)
@@ -122,7 +130,7 @@ class InternVideo2Backbone:
             )
         self._model, self._keys = self._load()
         self._one_at_a_time = Lock() if options.stream else nullcontext()
-        self._tokenizer = _tokenizer(options, sizes)
+        self._tokenizer = _tokenizer(options, sizes, fetch)
         self._tokenizing = Lock()  # tokenizers in Rust serve one thread at a time
         self._preprocess = Preprocess(PreprocessCfg(size=sizes.image_size, **TRANSFORM))
         self._preprocess.to(self.device)
@@ -189,6 +197,14 @@ class InternVideo2Backbone:
         for first in range(0, len(texts), TEXTS_AT_ONCE):
             features += self._encode_texts(list(texts[first : first + TEXTS_AT_ONCE]))
         return features
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each sentence that BERT has no position for; mostly empty."""
+        return [unread(text, self._token_count, self.sizes.text_positions) for text in texts]
+
+    def _token_count(self, text: str) -> int:
+        with self._tokenizing:
+            return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def release_text(self) -> None:
         """Free the memory of the text tower; `encode_text` cannot be called any more."""
@@ -284,7 +300,7 @@ def _sizes(path: Path, weights: Weights) -> Sizes:
     return replace(sizes, frames=frames) if frames > 0 and not rest else sizes
 
 
-def _tokenizer(options: Options, sizes: Sizes) -> BertTokenizer:
+def _tokenizer(options: Options, sizes: Sizes, fetch: bool) -> BertTokenizer:
     """BERT's own, from a folder or from the hub, where its cache serves first."""
     beside = options.path if options.path.is_dir() else options.path.parent
     folder = Path(options.tokenizer) if options.tokenizer else beside
@@ -293,7 +309,7 @@ def _tokenizer(options: Options, sizes: Sizes) -> BertTokenizer:
     elif options.tokenizer:
         raise InputError(f"tokenizer {folder}: has no vocab.txt; expected that of {VOCABULARY}")
     else:
-        tokenizer = _hub_tokenizer(folder)
+        tokenizer = _hub_tokenizer(folder, fetch)
     if len(tokenizer) != sizes.vocabulary:
         raise InputError(
             f"tokenizer {tokenizer.name_or_path}: has {len(tokenizer)} words, the weights "
@@ -302,14 +318,14 @@ def _tokenizer(options: Options, sizes: Sizes) -> BertTokenizer:
     return tokenizer
 
 
-def _hub_tokenizer(folder: Path) -> BertTokenizer:
-    for local in (True, False):
+def _hub_tokenizer(folder: Path, fetch: bool) -> BertTokenizer:
+    for local in (True, False) if fetch else (True,):
         with nullcontext(True) if local else downloads():
             try:
                 return BertTokenizer.from_pretrained(VOCABULARY, local_files_only=local)
             except (OSError, ValueError, TypeError):
                 continue
     raise InputError(
-        f"{folder}: has no vocab.txt, and {VOCABULARY} cannot be fetched from the hub; put its "
-        f"vocab.txt there, or say ,tokenizer=FOLDER after {SCHEME}:PATH"
+        f"{folder}: has no vocab.txt, and {VOCABULARY} is not in the hub's cache or fetched; put "
+        f"its vocab.txt there, or say ,tokenizer=FOLDER after {SCHEME}:PATH"
     )
