@@ -25,6 +25,9 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import as_spelled
 from sdst.errors import InputError, run
 from sdst.grounding.corpus import Corpus, open_corpus
+from sdst.grounding.export import FORMATS, Moment, check_export_name, export
+from sdst.grounding.export.clips import cut_all
+from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
 from sdst.options import OneLineParser
@@ -81,6 +84,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = output.add_argument
     add("--json", type=Path, metavar="OUT", help="the answers; - writes them in the table's place")
     add("--plot", type=Path, metavar="OUT.png", help="the answers on the time line of --video")
+    add(
+        "--export",
+        type=Path,
+        metavar="OUT",
+        help=f"the moments for another program, by the ending: {', '.join(FORMATS)}",
+    )
+    add("--clips", type=Path, metavar="DIR", help="each moment as a video file, cut from its own")
     return parser
 
 
@@ -106,6 +116,7 @@ def _ground(grounder: Grounder | ZeroShotGrounder, options: argparse.Namespace) 
         from sdst.plots import plot_groundings
 
         plot_groundings(options.video, answers, options.plot)
+    _take_away([moment for answer in answers for moment in moments_of(answer)], options)
     _write("\n\n".join(tables), as_json(options.video, answers), options.json)
     return 0
 
@@ -122,9 +133,19 @@ def _search(
     tables = map(format_found, options.query, answers, [read] * len(answers))
     unread = grounder.backbone.unread(options.query)
     _write("\n\n".join(tables), found_as_json(options.query, answers, unread), options.json)
+    files = {} if isinstance(corpus, FeatureStore) else corpus
+    pairs = zip(options.query, answers, strict=True)
+    _take_away([moment for pair in pairs for moment in moments_found(*pair, files)], options)
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def _take_away(moments: list[Moment], options: argparse.Namespace) -> None:
+    if options.export:
+        export(moments, options.export)
+    if options.clips:
+        cut_all(moments, options.clips)
 
 
 def _write(table: str, record: str, out: Path | None) -> None:
@@ -185,6 +206,13 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.json != PIPE:
         _check_output("--json", options.json)
     _check_output("--plot", options.plot)
+    _check_output("--export", options.export)
+    if options.export:
+        check_export_name(options.export, one_video=options.video is not None)
+    if options.clips and options.store:
+        raise InputError("--clips cuts video files; give --video or --videos in place of --store")
+    if options.clips and options.clips.exists() and not options.clips.is_dir():
+        raise InputError(f"--clips {options.clips}: is a file; expected a folder")
     if options.plot:
         from sdst.plots import check_picture_name
 

@@ -210,6 +210,11 @@ def thumbnails(path: str | Path, spacing: float, height: int) -> Iterator[np.nda
             yield np.asarray(Image.fromarray(frame).resize((width, height)))
 
 
+def displayed(frame: av.VideoFrame) -> np.ndarray:
+    """A frame's pixels `[H, W, 3]`, uint8, turned and mirrored as its file asks for."""
+    return _display(frame.to_ndarray(format="rgb24"), _display_matrix(frame))
+
+
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The first five numbers of the frame's display matrix, None if it has none."""
     side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub takes it for a dict of str
