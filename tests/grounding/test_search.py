@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sdst import Grounder
+from sdst import Grounder, ZeroShotGrounder
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
@@ -101,3 +102,35 @@ def test_a_video_that_cannot_be_searched_is_an_error_unless_told(grounder, films
 def test_a_top_below_one_is_refused(grounder, films):
     with pytest.raises(InputError, match="top is 0"):
         grounder.search(films, QUERIES, top=0)
+
+
+def test_files_of_one_name_in_two_folders_go_by_their_paths(grounder, films, tmp_path):
+    root = tmp_path / "shelf"
+    for folder, film in (("a", "film0"), ("b", "film1")):
+        (root / folder).mkdir(parents=True)
+        shutil.copy(films[film], root / folder / "film.mp4")
+    expected = {"a/film.mp4", "b/film.mp4"}
+    [of_folder] = grounder.search(root, QUERIES[0], top=50)
+    assert {moment.vid for moment in of_folder} == expected
+    [of_list] = grounder.search([root / "b" / "film.mp4", str(root / "a")], QUERIES[0], top=50)
+    assert set(of_list) == set(of_folder)
+
+
+def test_a_store_is_opened_by_its_path(grounder, films, tmp_path):
+    store = extract_films(grounder, films, tmp_path / "store", grounder.encoder.clip_length)
+    assert grounder.search(str(store.path), QUERIES) == grounder.search(store, QUERIES)
+
+
+def test_the_frozen_backbone_searches_files_and_stores(grounder, films, tmp_path, own_cache):
+    del films["noise"]
+    frozen = ZeroShotGrounder("demo", clip_length=grounder.encoder.clip_length, device="cpu")
+    found = frozen.search(films, QUERIES, top=4)
+    assert [len(moments) for moments in found] == [4, 4]
+    for moments in found:
+        scores = [moment.score for moment in moments]
+        assert scores == sorted(scores, reverse=True)
+    # Those of a model with more layers have the same embeddings.
+    store = extract_films(grounder, films, tmp_path / "store", grounder.encoder.clip_length)
+    assert frozen.search(store, QUERIES, top=4) == found
+    with pytest.raises(InputError, match=r"clip_length 1\.0, expected 2\.0"):
+        ZeroShotGrounder("demo", clip_length=2.0, device="cpu").search(store, QUERIES)
