@@ -132,10 +132,10 @@ def _search(
         raise InputError(f"none of {len(corpus):,} videos can be read; the first: {skipped[0]}")
     tables = map(format_found, options.query, answers, [read] * len(answers))
     unread = grounder.backbone.unread(options.query)
-    _write("\n\n".join(tables), found_as_json(options.query, answers, unread), options.json)
     files = {} if isinstance(corpus, FeatureStore) else corpus
     pairs = zip(options.query, answers, strict=True)
     _take_away([moment for pair in pairs for moment in moments_found(*pair, files)], options)
+    _write("\n\n".join(tables), found_as_json(options.query, answers, unread), options.json)
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
