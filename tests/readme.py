@@ -39,8 +39,13 @@ CANNOT_RUN = {
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m benchmarks.studies.study": "needs a grid, and hours",
 }
-# What README itself offers to make a command smaller.
-SMALLER = {"torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1"}
+EXTRACT = "-m sdst.extract --backbone ViT-B-32:laion2b_s34b_b79k --videos DIR --output STORE"
+# What README itself offers to make a command smaller, or to fetch nothing.
+SMALLER = {
+    "torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1",
+    f"python {EXTRACT} --memory-budget 2GB": "--backbone demo",
+    f"torchrun --nproc_per_node 4 {EXTRACT}": "--backbone demo",
+}
 
 
 def commands(readme: str) -> list[str]:

@@ -106,7 +106,7 @@ COMMANDS = {
     ),
     "extract, annotations": (
         "train.jsonl",
-        "extract --videos {root}/film.mp4 --annotations {} --output {root}/new",
+        "extract --backbone demo --videos {root}/film.mp4 --annotations {} --output {root}/new",
     ),
     "convert, features": (
         "features/clip/v3.npz",
@@ -177,7 +177,7 @@ OUTPUTS = {
     "inspect, picture": "inspect --annotations {root}/train.jsonl --plot {}.png",
     "ground, json": "ground --checkpoint {root}/run --video {root}/film.mp4 --query x --json {}",
     "convert, store": "convert --store {root}/store --output {}",
-    "extract, store": "extract --videos {root}/film.mp4 --output {}",
+    "extract, store": "extract --backbone demo --videos {root}/film.mp4 --output {}",
     "train, run": "train --config {root}/features.yaml --data.root {root}/features --output {}",
 }
 
