@@ -236,7 +236,7 @@ class RunFolder:
     def _metrics_of(self, number: int, line: bytes) -> dict:
         try:
             record = json.loads(line)
-            record["epoch"] + 0
+            record["epoch"] += 0
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{self.metrics_log}:{number}: damaged ({error}); remove that line"

@@ -97,5 +97,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int
         value = tensors[name]
         kind = f"{name} {value.dtype} {list(value.shape)}"
         checksum = zlib.crc32(kind.encode(), checksum)
-        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return checksum

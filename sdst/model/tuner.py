@@ -225,7 +225,7 @@ class SDST(
         )
 
     @classmethod
-    def _load_as_safetensor(
+    def _load_as_safetensor(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, model: "SDST", model_file: str, map_location: str, strict: bool
     ) -> "SDST":
         model.load_weights(Path(model_file), strict)

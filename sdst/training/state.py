@@ -40,9 +40,12 @@ def load_state(folder: Path) -> dict[str, dict]:
         )
     tensors, metadata = load_tensors(folder / STATE, ANEW)
     try:
-        return _with_tensors(json.loads(metadata["values"]), tensors)
+        parts = _with_tensors(json.loads(metadata["values"]), tensors)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / STATE}: damaged ({error}); {ANEW}") from None
+    if not isinstance(parts, dict):
+        raise InputError(f"{folder / STATE}: damaged (no state dictionaries); {ANEW}")
+    return parts
 
 
 def _without_tensors(value: object, name: str, tensors: dict[str, Tensor]) -> object:

@@ -199,13 +199,15 @@ class Journal:
 
 def _parsed(line: bytes) -> tuple[dict[str, int], str, Entry] | None:
     """The shapes, the kind and the entry that a line tells; None for half or a damaged one."""
+    if not line.endswith(b"\n"):
+        return None
     try:
-        line = json.loads(line) if line.endswith(b"\n") else None
-        shapes, kind, *rest = line
+        written = json.loads(line)
+        shapes, kind, *rest = written
         fields, more = rest[: FIELDS[kind]], rest[FIELDS[kind] :]
         # Older journals have no checksum of a line, no origin, no faults.
         faults, origin, checksum = more + [[], None, None][len(more) :]
-        if checksum not in (None, _line_checksum(line[:-1])):
+        if checksum not in (None, _line_checksum(written[:-1])):
             return None
         return shapes, kind, Entry(fields, origin, faults)
     except (ValueError, TypeError, KeyError, RecursionError):
