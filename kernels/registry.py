@@ -39,7 +39,7 @@ class Op:
     """
 
     name: str
-    call: Callable[..., object]
+    call: Callable[..., Any]
     implementations: Mapping[str, Reasons]
     example: Callable[..., Arguments]
     choices: Mapping[str, Sequence[object]]

@@ -56,8 +56,14 @@ def test_wrappers_pack_arguments_of_the_sizes_that_the_kernels_take(
 ) -> None:
     packed: dict[tuple[str, str], list[int]] = {}
 
-    def launch(kernel: cuda_kernels.Kernel, *launch: object, shared: int = 0) -> None:
-        _, blocks, threads, *arguments = launch
+    def launch(
+        kernel: cuda_kernels.Kernel,
+        device: torch.device,
+        blocks: int,
+        threads: int,
+        *arguments: cuda_kernels.Argument,
+        shared: int = 0,
+    ) -> None:
         assert blocks > 0 and threads in (cuda_kernels.WARP, select_tokens.THREADS)
         values = cuda_kernels.pack(arguments).values
         packed[kernel.source, kernel.name] = [len(bytes(value)) for value in values]
