@@ -382,7 +382,7 @@ def _create_model(source: Source, options: Options, fetch: bool) -> Any:
         return _made(options.model, make, _needs_hub(source.model), fetch, source=source)
 
 
-def _create_tokenizer(source: Source, name: str, fetch: bool) -> open_clip.SimpleTokenizer:
+def _create_tokenizer(source: Source, name: str, fetch: bool) -> Any:
     """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
     merges = sorted(Path(source.model.removeprefix(LOCAL)).glob("*.txt.gz"))
     found = merges and source.model.startswith(LOCAL)

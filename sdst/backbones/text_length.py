@@ -26,7 +26,7 @@ def unread(text: str, count: Callable[[str], int], room: int) -> str:
         return ""
     read = bisect_right(range(1, len(text) + 1), room, key=lambda n: count(text[:n]))
     if not text[read].isspace():
-        word = re.search(r"\S*$", text[:read]).start()
+        word = len(re.sub(r"\S*$", "", text[:read]))
         read = word or read  # a script without spaces is cut where it is
     return text[read:].strip()
 

@@ -43,7 +43,7 @@ class Grounding:
             for field in fields(self)
         )
 
-    __hash__ = None  # it holds an array
+    __hash__ = None  # type: ignore[assignment]  # it holds an array
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, under the names of the attributes."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -100,13 +101,14 @@ def _cut(source: InputContainer, output: OutputContainer, moment: Moment) -> boo
     return packets is not None
 
 
-Write = Callable[[Iterator, Fraction], None]
+# PyAV's stubs have times that may be None; those of what `_demux` and `_frames` give are not.
+Write = Callable[[Iterable[Any], Fraction], None]
 
 
 def _copy(output: OutputContainer, template: Stream) -> Write:
     stream = output.add_stream_from_template(template)
 
-    def write(packets: Iterator[av.Packet], start: Fraction) -> None:
+    def write(packets: Iterable[Any], start: Fraction) -> None:
         for packet in packets:
             shift = round(start / packet.time_base)
             packet.pts -= shift
@@ -121,9 +123,9 @@ def _encode_video(output: OutputContainer, template: av.VideoStream) -> Write:
     rate = template.average_rate or 25
     stream = output.add_stream("libx264", rate=rate, options=QUALITY)
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = template.time_base
+    stream.codec_context.time_base = template.time_base  # type: ignore[assignment]
 
-    def write(frames: Iterator[av.VideoFrame], start: Fraction) -> None:
+    def write(frames: Iterable[Any], start: Fraction) -> None:
         for frame in frames:
             pixels = displayed(frame)
             height, width = (side // 2 * 2 for side in pixels.shape[:2])  # as yuv420p needs it
@@ -141,7 +143,7 @@ def _encode_video(output: OutputContainer, template: av.VideoStream) -> Write:
 def _encode_sound(output: OutputContainer, template: av.AudioStream) -> Write:
     stream = output.add_stream("aac", rate=template.rate, layout=template.layout.name)
 
-    def write(frames: Iterator[av.AudioFrame], start: Fraction) -> None:
+    def write(frames: Iterable[Any], start: Fraction) -> None:
         for frame in frames:
             frame.pts = max(frame.pts - round(start / frame.time_base), 0)
             output.mux(stream.encode(frame))
@@ -178,9 +180,7 @@ def _whole_packets(
     return kept or None
 
 
-def _packets(
-    source: InputContainer, stream: Stream, start: Fraction, end: Fraction
-) -> Iterator[av.Packet]:
+def _packets(source: InputContainer, stream: Any, start: Fraction, end: Fraction) -> Iterator[Any]:
     """The packets that start within, where each stands alone, as those of sound do."""
     for packet in _demux(source, stream, start):
         if packet.pts * packet.time_base >= end:
@@ -189,14 +189,13 @@ def _packets(
             yield packet
 
 
-def _frames(
-    source: InputContainer, stream: Stream, start: Fraction, end: Fraction
-) -> Iterator[av.VideoFrame | av.AudioFrame]:
+def _frames(source: InputContainer, stream: Any, start: Fraction, end: Fraction) -> Iterator[Any]:
     """The decoded frames that start within; without one, the frame that is shown then."""
     _seek(source, stream, start)
     shown = None
     for packet in source.demux(stream):
-        for frame in packet.decode():
+        decoded: Any = packet.decode()
+        for frame in decoded:
             if frame.pts is None:
                 continue
             time = frame.pts * frame.time_base
@@ -211,7 +210,7 @@ def _frames(
         yield shown
 
 
-def _demux(source: InputContainer, stream: Stream, start: Fraction) -> Iterator[av.Packet]:
+def _demux(source: InputContainer, stream: Any, start: Fraction) -> Iterator[Any]:
     """Packets with a time, from a key frame at or before `start` on."""
     _seek(source, stream, start)
     for packet in source.demux(stream):
@@ -219,5 +218,5 @@ def _demux(source: InputContainer, stream: Stream, start: Fraction) -> Iterator[
             yield packet
 
 
-def _seek(source: InputContainer, stream: Stream, start: Fraction) -> None:
+def _seek(source: InputContainer, stream: Any, start: Fraction) -> None:
     source.seek(max(int(start / stream.time_base), 0), stream=stream, backward=True)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sdst.grounding.export.moment import Moment
 
@@ -15,7 +16,7 @@ COLUMNS = ("video", "query", "rank", "start", "end", "score")
 def as_csv(moments: Sequence[Moment]) -> str:
     """A row each under the names of `COLUMNS`; seconds."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(_row, moments))
     return text.getvalue()
@@ -26,7 +27,7 @@ def as_json(moments: Sequence[Moment]) -> str:
     return json.dumps([_row(moment) for moment in moments], indent=1) + "\n"
 
 
-def _row(moment: Moment) -> dict[str, str | int | float]:
+def _row(moment: Moment) -> dict[str, Any]:
     return {
         "video": str(moment.video),
         "query": moment.query,

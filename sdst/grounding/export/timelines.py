@@ -83,14 +83,14 @@ def as_fcpxml(moments: Sequence[Moment]) -> str:
     resources = ET.SubElement(root, "resources")
     first = next(iter(sources.values()), VideoInfo(0.0, float(RATE), 1920, 1080, 0))
     size = {"width": str(first.width), "height": str(first.height)}
-    ET.SubElement(resources, "format", id="r1", frameDuration=_seconds(1, rate), **size)
+    ET.SubElement(resources, "format", {"id": "r1", "frameDuration": _seconds(1, rate), **size})
     names = {}
     for number, (video, info) in enumerate(sources.items(), 2):
         names[video] = f"r{number}"
         length = _seconds(round(info.duration * rate), rate)
         about = {"name": video.stem, "src": video.resolve().as_uri(), "start": "0s"}
         about |= {"duration": length, "hasVideo": "1", "format": "r1"}
-        ET.SubElement(resources, "asset", id=names[video], **about)
+        ET.SubElement(resources, "asset", {"id": names[video], **about})
     event = ET.SubElement(ET.SubElement(root, "library"), "event", name=NAME)
     project = ET.SubElement(event, "project", name=NAME)
     parts = _parts(moments, rate)
@@ -100,7 +100,7 @@ def as_fcpxml(moments: Sequence[Moment]) -> str:
     for part in parts:
         about = {"offset": _seconds(part.place, rate), "start": _seconds(part.start, rate)}
         about |= {"duration": _seconds(part.count, rate), "name": part.moment.title}
-        clip = ET.SubElement(spine, "asset-clip", ref=names[part.moment.video], **about)
+        clip = ET.SubElement(spine, "asset-clip", {"ref": names[part.moment.video], **about})
         note = f"rank {part.moment.rank}, score {part.moment.score:.4f}"
         ET.SubElement(clip, "note").text = note
     ET.indent(root)
