@@ -300,7 +300,8 @@ def choose_examples(splits: Mapping[str, Sequence[Annotation]], count: int) -> l
     return [last[i] for i in picked]
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
+def make_parser() -> ArgumentParser:
+    """Options of the command."""
     parser = ArgumentParser(
         prog="python -m sdst.inspect",
         description=__doc__,
@@ -312,7 +313,11 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     parser.add_argument("--clip-length", type=float, metavar="S", help="seconds per clip")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a picture, too")
     parser.add_argument("--examples", type=int, default=5, help="queries in it (default 5)")
-    options, overrides = parser.parse_known_args(arguments)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
+    options, overrides = make_parser().parse_known_args(arguments)
     if options.annotations and (options.root or options.config or overrides):
         raise InputError("give either --annotations or a dataset by --root and --config, not both")
     for option, value, least in (
