@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from argparse import SUPPRESS
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from sdst.errors import InputError, disguise, one_line
 from sdst.model.config import LossConfig, ModelConfig
 from sdst.publish import replace_text
 from sdst.renames import rename_keys, rename_options
+from sdst.suggest import did_you_mean
 from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
@@ -228,23 +229,33 @@ def config_path(name: str | Path) -> Path:
         return path
     raise InputError(
         f"config {str(name)!r}: neither a file nor one of the packaged configs "
-        f"({', '.join(packaged_configs())})"
+        f"({', '.join(packaged_configs())}){did_you_mean(str(name), packaged_configs())}"
     )
 
 
 def config_parser() -> ArgumentParser:
     """A parser with one `--section.key` option per field of `Config`."""
     parser = ArgumentParser(usage=SUPPRESS, exit_on_error=False)
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         parser.add_class_arguments(kind, section)
     return parser
 
 
-def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Config:
+def config_keys() -> list[str]:
+    """Every key, as `section.key`."""
+    return [f"{name}.{key.name}" for name, kind in SECTIONS.items() for key in fields(kind)]
+
+
+def load_config(
+    name: str | Path = "demo", overrides: Sequence[str] = (), options: Iterable[str] = ()
+) -> Config:
     """Read a config by packaged name or path and apply `--section.key value` overrides.
 
     A file may begin with `include: [NAME, ...]`, other configs that it builds on: a later one wins
     over an earlier, the file over all. A name is a path beside the file, or a packaged config.
+
+    Args:
+        options: of the command, which may be meant by an override that is no key.
 
     Raises:
         InputError: unknown name, key or value, naming it.
@@ -254,13 +265,26 @@ def load_config(name: str | Path = "demo", overrides: Sequence[str] = ()) -> Con
     with _named(f"config {path}"):
         from_file = parser.parse_object(_read(path))
     with _named("command line"):
-        namespace = parser.parse_args(rename_options(overrides), namespace=from_file)
+        overrides = rename_options(overrides)
+        _check_options(overrides, options)
+        namespace = parser.parse_args(overrides, namespace=from_file)
     config = _from_namespace(namespace)
     if problems := _problems(config):
         file_alone = _from_namespace(parser.parse_object(_read(path)))
         place = f"config {path}" if _problems(file_alone) else "command line"
         raise InputError(f"{place}: {'; '.join(problems)}")
     return config
+
+
+def _check_options(overrides: Sequence[str], options: Iterable[str]) -> None:
+    """Refuse an option that is no key, with the closest ones."""
+    names = [f"--{key}" for key in config_keys()]
+    known = {*names, *(f"--{section}" for section in SECTIONS)}
+    for name in (x.partition("=")[0] for x in overrides if x.startswith("--")):
+        # Lists grow by --section.key+, and dictionaries have --section.key.name.
+        parent = ".".join(name.removesuffix("+").split(".")[:2])
+        if name not in known and (parent not in known or "." not in name):
+            raise InputError(f"unknown option {name}{did_you_mean(name, [*names, *options])}")
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -273,7 +297,7 @@ def as_dict(config: Config) -> dict:
     return {section: _plain(values) for section, values in asdict(config).items()}
 
 
-_SECTIONS = {
+SECTIONS = {
     "data": DataConfig,
     "model": ModelConfig,
     "loss": LossConfig,
@@ -310,6 +334,7 @@ def _read(path: Path, depth: int = 0) -> dict:
         raise InputError(found)
     _check_names(content)
     content = rename_keys(content)
+    _check_keys(content)
     included = content.pop("include", [])
     if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
         raise InputError(f"include is {included!r}, expected a list of config names or files")
@@ -332,6 +357,18 @@ def _check_names(value: object) -> None:
         raise InputError(f"found {value!r}, expected text without NUL and half characters")
 
 
+def _check_keys(content: dict) -> None:
+    """Refuse a section or key that there is not, with the closest ones."""
+    for section, values in content.items():
+        if str(section).partition(".")[0] not in {*SECTIONS, "include"}:
+            raise InputError(f"no section {section!r}{did_you_mean(str(section), SECTIONS)}")
+        if section in SECTIONS and isinstance(values, dict):
+            known = [key.name for key in fields(SECTIONS[section])]
+            for key in values:
+                if key not in known:
+                    raise InputError(f"no key {section}.{key}{did_you_mean(str(key), known)}")
+
+
 def _merge(base: dict, other: dict) -> dict:
     """Lay the sections of `other` over those of `base`."""
     for section, values in other.items():
@@ -342,7 +379,7 @@ def _merge(base: dict, other: dict) -> dict:
 
 def _from_namespace(namespace: Namespace) -> Config:
     sections = namespace.as_dict()
-    return Config(**{name: kind(**sections[name]) for name, kind in _SECTIONS.items()})
+    return Config(**{name: kind(**sections[name]) for name, kind in SECTIONS.items()})
 
 
 def _problems(config: Config) -> list[str]:

@@ -1,10 +1,11 @@
-"""`python -m sdst.info`: what is installed, what was built, and what serves each op here."""
+"""Show versions, devices, native code, and the implementation that serves each op here."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sdst
 from sdst.config import load_config, packaged_configs
@@ -13,21 +14,32 @@ from sdst.errors import InputError, run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see `python -m sdst.info --help`."""
+    options = make_parser().parse_args(arguments)
+    tables = installation() if options.config is None else parameters(options.config)
+    if options.json:
+        print(json.dumps(tables, indent=2))
+        return
+    for title, rows in tables.items():
+        show(title, rows)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
     parser = argparse.ArgumentParser(prog="python -m sdst.info", description=__doc__)
     parser.add_argument(
         "--config",
         help="show the parameters of this config's model instead: a file, or one of "
         + ", ".join(packaged_configs()),
     )
-    config = parser.parse_args(arguments).config
-    if config is not None:
-        show_parameters(config)
-        return
-    show_installation()
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
 
 
-def show_installation() -> None:
-    """Print versions, devices, native code, and a table for every op."""
+Tables = dict[str, dict[str, str]] | dict[str, dict[str, int]]
+
+
+def installation() -> Tables:
+    """Versions, devices, native code, and a table for every op."""
     from sdst.installation import devices, native_code, op_choice, packages
     from sdst.kernels import ImplementationError
     from sdst.kernels.registry import OPS
@@ -36,32 +48,31 @@ def show_installation() -> None:
         choices = {op: op_choice(op) for op in OPS}
     except ImplementationError as error:
         raise InputError(f"SDST_IMPLEMENTATION: {error}") from error
-    show("versions", {"sdst": sdst.__version__, "python": platform.python_version(), **packages()})
-    show("devices", devices())
-    show("native code", native_code())
-    for op, rows in choices.items():
-        show(op, rows)
+    return {
+        "versions": {"sdst": sdst.__version__, "python": platform.python_version(), **packages()},
+        "devices": devices(),
+        "native code": native_code(),
+        **choices,
+    }
 
 
-def show(title: str, rows: dict[str, str]) -> None:
+def show(title: str, rows: Mapping[str, str | int]) -> None:
     """Print a titled, aligned table."""
     width = max(18, *(len(name) for name in rows))
     print(title)
     for name, value in rows.items():
-        print(f"  {name:{width}}  {value}")
+        print(f"  {name:{width}}  " + (f"{value:>12,}" if isinstance(value, int) else value))
 
 
-def show_parameters(name: str) -> None:
+def parameters(name: str) -> Tables:
     """Trainable parameters of a config's model, by part."""
     config = load_config(name).model
     if problems := config.problems():
         raise InputError(f"config {name}: {'; '.join(problems)}; it depends on the features")
     from sdst.model import SDST, parameter_count
 
-    model = SDST(config)
-    counts = parameter_count(model)
-    rows = {part: f"{count:>12,}" for part, count in counts.items()}
-    show(f"trainable parameters of {name}", {**rows, "total": f"{sum(counts.values()):>12,}"})
+    counts = parameter_count(SDST(config))
+    return {f"trainable parameters of {name}": {**counts, "total": sum(counts.values())}}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdst.config import Config, config_parser, config_path, load_config, packaged_configs
+import yaml
+
+from sdst.config import Config, as_dict, config_path, load_config, packaged_configs
 from sdst.errors import naming, run
+from sdst.key_help import HelpAll, common_keys
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
@@ -125,8 +128,12 @@ def finish(trainer: Trainer) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.train --help`."""
-    options, overrides = make_parser().parse_known_args(arguments)
-    config = load_config(options.config, overrides)
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    config = load_config(options.config, overrides, parser._option_string_actions)
+    if options.print_config:
+        print(yaml.safe_dump(as_dict(config), sort_keys=False), end="")
+        return 0
     output = options.output or Path("runs") / config_path(options.config).stem
     metrics = train(config, output, options.resume)
     if not metrics:
@@ -154,18 +161,13 @@ def show_metrics(config: Config, metrics: dict) -> None:
     )
 
 
-class _ParserWithKeys(argparse.ArgumentParser):
-    """Shows the configuration keys as well; describing them takes time, so only for --help."""
-
-    def format_help(self) -> str:
-        return f"{super().format_help()}\nconfiguration keys:\n{config_parser().format_help()}"
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command; every field of the config is one more, as `--section.key`."""
-    parser = _ParserWithKeys(
+    parser = argparse.ArgumentParser(
         prog="python -m sdst.train",
+        usage="python -m sdst.train [--config NAME] [--output DIR] [--section.key value ...]",
         description=__doc__,
+        epilog=common_keys(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -177,8 +179,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="folder of the run; default: runs/<name of the config>"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output where it ended"
+        "--resume", action="store_true", help="continue the run in --output after its last epoch"
     )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the merged config as YAML and exit"
+    )
+    parser.add_argument("--help-all", action=HelpAll, help="show every configuration key and exit")
     return parser
 
 

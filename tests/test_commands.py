@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 import sdst
 from sdst.__main__ import VERBS, main
+from sdst.config import config_keys, load_config
 from sdst.errors import InputError
+from sdst.key_help import COMMON
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -60,6 +63,9 @@ def test_help_of_a_verb_loads_no_torch(verb: str) -> None:
         (["sdst.info", "--confg", "demo"], "confg"),
         (["sdst.info", "--config", "nothing"], "nothing"),
         (["sdst", "trian"], "did you mean train?"),
+        (["sdst.train", "--epochs", "3"], "did you mean --train.epochs?"),
+        (["sdst.train", "--outptu", "runs/x"], "did you mean --output?"),
+        (["sdst.train", "--config", "demos"], "did you mean demo?"),
     ],
 )
 def test_a_wrong_option_is_refused_before_torch_is_loaded(arguments, named: str) -> None:
@@ -68,6 +74,22 @@ def test_a_wrong_option_is_refused_before_torch_is_loaded(arguments, named: str)
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("\nloaded:\n")
+
+
+def test_help_shows_the_keys_that_people_change_and_all_of_them_on_request() -> None:
+    few, all_of_them = run("sdst.train", "--help").stdout, run("sdst.train", "--help-all").stdout
+    assert len(re.findall(r"^  --\w+\.\w+", few, re.MULTILINE)) == len(COMMON)
+    assert re.findall(r"^  --(\w+\.\w+)", all_of_them, re.MULTILINE) == config_keys()
+    assert "passes over the training queries (passes; default: 30)" in few
+    for text in (few, all_of_them):
+        assert text.count("usage:") == 1
+        assert not re.search(r"\[[PDS][\]:,]|Literal", text)
+
+
+def test_the_merged_config_is_printed_and_loads_again(tmp_path: Path) -> None:
+    done = run("sdst.train", "--train.epochs", "3", "--print-config")
+    (tmp_path / "c.yaml").write_text(done.stdout)
+    assert load_config(tmp_path / "c.yaml") == load_config("demo", ["--train.epochs", "3"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ def test_a_wrong_file_is_one_line_that_names_file_and_key(
         load_config(file)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("modle:\n  layers: 4\n", "no section 'modle'; did you mean model?"),
+        ("model:\n  layerz: 4\n", "no key model.layerz; did you mean layers?"),
+        ("model:\n  xyzzy: 4\n", "no key model.xyzzy"),
+    ],
+)
+def test_a_key_that_there_is_not_names_the_closest(tmp_path: Path, text: str, advice: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=re.escape(advice) + "$"):
+        load_config(file)
+
+
+def test_dictionaries_and_lists_are_overridden_in_parts() -> None:
+    config = load_config("demo", ["--data.annotations.test", "t.jsonl"])
+    assert config.data.annotations["test"] == "t.jsonl"
 
 
 def test_an_unknown_name_lists_the_packaged_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def test_a_config_shows_its_parameters(capsys) -> None:
     shown = capsys.readouterr().out
     assert "sparse_block" in shown
     assert "total" in shown
+
+
+def test_json_has_what_the_tables_have(capsys) -> None:
+    main(["--json"])
+    tables = json.loads(capsys.readouterr().out)
+    assert {"versions", "devices", "native code", *OPS} <= tables.keys()
+    main(["--json", "--config", "qvhighlights_internvideo2"])
+    [counts] = json.loads(capsys.readouterr().out).values()
+    assert counts.pop("total") == sum(counts.values())
 
 
 def test_an_unknown_config_is_one_line() -> None:

@@ -107,7 +107,9 @@ def dense_attention(
     memory then grow linearly with L. A video that fits into the window is attended to as a whole.
 
     Args:
-        q, k, v: [B, L, H, C].
+        q: [B, L, H, C].
+        k: as q.
+        v: as q.
         lengths: [B] int64, valid part of L, clamped into [0, L]; None where all of it is. What lies
             beyond is not read.
         dropout_p: chance of an attention weight to be dropped, in [0, 1).
@@ -157,7 +159,8 @@ def cross_attention(
 
     Args:
         q: [B, M, H, C], all of it valid.
-        k, v: [B, L, H, C].
+        k: [B, L, H, C].
+        v: as k.
         lengths: [B] int64, valid part of L, clamped into [0, L]; None where all of it is. What lies
             beyond is not read.
         implementation: as for `dense_attention`.
