@@ -1,4 +1,4 @@
-"""README's commands run as they stand; `.ci/run` runs all of them (`tests.readme`)."""
+"""The pages' commands run as printed; `.ci/run` runs all of them (`tests.readme`)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import pytest
 
 from tests.readme import (
     CANNOT_RUN,
-    README,
     SMALLER,
-    commands,
+    all_commands,
     moments_of,
     reason_not_to_run,
     run_as_it_stands,
 )
 
-COMMANDS = commands(README.read_text())
+COMMANDS = all_commands()
 QUICK = [
     "python -m sdst.info",
     "python -m sdst.inspect --root DIR --plot dataset.png",
