@@ -12,24 +12,17 @@ import pytest
 
 from sdst.__main__ import VERBS
 from sdst.config import load_config
+from tests.readme import README, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 MOST_WORDS = 600  # of the README: under four minutes
 WITH_KEYS = {"train", "extract", "convert"}  # take --section.key
 # A shell line that calls sdst, by whatever name.
-COMMAND = re.compile(r"(?:^|.* )(?:python -m sdst\.|-m sdst\.|sdst )(\w+)(.*)$")
+COMMAND = re.compile(r"(?:.*-m sdst\.|sdst )(\w+)(.*)$")
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[str]:
-    """The lines of a page's shell blocks, joined where they go on."""
-    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [re.sub(r"\s+", " ", line.partition(" #")[0]).strip() for line in lines]
 
 
 def pages_with(language: str) -> list:
@@ -61,7 +54,7 @@ def test_the_python_of_a_page_runs(page: Path, reader: Path) -> None:
 
 @pytest.mark.parametrize("page", pages_with("bash"))
 def test_the_commands_of_a_page_have_known_options(page: Path) -> None:
-    for line in commands(page):
+    for line in commands(page.read_text()):
         if (found := COMMAND.match(line)) and found[1] in VERBS:
             check_command(found[1], shlex.split(found[2]))
 
@@ -79,14 +72,6 @@ def test_a_page_with_an_unknown_option_fails() -> None:
         check_command("train", ["--train.epohcs", "3"])
     with pytest.raises(AssertionError, match="--chekpoint"):
         check_command("ground", ["--chekpoint", "runs/demo"])
-
-
-def test_ci_runs_the_readmes_main_job() -> None:
-    ci = re.sub(r"\s+", " ", (ROOT / ".ci" / "run").read_text().replace("\\\n", " "))
-    main_job = [line for line in commands(README) if line == "python -m sdst.train"]
-    main_job += [line for line in commands(README) if "runs/demo" in line]
-    assert len(main_job) == 2
-    assert all(line in ci for line in main_job)
 
 
 def test_the_readme_is_one_page() -> None:
