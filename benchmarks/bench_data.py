@@ -1,4 +1,4 @@
-"""What a training step waits for its batch: from the packed store, and from the files it came from.
+"""Time that a training step waits for its batch: from the packed store, and from its files.
 
 The paper's configuration on QVHighlights at its real shapes: 128 videos of 75 clips, five layers.
 """

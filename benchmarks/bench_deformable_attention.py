@@ -42,7 +42,7 @@ def native(*inputs: Tensor) -> Tensor:
 
 
 def by_grid_sample(value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
-    """Deformable-DETR's eager formulation, on pictures of height 1."""
+    """Deformable-DETR's eager formulation, on images of height 1."""
     batch, length, heads, channels = value.shape
     queries, samples = offsets.shape[1], offsets.shape[3]
     center, width = references[:, :, None, None].unbind(-1)
@@ -97,7 +97,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], length:
 
 
 def describe(case: Case, direction: str) -> dict[str, Any]:
-    """What every result tells of itself."""
+    """Facts about every result."""
     backward = direction != "forward"
     shape = (QUERIES, HEADS, CHANNELS, SAMPLES)
     moved = traffic(case.batch, case.length, *shape)
@@ -132,7 +132,7 @@ def bench_deformable_attention(benchmark, direction: str, case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def bench_deformable_attention_memory(benchmark, case: str) -> None:
-    """What a training step needs beyond its inputs: gradients and what is kept for them."""
+    """Memory of a training step beyond its inputs: gradients and what is kept for them."""
     inputs = make_inputs(CASES[case])
     for name in FORMULATIONS:
         both(name, inputs)

@@ -2,7 +2,7 @@
 
 The paper's block as R2-Tuning's recurrence has it, K = 4, F = 256, 75 clips, 20 words; everything
 on: dropout, masks, all losses, matching, clipping, AdamW. The percentage of the roofline is that of
-a matrix product's speed in the same number type; what is in bf16 is also held against fp32.
+a matrix multiply's speed in the same dtype; bf16 is also compared with fp32.
 """
 
 from __future__ import annotations

@@ -21,14 +21,14 @@ from sdst.kernels import library
 # Random weights: as fast as trained ones.
 BACKBONES = ("ViT-B-32", "ViT-B-16", "ViT-B-32,dtype=bfloat16")
 CLIP_LENGTH = 2.0
-GROUP = 2  # seconds between key pictures
+GROUP = 2  # seconds between key frames
 ROUNDS = 2
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     if "bfloat16" in request.param and not library.multiplies_bf16():
-        pytest.skip("this processor has no products of bf16 (AVX512_BF16)")
+        pytest.skip("this CPU has no bf16 matrix multiplies (AVX512_BF16)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load_backbone(request.param, layers=4)

@@ -104,7 +104,7 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounder]:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 75 clips; its pictures do not matter."""
+    """A file of 75 clips; its frames do not matter."""
     path = tmp_path_factory.mktemp("video") / "video.mp4"
     picture = np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
     with path.open("wb") as file:

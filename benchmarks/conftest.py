@@ -1,4 +1,4 @@
-"""Every benchmark that tells its FLOPs and bytes gets its percentage of the measured roofline."""
+"""Every benchmark that reports FLOPs and bytes gets its percentage of the measured roofline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdst.kernels import library
 def precision(request: pytest.FixtureRequest) -> torch.dtype:
     """Of products."""
     if request.param == "bf16" and not library.multiplies_bf16():
-        pytest.skip("this processor has no products of bf16 (AVX512_BF16)")
+        pytest.skip("this CPU has no bf16 matrix multiplies (AVX512_BF16)")
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[request.param]
 
 

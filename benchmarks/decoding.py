@@ -26,13 +26,13 @@ from sdst.memory import peak_memory
 
 WIDTH, HEIGHT, FPS, SECONDS = 854, 480, 30, 60
 SPACINGS = (0.5, 1.0, 2.0, 4.0)  # seconds
-GROUPS = (1, 2, 8)  # seconds between key pictures
+GROUPS = (1, 2, 8)  # seconds between key frames
 BATCH = 64
 ROUNDS = 5
 
 
 def write_minute(path: Path, group: int) -> None:
-    """H.264 with a key picture every `group` seconds."""
+    """H.264 with a key frame every `group` seconds."""
     coarse = np.random.default_rng(0).integers(0, 255, (HEIGHT // 8, WIDTH // 8 + 1, 3), np.uint8)
     texture = coarse.repeat(8, axis=0).repeat(8, axis=1)[:, :WIDTH]
     options = {"preset": "veryfast", "g": str(group * FPS), "keyint_min": str(group * FPS)}
@@ -65,7 +65,7 @@ def read_ours(path: Path, spacing: float) -> int:
 
 
 def read_all(path: Path, spacing: float) -> int:
-    """Decode every picture, keep those wanted."""
+    """Decode every frame, keep those requested."""
     count = 0
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=int, default=60, help="default: %(default)s")
     minutes = parser.parse_args(arguments).minutes
     with tempfile.TemporaryDirectory() as folder:
-        print("| key picture every | a frame every | CPU s per minute of video |\n|---|---|---|")
+        print("| key frame every | a frame every | CPU s per minute of video |\n|---|---|---|")
         for group in GROUPS:
             path = Path(folder) / f"{group}.mp4"
             write_minute(path, group)

@@ -68,7 +68,7 @@ def load(file: Path) -> list[Result]:
 
 
 def ratios(result: Result) -> dict[str, dict[str, float]]:
-    """What a benchmark was compared with: median, least and greatest ratio, by name."""
+    """Comparisons of a benchmark: median, least and greatest ratio, by name."""
     told = result["extra_info"].items()
     return {key.removeprefix(_AGAINST): x for key, x in told if key.startswith(_AGAINST)}
 
@@ -139,7 +139,7 @@ def draw(results: list[Result], file: Path) -> None:
 
 
 def regressions(old: list[Result], new: list[Result], tolerance: float) -> list[str]:
-    """What got slower by more than `tolerance`, a line each.
+    """Benchmarks that got slower by more than `tolerance`, a line each.
 
     A ratio is compared where there is one, as it was taken turn by turn and so depends little on
     what else the machine did; the median time elsewhere.

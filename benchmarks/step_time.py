@@ -85,7 +85,7 @@ _KINDS = 12  # lines of the check
 
 @dataclass(frozen=True)
 class Work:
-    """What an operation has to do.
+    """Work of an operation.
 
     Args:
         flops: of products and attention, a multiply-add counted as two; 0 for all else.
@@ -198,7 +198,7 @@ def _notes(node: Node) -> dict[str, str]:
 
 
 def _is_free(func: torch._ops.OpOverload) -> bool:
-    """Whether `func` moves nothing: it returns views only, asks something, or makes room."""
+    """Whether `func` moves nothing: it returns views only, asks something, or allocates."""
     returns = func._schema.returns
     views = returns and all(r.alias_info and not r.alias_info.is_write for r in returns)
     making_room = func.overloadpacket.__name__.startswith("empty")
@@ -240,7 +240,7 @@ def grouped(operations: list[Operation], key: Callable[[Operation], str]) -> dic
 
 
 def predict_table(operations: list[Operation], machine: Machine) -> str:
-    """What each part of the step needs on `machine`, a line each, and which resource bounds it."""
+    """Time of each part of the step on `machine`, a line each, and the resource that bounds it."""
     lines = [
         "| part | launches | GFLOP | GB | arithmetic | memory | device | host | bound by |",
         "|---" * 9 + "|",

@@ -1,4 +1,4 @@
-"""Pictures: answers along a video's time line, the curves of a training run, a dataset."""
+"""Figures: answers along a video's time line, the curves of a training run, a dataset."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def plot_groundings(video: str | Path, answers: Sequence[Grounding], out: str | 
     Args:
         video: the file that was asked.
         answers: one row each.
-        out: a picture file; its ending names the format (png, pdf, svg, ...).
+        out: an image file; its ending names the format (png, pdf, svg, ...).
     """
     check_picture_name(out)
     titles = [_title(answer.query) for answer in answers]
@@ -81,7 +81,7 @@ def plot_curves(history: Sequence[dict], headline: Sequence[str], out: str | Pat
     Args:
         history: records with `epoch`, `losses` and `val`, both name -> value.
         headline: labels of the figures to draw, as far as there are some.
-        out: a picture file.
+        out: an image file.
     """
     check_picture_name(out)
     figure = Figure(figsize=(WIDTH, 4.2), facecolor="white", layout="constrained")
@@ -109,7 +109,7 @@ def plot_dataset(
         examples: labelled queries, one time line each.
         videos: files of the examples' videos, as far as they are there.
         clip_length: seconds per clip; without it ratings are not drawn.
-        out: a picture file.
+        out: an image file.
     """
     check_picture_name(out)
     titles = [_title(example.query) for example in examples]
@@ -128,7 +128,7 @@ def plot_dataset(
 
 
 def check_picture_name(out: str | Path) -> None:
-    """Refuse a name whose ending is no picture format, before any work is done."""
+    """Refuse a name whose ending is no image format, before any work is done."""
     formats = FigureCanvasAgg.get_supported_filetypes()
     ending = Path(out).suffix.lower().lstrip(".")
     if ending not in formats:
@@ -155,7 +155,7 @@ def _axes(figure: Figure, bottom: float, height: float) -> Axes:
 
 
 def _draw_strip(axes: Axes, video: str | Path, duration: float) -> None:
-    """Pictures side by side, each cut to its share of the time line, taken at the middle of it."""
+    """Frames side by side, each cut to its share of the time line, taken at the middle of it."""
     info = probe(video)
     strip_width = WIDTH - 2 * MARGIN
     aspect = min(max(info.width / info.height, 0.8), 1.8)
@@ -173,7 +173,7 @@ def _draw_strip(axes: Axes, video: str | Path, duration: float) -> None:
 
 
 def _crop(picture: np.ndarray, aspect: float) -> np.ndarray:
-    """The central part of a picture `[H, W, 3]` with the given width over height."""
+    """The central part of a frame `[H, W, 3]` with the given width over height."""
     height, width = picture.shape[:2]
     new_width = min(width, round(height * aspect))
     new_height = min(height, round(width / aspect))
@@ -487,7 +487,7 @@ def _choose_fonts(figure: Figure, out: str | Path) -> None:
 
 
 def _save(figure: Figure, out: str | Path) -> None:
-    """Write the picture, whole or not at all."""
+    """Write the figure, whole or not at all."""
     with replacing(out) as file, silent():
         _choose_fonts(figure, out)
         figure.savefig(file, dpi=DPI, format=Path(out).suffix.lower().lstrip("."))

@@ -11,7 +11,7 @@ import torch
 def captured(call: Callable[[], object], times: int = 1) -> Callable[[], None]:
     """A call that replays `call`, so many times over, as one CUDA graph.
 
-    What `call` writes lies where it lay when it was captured.
+    What `call` writes is where it was when it was captured.
 
     Raises:
         RuntimeError: `call` waits for the device, or asks it for something.

@@ -1,4 +1,4 @@
-"""What this machine can do at most: memory bandwidth and matrix products, measured here and now."""
+"""Peaks of this machine, measured: memory bandwidth and matrix multiplies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REPEATS = 5
 
 
 class Roofline(NamedTuple):
-    """What nothing on the machine can exceed.
+    """Peaks of a machine.
 
     Attributes:
         bandwidth: bytes per second of a large copy, read and write counted once each.

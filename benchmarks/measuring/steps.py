@@ -19,7 +19,7 @@ CLIPS, WORDS, MOMENTS = 75, 20, 3  # QVHighlights' clips, words and moments of a
 
 
 def random_inputs(config: ModelConfig, batch: int, per_clip: int = 1) -> tuple[Tensor, ...]:
-    """What the model takes, laid out as `sdst.data.batches.collate` does.
+    """Inputs of the model, laid out as `sdst.data.batches.collate` does.
 
     Returns:
         video fp16 [B, K, L, per_clip, Dv], text [B, K, N, Dt], and their lengths [B].
@@ -50,7 +50,7 @@ class TrainingStep:
 
     Args:
         precision: of autocast; float32 is none.
-        watch: told before each phase its name and the tensors that the one before gave.
+        watch: called before each phase with its name and the tensors that the one before gave.
         model: what is trained.
         int8: the videos are of int8.
         device: where all of it happens.

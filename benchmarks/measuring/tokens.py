@@ -1,4 +1,4 @@
-"""What the benchmarks of the token ops share: shapes, stores and the comparison."""
+"""Parts of the token ops' benchmarks: shapes, stores and the comparison."""
 
 from __future__ import annotations
 

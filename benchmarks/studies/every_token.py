@@ -72,7 +72,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/every_token"))
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="test videos of every run")
     options = parser.parse_args()
     print(head(f"demo, {options.videos} test videos", "training s"))
     for name, model in MODELS.items():

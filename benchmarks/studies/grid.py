@@ -18,7 +18,7 @@ GRIDS = {path.stem: path for path in FOLDER.glob("*.yaml")}
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared.
+    """The rows of a comparison.
 
     Args:
         recipe: a config, by name or file.
@@ -33,7 +33,7 @@ class Grid:
     published: str | None = None
 
     def of_row(self, name: str, more: Iterable[str] = ()) -> list[str]:
-        """What a row changes in the recipe, as `--section.key value`.
+        """Changes of a row to the recipe, as `--section.key value`.
 
         Args:
             more: such options for all rows; a row's own win.

@@ -9,8 +9,8 @@ arithmetic is at least that of other tokens, but no disk is waited for. `--selec
 selects context tokens from the whole video as well.
 
 With `--checkpoint DIR` of the demo: its test videos in a row, 1, 10 and 50 at a time, where every
-moment that fits a query is known from the scenes, answered as a whole and in stretches: as is the
-default, with stretches compared by their saliency alone, and with context of the whole video.
+moment that fits a query is known from the scenes, answered as a whole and in windows: as is the
+default, with windows compared by their saliency alone, and with context of the whole video.
 """
 
 from __future__ import annotations
@@ -224,21 +224,21 @@ def in_stretches(model: SDST, row: Row, options: PredictConfig) -> list[Predicti
 
 
 def by_saliency(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
-    """In stretches, but what the selected tokens say of a stretch is left out."""
+    """In windows, but without what the selected tokens say of a window."""
     with patch("sdst.grounding.long_videos.FIT_WEIGHT", 0.0):
         return in_stretches(model, row, options)
 
 
 def with_the_video(model: SDST, row: Row, options: PredictConfig) -> list[Prediction]:
-    """In stretches, with context tokens of the whole row as well."""
+    """In windows, with context tokens of the whole row as well."""
     return in_stretches(model, row, replace(options, select_from="video"))
 
 
 WAYS = {
     "as a whole": as_a_whole,
-    "in stretches": in_stretches,
-    "in stretches, compared by saliency": by_saliency,
-    "in stretches, context of the video": with_the_video,
+    "in windows": in_stretches,
+    "in windows, compared by saliency": by_saliency,
+    "in windows, context of the video": with_the_video,
 }
 
 

@@ -55,7 +55,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What all variants share.
+    """Settings of all variants.
 
     Args:
         annotations: folder of `highlight_{train,val}_release.jsonl`; None where features are files.
@@ -99,7 +99,7 @@ def data_root(budget: Budget) -> Path:
 
 
 def options_of(budget: Budget, seed: int) -> list[str]:
-    """What turns the recipe into the budget's, on its features."""
+    """Overrides that fit the recipe to the budget and its features."""
     options: dict[str, object] = {
         "data.root": data_root(budget),
         "model.width": budget.width,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.studies.precision`: what products of bf16 cost in accuracy on the demo.
+"""`python -m benchmarks.studies.precision`: the accuracy of bf16 matrix multiplies on the demo.
 
 The demo's recipe is trained in fp32 and in bf16, and each run answers in both; the table holds mean
 and spread over seeds on `--videos` test videos. The gain is measured by
@@ -27,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/precision"))
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="test videos of every run")
     options = parser.parse_args()
     check_precision("bf16", torch.device("cpu"))
     print(head(f"trained in, answers in; demo, {options.videos} test videos", "training s"))

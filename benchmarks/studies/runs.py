@@ -28,7 +28,7 @@ from sdst.sources.dataset import Data, dataset_root, open_data
 from sdst.sources.splits import read_splits
 from sdst.train import train
 
-TEST_VIDEOS = 1000  # that a run on the demo is judged by
+TEST_VIDEOS = 1000  # that a run on the demo is evaluated on
 FIGURES = {
     "R1@0.5": "MR-full-R1@0.5",
     "R1@0.7": "MR-full-R1@0.7",
@@ -130,7 +130,7 @@ def figures_per_query(
 def trained_on_demo(
     output: Path, options: Sequence[str], videos: int, model: type[SDST] = SDST
 ) -> dict:
-    """As `trained` by the demo's recipe, judged by `videos` test videos.
+    """As `trained` by the demo's recipe, evaluated on `videos` test videos.
 
     The demo has 80 of them, 320 queries, on which two runs of one model may differ by five points.
     These are the same and more of their kind.

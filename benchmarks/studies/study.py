@@ -33,7 +33,7 @@ from sdst.publish import replace_text
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a grid is run.
+    """The part of a grid that is run.
 
     Args:
         output: folder of the runs and the tables.

@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Published:
-    """What others report.
+    """Figures that others report.
 
     Args:
         figures: in percent, by label; those that they do not report are missing.
@@ -130,7 +130,7 @@ def as_csv(study: Study) -> str:
 
 
 def as_latex(study: Study) -> str:
-    """A `tabular` for booktabs; a dagger marks what the bootstrap tells from the first row."""
+    """A `tabular` for booktabs; a dagger marks what the bootstrap separates from the first row."""
     labels = study.labels
     lines = [
         f"% {study.title}; {len(study.rows[0].runs)} seeds, mean and standard deviation",

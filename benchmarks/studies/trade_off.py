@@ -1,7 +1,7 @@
 """`python -m benchmarks.studies.trade_off`: what sparse context and a schedule cost and buy.
 
 The paper's block and three schedules under a sparse context are trained on the demo (its own
-recipe, judged by `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights
+recipe, evaluated on `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights
 (see `benchmarks.studies.planted`), with the same data, budget and seeds. All rows read the stream
 and move references as the paper does, whatever the recipe has, so that they differ in context and
 schedule alone. Time and memory are of a
@@ -50,7 +50,7 @@ class Variant:
         return f"context {self.context}, strides from {self.first}"
 
     def options(self, layers: int) -> list[str]:
-        """What it changes in a recipe with `layers` steps."""
+        """Changes to a recipe with `layers` steps."""
         strides = [max(self.first >> step, 1) for step in range(layers)]
         context = ["--model.context", self.context, "--model.schedule", str(strides)]
         return [*planted.PAPER, *context]

@@ -5,7 +5,7 @@
 //     out = sum_s A_s ((1 - f) v_i + f v_{i+1})        taps outside of [0, L) are 0
 //
 // value [B, L, H, C]; references (center, width) [B, M, 2]; offsets, logits [B, M, H, S];
-// out [B, M, H, C]; all contiguous fp32. lengths [B] or null are the valid L; what lies beyond is
+// out [B, M, H, C]; all contiguous fp32. lengths [B] or null are the valid L; padding is
 // neither read nor given a gradient.
 #include <algorithm>
 #include <cstring>
@@ -175,7 +175,7 @@ SDST_INLINE void scatter(const SamplingShape& n, const Samples& x, int64_t first
     }
 }
 
-// Gradients of one query and head; `products` is room for 2 S numbers.
+// Gradients of one query and head; `products` holds 2 S numbers.
 //
 //     dv_i += A (1 - f) g    dv_{i+1} += A f g    dA = <y, g>    dp = L A <v_{i+1} - v_i, g>
 //     dlogit = A (dA - sum_t A_t dA_t)    doffset = dp w / 2
@@ -281,7 +281,7 @@ SDST_API void sdst_deformable_attention_forward(const float* value, const float*
                        [&](int64_t begin, int64_t end) { sdst::sample(x, out, begin, end); });
 }
 
-// grad_references [B, M, H, 2] is told for every head.
+// grad_references [B, M, H, 2] is given for every head.
 SDST_API void sdst_deformable_attention_backward(
     const float* grad, const float* value, const float* references, const float* offsets,
     const float* logits, const int64_t* lengths, float* grad_value, float* grad_references,

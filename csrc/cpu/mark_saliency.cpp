@@ -146,7 +146,7 @@ SDST_INLINE void run_block(const Backward<T>& x, int64_t begin, int64_t end) {
     }
 }
 
-// One function per number type: only functions that are no templates compile once per processor.
+// One function per dtype: only functions that are no templates compile once per processor.
 #define SDST_MARKING(T)                                                                        \
     SDST_MULTIVERSION void run(const Forward<T>& x, Phase phase, int64_t begin, int64_t end) { \
         run_phase(x, phase, begin, end);                                                       \

@@ -5,7 +5,7 @@
 //
 // tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D], out [B, L, D]
 // fp32; all contiguous, but for the samples' tokens, which are `apart` numbers from one to the
-// next. lengths [B] or null are the valid L; what lies beyond is not read and gives 0.
+// next. lengths [B] or null are the valid L; padding is not read and gives 0.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -126,7 +126,7 @@ SDST_INLINE void backward(const Backward<T>& x, int64_t begin, int64_t end) {
     }
 }
 
-// One function per number type: only functions that are no templates compile once per processor.
+// One function per dtype: only functions that are no templates compile once per processor.
 #define SDST_POOLING(T)                                                            \
     SDST_MULTIVERSION void run(const Forward<T>& x, int64_t begin, int64_t end) {  \
         forward(x, begin, end);                                                    \

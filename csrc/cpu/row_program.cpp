@@ -38,7 +38,7 @@ struct Tensor {
 struct Instruction {
     Kind kind;
     int64_t out, a, b;           // where values lie: numbers before them in a row of the memory;
-                                 // b of a linear in bf16: room for its factors
+                                 // b of a linear in bf16: space for its factors
     int64_t width, inner;        // of out, of a
     int64_t x, y, lengths;       // tensors: which are read (attended to, sampled), and of what size
     const float *weight, *bias;  // [width], or linear's weight [width / kPanel, inner, kPanel]

@@ -4,7 +4,7 @@
 //
 // tokens [B, L, P, D] fp32, fp16, bf16, or int8 with scales [B, L, P]; u [B, D] fp32; strides [R];
 // all contiguous, but for the samples' tokens, which are `apart` numbers from one to the next.
-// lengths [B] or null are the valid L; what lies beyond is not read. Level r holds
+// lengths [B] or null are the valid L; padding is not read. Level r holds
 // ceil(L / stride_r) steps of P tokens; the levels are concatenated, and an index is a place
 // therein.
 #include <algorithm>
@@ -149,7 +149,7 @@ SDST_MULTIVERSION void run(const Backward& x, int64_t begin, int64_t end) {
     }
 }
 
-// One function per number type: only functions that are no templates compile once per processor.
+// One function per dtype: only functions that are no templates compile once per processor.
 #define SDST_SCORING(T)                                                           \
     SDST_MULTIVERSION void run(const Scoring<T>& x, int64_t begin, int64_t end) { \
         score(x, begin, end);                                                     \

@@ -1,4 +1,4 @@
-// Products of bf16 numbers, summed in fp32, on the processors that have them (AVX512_BF16): four
+// bf16 multiplies, summed in fp32, on CPUs that have them (AVX512_BF16): four
 // times as fast there as those of fp32.
 #pragma once
 

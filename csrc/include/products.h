@@ -19,7 +19,7 @@ struct Matrix {
     int64_t row, column = 1;
 };
 
-// out[R, kPanel] = sum_k a[R, k] b[k, kPanel], added to what is there already if `accumulate`.
+// out[R, kPanel] = sum_k a[R, k] b[k, kPanel], added to the existing values if `accumulate`.
 template <int R>
 SDST_INLINE void multiply_panel(const Matrix& a, const float* b, int64_t b_row, int64_t inner,
                                 float* out, int64_t out_row, bool accumulate) {

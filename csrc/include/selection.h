@@ -22,7 +22,7 @@ SDST_DEVICE inline int64_t share(int64_t total, int64_t parts, int64_t part) {
     return total / parts + (part < total % parts);
 }
 
-// The first step of a level that lies in `segment`: step t does in floor(t stride segments /
+// The first step of a level that is in `segment`: step t does in floor(t stride segments /
 // length). That of segment `segments` ends the valid steps.
 SDST_DEVICE inline int64_t first_step(int64_t length, int64_t stride, int64_t segments,
                                       int64_t segment) {

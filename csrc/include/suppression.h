@@ -1,4 +1,4 @@
-// What non-maximum suppression is told, on every device.
+// Parameters of non-maximum suppression, on every device.
 #pragma once
 
 #include <cstdint>

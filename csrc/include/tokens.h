@@ -1,4 +1,4 @@
-// Reading the frozen token store, whatever number type it is kept in, eight floats at a time; and
+// Reading the frozen token store, whatever dtype it has, eight floats at a time; and
 // writing in fp32, fp16 and bf16.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace sdst {
 
-// Number types of a store, as kernels/library.py numbers them.
+// Dtypes of a store, as kernels/library.py numbers them.
 enum class Type : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3 };
 
 struct Half {

@@ -1,4 +1,4 @@
-"""What a Sparse-Dense Side-Tuner is made of and trained on, as numbers."""
+"""Architecture and loss weights of a Sparse-Dense Side-Tuner."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ModelConfig:
             exactly the paper's block.
         context_tokens: frozen tokens kept per step under `context: sparse` [D].
         context_strides: temporal pyramid the tokens are picked from, in clips [S].
-        context_segments: equal stretches of the video that share the budget [D].
+        context_segments: equal parts of the video that share the budget [D].
         pooled_tokens: tokens of a clip that its dense input is pooled from under
             `context: sparse`, when the backbone gives several [D].
         pooling: a clip's dense input under `context: none`, when the backbone gives several

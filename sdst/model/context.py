@@ -161,7 +161,7 @@ def _over_steps(
     lengths: Tensor,
     scales: Tensor | None,
 ) -> list[Tensor]:
-    """What `op` gives for tokens [K, B, ...], u [K, B, Dv], lengths [B] and scales [K, B, ...].
+    """Results of `op` for tokens [K, B, ...], u [K, B, Dv], lengths [B] and scales [K, B, ...].
 
     All steps go in one call where their samples lie evenly apart in memory. Where one video serves
     many queries, or one layer all steps, they do not, and joining them would copy the store.

@@ -105,7 +105,7 @@ def average_stride(x: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Ten
 
     Args:
         x: [B, L, F].
-        lengths: [B], valid part of L; what lies beyond is not read.
+        lengths: [B], valid part of L; padding is not read.
 
     Returns:
         [B, ceil(L/stride), F] (zero where a window holds nothing valid) and its lengths.

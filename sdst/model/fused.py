@@ -3,7 +3,7 @@
 A query's blocks are a hundred small products with a thousand small operations between them, which
 take longer than the products. `sdst.kernels.row_program` runs what treats the rows of a stream one
 by one as a whole; only where rows look at each other does a program end. The modules stay the
-truth: what stands here says the same again, and is tested against them.
+truth: this file repeats them as programs, and is tested against them.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class FusedSparseBlock:
             for x in (reader.offsets, reader.scores)
         )
         self.reach, self.looks = reader.reach, None
-        if self.reach is not None:  # a program has no tanh: it ends before, and another goes on
+        if self.reach is not None:  # a program has no tanh: it ends before, another continues
             self.looks = RowProgram(offsets=offsets, logits=logits)
             offsets, logits = (read(x, offsets.width) for x in ("offsets", "logits"))
         branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)

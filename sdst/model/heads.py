@@ -1,4 +1,4 @@
-"""What is read off the two streams after every step."""
+"""Predictions from the two streams after every step."""
 
 from __future__ import annotations
 

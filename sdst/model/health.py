@@ -1,4 +1,4 @@
-"""Whether the sparse stream is alive: where the moment queries look, and whether they differ."""
+"""Health of the sparse stream: where the moment queries look, and whether they differ."""
 
 from __future__ import annotations
 

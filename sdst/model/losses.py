@@ -1,4 +1,4 @@
-"""What every refinement step is trained on [P: losses on all steps; weights D: TadTR, R2-Tuning].
+"""Losses of every refinement step [P: losses on all steps; weights D: TadTR, R2-Tuning].
 
 All terms are computed for the K steps at once and averaged over them.
 """

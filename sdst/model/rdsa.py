@@ -15,7 +15,7 @@ from sdst.model.layers import CrossAttentionLayers, NeighbourConv, length_mask
 
 
 class DeformableReader(nn.Module):
-    """What RDSA and deformable cross-attention share: a few weighted samples around a reference.
+    """Base of RDSA and deformable cross-attention: a few weighted samples around a reference.
 
         points  p = c + (q W_o + b_o) * w/2          (S per head; |offset| > 1 looks outside)
         scores  A = softmax_S(q W_a + b_a)
@@ -46,7 +46,7 @@ class DeformableReader(nn.Module):
             self.offsets.bias.copy_((side * distance).flatten())
 
     def steering(self) -> Iterator[nn.Parameter]:
-        """What decides where to sample, which learns more slowly than the rest."""
+        """Parameters that decide where to sample, which learn more slowly than the rest."""
         yield from self.offsets.parameters()
 
     def read(

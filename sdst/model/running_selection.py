@@ -95,7 +95,7 @@ class RunningSelection:
         self.tokens = torch.where(new[..., None], taken, self.tokens.gather(1, rows))
 
     def selected(self) -> list[SelectedTokens]:
-        """What is kept at every step, of one sample each."""
+        """The tokens kept at every step, of one sample each."""
         quota = self._kept(self.keys, 0).sum(1, keepdim=True)
         keys = torch.where(self._kept(self.keys, self.k - quota), self.keys, NOTHING)
         keys, order = (x[:, : self.k] for x in keys.sort(descending=True, stable=True))

@@ -34,7 +34,7 @@ from sdst.sealed import load_tensors, save_tensors
 
 @dataclass
 class Outputs:
-    """What every step predicts; the last one ([-1]) is the answer, the others train it.
+    """Predictions of every step; the last one ([-1]) is the answer, the others train it.
 
     Attributes:
         spans: [K, B, M, 2], moments as (center, width) in units of the video.
@@ -119,7 +119,7 @@ class SDST(
         Args:
             video: [B, K, L, P, Dv], frozen tokens of the last K blocks, shallow to deep.
             text: [B, K, N, Dt], frozen text tokens of the last K blocks.
-            video_lengths: [B], valid clips of L. What lies beyond changes nothing.
+            video_lengths: [B], valid clips of L; padding changes nothing.
             text_lengths: [B], valid tokens of N.
             scales: [B, K, L, P], what a video of int8 is multiplied by (`sdst.kernels.quantize`).
         """
@@ -128,12 +128,12 @@ class SDST(
     def encode_video(
         self, video: Tensor, lengths: Tensor, scales: Tensor | None = None
     ) -> EncodedVideo:
-        """What `answer` needs of V videos: all that does not depend on the sentence.
+        """The part of the computation that does not depend on the sentence, for V videos.
 
         Args:
             video: [V, K, L, P, Dv], frozen tokens of the last K blocks, shallow to deep. A layer
                 that serves all steps may be repeated by a stride of 0.
-            lengths: [V], valid clips of L. What lies beyond changes nothing.
+            lengths: [V], valid clips of L; padding changes nothing.
             scales: [V, K, L, P], what a video of int8 is multiplied by.
         """
         self._check("video", video, "[B, {}, L, P, {}]", self.config.video_width)
@@ -165,7 +165,7 @@ class SDST(
             text: [B, K, N, Dt], frozen text tokens of the last K blocks.
             text_lengths: [B], valid tokens of N.
             videos: [B], the index of each sentence's video, where it is neither.
-            every_step: tell what every step predicts, which training needs, or the last one only:
+            every_step: return the predictions of every step, as training needs, or the last ones:
                 the first axis of `spans` to `dense` is then 1.
             beyond: for every step a sample of tokens from elsewhere (`RunningSelection`), which the
                 moment queries attend to beside those selected here.
@@ -250,7 +250,7 @@ class SDST(
         self.load_state_dict(weights, strict=strict)
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
-        """What frozen tokens are scored against at every step, [K, B, Dv], of `answer`'s text."""
+        """Direction that scores frozen tokens at every step, [K, B, Dv], of `answer`'s text."""
         assert self.selection is not None  # without one, no tokens are scored
         projected, *_ = self._blocks().read_text(text, text_lengths)
         return self.selection.direction(self._pool_text(projected, text_lengths).transpose(0, 1))
@@ -281,7 +281,7 @@ class SDST(
         return self.log_scale.clamp(0.0, math.log(100.0)).exp()
 
     def read_text(self, text: Tensor, lengths: Tensor) -> tuple[Tensor, KeysValues, KeysValues]:
-        """What all steps need of the sentences, from one product each.
+        """Projections of the sentences for all steps, from one matrix multiply each.
 
         Args:
             text: [B, K, N, Dt].
@@ -332,7 +332,7 @@ class SDST(
     def _pool(self, tokens: Tensor, scales: Tensor | None) -> Tensor:
         """Frozen tokens [K, V, L, P, Dv] -> one vector per clip [K, V, L, Dv], without a sentence.
 
-        A layer that serves all steps is there once, as long as no dropout tells the steps apart.
+        A layer that serves all steps is computed once, as long as no dropout makes steps differ.
         """
         if tokens.stride(0) == 0 and not self.training:
             tokens, scales = tokens[:1], None if scales is None else scales[:1]

@@ -1,4 +1,4 @@
-"""What the side-tuner needs of a video whatever is asked about it."""
+"""Inputs of the side-tuner that depend on the video alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdst.model.layers import sine_encoding
 
 
 class DenseInput(NamedTuple):
-    """What enters the dense stream at one step.
+    """Input of the dense stream at one step.
 
     Attributes:
         source: [V, l, F], projected visual features, averaged over the step's stride.
@@ -96,7 +96,7 @@ class EncodedVideo:
 
 
 def dense_inputs(visual: Tensor, lengths: Tensor, strides: Sequence[int]) -> list[DenseInput]:
-    """What enters each step's dense stream, from visual [K, V, L, F] and lengths [V]."""
+    """Input of each step's dense stream, from visual [K, V, L, F] and lengths [V]."""
     clips, width = visual.shape[2:]
     index = torch.arange(clips, device=visual.device)
     time = {

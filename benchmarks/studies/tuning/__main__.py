@@ -4,7 +4,7 @@ All strategies have the same demo data, batches, optimiser and losses, and as mu
 `--steps` of side-tuning take, or as many queries. The head on the last layer is SDST's
 block run once on the mean token of every clip, and LoRA and full fine-tuning train the backbone
 below that same head. What they cost is also measured on ViT-B/32 at QVHighlights' size, with random
-weights. A finished run is read and not repeated, so the command goes on where it was stopped.
+weights. A finished run is read and not repeated, so the command resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measured(folder: Path, setup: str) -> dict[str, Result]:
-    """What every strategy costs on one backbone."""
+    """Costs of every strategy on one backbone."""
 
     def cost(name: str) -> Result:
         return finished(
@@ -112,7 +112,7 @@ def equal_time_steps(costs: dict[str, Result], steps: int) -> dict[str, int]:
 
 
 def cost_table(setup: str, rows: dict[str, Result]) -> Iterable[str]:
-    """What every strategy costs on one backbone."""
+    """Costs of every strategy on one backbone."""
     sizes = SETUPS[setup]
     title = f"{sizes.title}, {sizes.clips} clips, batch {sizes.batch}"
     heads = ("trainable", "step, CPU s", "against side-tuning", "peak MiB", "query, ms", "head, ms")

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16, help="queries per step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="that runs are judged by")
+    parser.add_argument("--videos", type=int, default=TEST_VIDEOS, help="test videos of every run")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.json")
     options = parser.parse_args()
     result = train(options.strategy, options.steps, options.batch, options.seed, options.videos)
@@ -74,7 +74,7 @@ def train(name: str, steps: int, batch_size: int, seed: int, videos: int) -> dic
 
 
 def pictures_of(data: Data) -> Pictures:
-    """The pictures of the dataset's videos, decoded on first use."""
+    """The frames of the dataset's videos, decoded on first use."""
     config, root = data.config, dataset_root(data.config)
     annotations = [a for split in data.splits.values() for a in split]
     return Pictures(

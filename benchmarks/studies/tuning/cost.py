@@ -2,7 +2,7 @@
 
 A process of its own per strategy, so that none finds memory or warm pages that another has left.
 With `queries` in place of a strategy: what answering costs, by all of them in turns.
-Features and pictures are random numbers; what they cost does not depend on what they show.
+Features and frames are random numbers; what they cost does not depend on what they show.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Setup:
         title: what the tables call it.
         recipe: packaged config of the model and its training.
         backbone: its `data.backbone`.
-        side: pixels of a picture.
-        patches: tokens of a picture, CLS included.
+        side: pixels of a frame.
+        patches: tokens of a frame, CLS included.
         clips: per video.
         words: tokens of a query.
         batch: queries per training step.
@@ -127,7 +127,7 @@ def answering(setup: Setup) -> dict[str, dict[str, float]]:
     backbone and the same head computes, so they share its times.
 
     Returns:
-        `query`, from pictures and token ids to moments; `head`, the same from features.
+        `query`, from frames and token ids to moments; `head`, the same from features.
     """
     config, one = setup.config, replace(setup, batch=1)
     frozen = {name: s for name, s in STRATEGIES.items() if s.backbone == "frozen"}
@@ -171,14 +171,14 @@ def median_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def random_batch(setup: Setup, strategy: Strategy) -> Batch:
-    """What a training step takes: pictures where the backbone trains, else features."""
+    """Inputs of a training step: frames where the backbone trains, else features."""
     if strategy.backbone == "frozen":
         return features_batch(setup, strategy)
     return pictures_batch(setup)
 
 
 def pictures_batch(setup: Setup) -> Batch:
-    """Pictures and token ids, see `Pictures`."""
+    """Frames and token ids, see `Pictures`."""
     shape = (setup.batch, 1, setup.clips, 1, 3 * setup.side**2)
     ids = torch.randint(1, IDS, (setup.batch, 1, setup.words, 1))
     return _with_targets(torch.randint(256, shape, dtype=torch.uint8), ids.float())

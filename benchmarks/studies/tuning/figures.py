@@ -1,4 +1,4 @@
-"""Two pictures: accuracy and inference time against what trains."""
+"""Two figures: accuracy and inference time against what trains."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plot_speed(costs: Mapping[str, Mapping[str, dict]], out: Path) -> None:
             _point(axes, name, x, 1e3 * row["head"], hollow=True)
         axes.set_yscale("log")
         _label(axes, SETUPS[setup].title, "trainable parameters (M)", "CPU ms per query")
-    panels[0].plot([], [], "o", color=MUTED, label="from pictures")
+    panels[0].plot([], [], "o", color=MUTED, label="from frames")
     panels[0].plot([], [], "o", color=MUTED, mfc="white", label="video encoded before")
     _save(figure, panels, out)
 

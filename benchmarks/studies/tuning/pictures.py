@@ -1,4 +1,4 @@
-"""Pictures and token ids in the place of features: what a backbone that trains is fed with."""
+"""Frames and token ids in place of features, for a backbone that trains."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sdst.data.video import ClipReader, probe
 
 
 def picture_backbone(config: Config, layers: int) -> OpenClipBackbone:
-    """The backbone of `config`, which must be one of pictures."""
+    """The backbone of `config`, which must be an image model."""
     backbone = load_backbone(config.data.backbone, layers)
     assert isinstance(backbone, OpenClipBackbone)
     return backbone
 
 
 class Pictures:
-    """A `FeatureSource` whose video tokens `[1, L, 1, 3 h w]` are the uint8 pictures of the clips.
+    """A `FeatureSource` whose video tokens `[1, L, 1, 3 h w]` are the uint8 frames of the clips.
 
     Its query tokens `[1, N, 1]` are token ids. The videos are decoded and resized once, into
     `folder`, which appears complete or not at all.
 
     Args:
-        folder: one file of pictures `[L, 3 h w]` per video.
+        folder: one file of frames `[L, 3 h w]` per video.
         videos: files by vid.
         queries: sentences by qid.
         backbone: whose size and vocabulary they get.
-        clip_length: seconds; the picture of a clip is its middle one.
+        clip_length: seconds; the frame of a clip is its middle one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What trains under each strategy, and a training step of it."""
+"""Trainable parameters of each strategy, and a training step of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Strategy:
     Args:
         title: its row in the table.
         head: changes of the configured model.
-        backbone: `frozen` trains on stored features; `lora` and `all` need the pictures.
+        backbone: `frozen` trains on stored features; `lora` and `all` need the frames.
         rate: the backbone's learning rate, in units of the head's.
     """
 
@@ -71,7 +71,7 @@ class OnFeatures(nn.Module):
 class OnPictures(nn.Module):
     """A backbone and the head that reads its last blocks.
 
-    Takes what `SDST` takes, with pictures and token ids in place of features, see `Pictures`:
+    Takes what `SDST` takes, with frames and token ids in place of features, see `Pictures`:
     video `[B, K, L, 1, 3 h w]` uint8 and text `[B, K, N, 1]`, both the same in all K layers.
     """
 
@@ -89,7 +89,7 @@ class OnPictures(nn.Module):
         return self.head(tokens, words, video_lengths, text_lengths)
 
     def _encode_clips(self, pictures: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens [B, K, L, P, Dv] of pictures [B, L, 3 h w]; those of the padding are 0."""
+        """Tokens [B, K, L, P, Dv] of frames [B, L, 3 h w]; those of the padding are 0."""
         real = length_mask(lengths, pictures.shape[1])
         normalize = self.backbone.preprocess.normalize
         parts = pictures[real].unflatten(-1, (3, *self.backbone.image_size))
@@ -111,7 +111,7 @@ class OnPictures(nn.Module):
 
 
 def head_config(strategy: Strategy, config: Config) -> ModelConfig:
-    """What the head of `strategy` is made of."""
+    """Architecture of the head of `strategy`."""
     return replace(config.model, **strategy.head)
 
 
@@ -131,7 +131,7 @@ def make_model(strategy: Strategy, config: Config) -> OnFeatures | OnPictures:
 
 
 def with_backbone(model: OnFeatures | OnPictures, config: Config) -> OnPictures:
-    """`model` as it answers a query about pictures."""
+    """`model` as it answers a query about frames."""
     if isinstance(model, OnPictures):
         return model
     layers = model.head.config.layers

@@ -14,11 +14,11 @@ class PlantedConfig:
         noise: length of the background's meaning.
         layers: how many of the stored layers, counted from the last, show moments.
         smear: clips over which a moment's edges blur, as a Gaussian's width.
-        distractors: moments per query that it does not describe, where the video has room.
+        distractors: moments per query that it does not describe, where the video has space.
         likeness: cosine of a distractor's meaning with its query's, 0 to 1.
         order: moments have two phases, and decoys show them in the wrong order.
         binding: moments show two objects, and decoys exchange their properties.
-        decoys: of each query, at most, where the video has room; with both kinds in turns.
+        decoys: of each query, at most, where the video has space; with both kinds in turns.
         nonlinear: share of the tokens' variance that is no linear function of meanings, 0 to 1.
         seed: features are a function of it, of this config and of the annotations of all splits.
     """

@@ -51,7 +51,7 @@ def elsewhere(
     shares: np.ndarray, length: int, generator: np.random.Generator, shortest: int = 1
 ) -> np.ndarray:
     """Like `shares`, for a moment of `length` clips where they are 0, or of half as many, a quarter
-    and so on down to `shortest`, if there is room."""
+    and so on down to `shortest`, if there is space."""
     moved = np.zeros_like(shares)
     length = min(length, len(shares))
     while length >= shortest:
