@@ -22,7 +22,7 @@ class ImplementationError(RuntimeError):
 
 
 def constant(function: Callable) -> Callable:
-    """Tell the compiler that `function` says the same whenever it is asked.
+    """Declare to the compiler that `function` always returns the same.
 
     As `torch.compiler.assume_constant_result`, which imports the compiler: a second and 100 MB that
     few need.

@@ -22,7 +22,7 @@ ABI_VERSION = 9  # SDST_ABI_VERSION of csrc/include/sdst.h
 FOLDER = Path(__file__).parent
 NAME = "libsdst_cpu.so"
 
-# Number types of a token store, as csrc/include/tokens.h numbers them; the last needs scales.
+# Dtypes of a token store, as csrc/include/tokens.h numbers them; the last needs scales.
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 # Kinds of arguments by their letter in a signature.
@@ -82,7 +82,7 @@ def pointers(*tensors: Tensor | None) -> tuple[int | None, ...]:
 
 def prepare_samples(tokens: Tensor) -> tuple[Tensor, int]:
     """Tokens [B, ...] as the kernels read them: every sample contiguous, and how many numbers the
-    next one lies behind it. Expanded samples stay one, 0 apart."""
+    next one is behind it. Expanded samples stay one, 0 apart."""
     tokens = tokens if tokens[:1].is_contiguous() else tokens.contiguous()
     return tokens, tokens.stride(0)
 
@@ -119,7 +119,7 @@ def unsupported_reasons(**tensors: Tensor) -> list[str]:
 
 @dispatch.constant
 def multiplies_bf16() -> bool:
-    """Whether the library can be used and the processor multiplies bf16 (AVX512_BF16)."""
+    """Whether the library can be used and the CPU has native bf16 (AVX512_BF16)."""
     return missing_reason() is None and bool(load().sdst_multiplies_bf16())
 
 

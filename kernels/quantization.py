@@ -2,8 +2,8 @@
 
     token ~= scale * values,   scale = max |token| / 127
 
-Half the memory of fp16. Rounding moves a channel by scale / 2 at most, 1/254 of the
-token's greatest channel. The kernels read the integers as they lie; no copy in floats is made.
+Half the memory of fp16. Rounding moves a channel by scale / 2 at most, 1/254 of the token's
+greatest channel. The kernels read the integers in their stored format, without a float copy.
 """
 
 from __future__ import annotations

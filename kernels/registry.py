@@ -21,7 +21,7 @@ BY_NVCC = f"{H100}, built by nvcc; not yet as NVRTC builds and the driver launch
 
 @dataclass(frozen=True)
 class Op:
-    """An op as the rest of the house sees it.
+    """An op as other packages see it.
 
     Attributes:
         name: of its package.

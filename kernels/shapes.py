@@ -79,7 +79,7 @@ def check_counts(op: str, **counts: tuple[int, int, int]) -> None:
 
 
 def describe(x: object) -> str:
-    """An argument in an error: a tensor's shape and dtype, or what stands in its place."""
+    """An argument in an error: a tensor's shape and dtype, or what is in its place."""
     if isinstance(x, Tensor):
         return f"{list(x.shape)} of {x.dtype}"
     return f"a {type(x).__name__}"

@@ -123,7 +123,7 @@ class RunFolder:
             self._held = None
 
     def resume(self, config: Config) -> None:
-        """Check that the run in this folder can be gone on with under `config`.
+        """Check that the run in this folder can be resumed under `config`.
 
         Raises:
             InputError: there is none, or another one, or one under way, or what it would go on from
@@ -154,7 +154,7 @@ class RunFolder:
     def settle(self, config: Config, features: dict) -> None:
         """Keep what opening the data has decided of `config`, and what its features are.
 
-        How long videos are cut stays as a run that is gone on with was started.
+        A resumed run keeps the lengths that long videos are cut into.
 
         Raises:
             InputError: the run in this folder was started on other features.

@@ -36,7 +36,7 @@ LEFT_OPEN = {
     "predict.overlap": None,
     "predict.snap": "auto",
 }
-# What changes nothing of what is learned, or is judged by the features' fingerprint and the
+# Keys that change nothing of what is learned, or are checked by the features' fingerprint and the
 # annotations themselves when a run is taken up again.
 NOT_LEARNED = {
     "data.root",
@@ -176,13 +176,13 @@ class PredictConfig:
             `gaussian` lower their score (soft-NMS).
         nms_threshold: IoU above which `hard` and `linear` take two moments for one.
         nms_sigma: width of `gaussian`.
-        stretch: clips above which `sdst.ground` cuts a video into stretches of so many (see
+        stretch: clips above which `sdst.ground` cuts a video into windows of so many (see
             `sdst.grounding.long_videos`); None: as most of the training videos have.
-        overlap: clips that neighbouring stretches share; None: as most moments of the training
-            have, at most half a stretch.
-        select_from: under `model.context: sparse`, what the moments of a stretch are told from:
-            tokens selected in the `stretch`, or also as many of the whole `video`, which takes
-            another pass over its tokens.
+        overlap: clips that neighbouring windows share; None: as most moments of the training
+            have, at most half a window.
+        select_from: under `model.context: sparse`, where the moments of a window read tokens
+            from: those selected in the window (`stretch`), or also as many of the whole `video`,
+            which takes another pass over its tokens.
     """
 
     round_to: float | None = None
@@ -481,7 +481,7 @@ def _plain(value: object) -> object:
 
 @contextmanager
 def _named(source: str) -> Iterator[None]:
-    """Tell a parser's complaint in one line that says where the fault is."""
+    """Report a parser's complaint in one line that says where the fault is."""
     try:
         yield
     except RecursionError:

@@ -3,8 +3,8 @@
 python -m sdst.convert --config NAME --data.root DIR    files, whose store `sdst.train` then reads
 python -m sdst.convert --store STORE --output NEW       a store, without what was replaced in it
 
-May be stopped at any moment, and goes on where it was. With --verify nothing is packed, and the
-store that is there is compared with its checksums.
+It may be stopped at any moment; the same command resumes it. With --verify nothing is packed, and
+the existing store is compared with its checksums.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--store", type=Path, help="folder of a store, of sdst.extract or packed")
     add("--output", type=Path, metavar="NEW", help="folder of the copy of --store")
     add("--store-dtype", choices=DTYPES, help="default: float16, of --store its own")
-    add("--verify", action="store_true", help="compare what is there with its checksums")
+    add("--verify", action="store_true", help="compare the existing store with its checksums")
     return parser
 
 

@@ -4,11 +4,11 @@ python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train`
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
 torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared out over processes
 
-A run that was stopped, were it killed, goes on where it was when it is started again. Started again
-on a finished store, it adds the videos and queries that are new or changed, and leaves the others
-and those who read them alone; a video has changed when its file has another size, beginning or end.
-Damaged videos are used as far as they can be read, others left out and tried again the next time;
-both are told at the end, and with --videos the exit code is 1.
+The same command resumes a run that was stopped or killed. On a finished store it adds the videos
+and queries that are new or changed, without disturbing readers; a video has changed when its file
+has another size, beginning or end. Damaged videos are used as far as they can be decoded;
+unreadable ones are skipped and tried again the next time. Both are reported at the end, and with
+--videos the exit code is 1.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
         store = extract_features(*inputs, resume=True, report=report)
     else:
         store = extract_share(share, *inputs, report)
-    if store is None:  # the first process tells
+    if store is None:  # the first process reports
         return 0
     _show(store)
     for line in report.faults:

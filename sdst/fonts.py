@@ -1,4 +1,4 @@
-"""Fonts of the system that have the characters of a picture's text."""
+"""Fonts of the system that have the characters of a figure's text."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ python -m sdst.inspect --annotations A.jsonl ...   files alone
 python -m sdst.inspect --root DIR [--config NAME]  a dataset's folder, with its videos and features
 python -m sdst.inspect                             the demo
 
-With --plot OUT.png the same as a picture, and some queries on their videos' time lines.
+With --plot OUT.png the same as a figure, and some queries on their videos' time lines.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def draw(
     clip_length: float | None,
     videos: Mapping[str, Path],
 ) -> None:
-    """Write the picture that --plot asks for."""
+    """Write the figure of --plot."""
     if options.plot is None:
         return
     from sdst.plots import plot_dataset  # matplotlib takes a moment, too
@@ -196,7 +196,7 @@ def draw(
     annotations = {name: split.annotations for name, split in splits.items()}
     examples = choose_examples(annotations, options.examples)
     plot_dataset(annotations, examples, videos, clip_length, options.plot)
-    print(f"picture: {options.plot}")
+    print(f"figure: {options.plot}")
 
 
 def read(files: Mapping[str, Path], clip_length: float | None) -> dict[str, Split]:
@@ -311,7 +311,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--root", type=Path, metavar="DIR", help="the dataset's folder")
     parser.add_argument("--config", help="what the folder holds: a name or file, as to sdst.train")
     parser.add_argument("--clip-length", type=float, metavar="S", help="seconds per clip")
-    parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a picture, too")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a figure as well")
     parser.add_argument("--examples", type=int, default=5, help="queries in it (default 5)")
     return parser
 

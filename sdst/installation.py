@@ -28,7 +28,7 @@ def packages() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """The processor and every CUDA device."""
-    bf16 = ", products of bf16" if library.multiplies_bf16() else ""
+    bf16 = ", bf16 matrix multiplies" if library.multiplies_bf16() else ""
     rows = {"cpu": f"{torch.get_num_threads()} threads, {platform.machine()}{bf16}"}
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)

@@ -8,5 +8,5 @@ from sdst.kernels import library
 
 needs_bf16 = pytest.mark.skipif(
     not library.multiplies_bf16(),
-    reason="this processor has no products of bf16 (AVX512_BF16), or the library was not built",
+    reason="this CPU has no bf16 matrix multiplies (AVX512_BF16), or the library was not built",
 )

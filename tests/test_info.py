@@ -1,4 +1,4 @@
-"""`python -m sdst.info` tells what serves here and how large a model is."""
+"""`python -m sdst.info` reports what serves here and how large a model is."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_every_op_names_the_implementation_taken_and_why_the_others_are_not(caps
         assert "expected a CUDA device" in shown
 
 
-def test_a_processor_that_multiplies_bf16_says_so(capsys, monkeypatch) -> None:
+def test_a_cpu_with_native_bf16_is_reported(capsys, monkeypatch) -> None:
     for has in (True, False):
         monkeypatch.setattr(library, "multiplies_bf16", lambda has=has: has)
         main([])
-        assert ("products of bf16" in capsys.readouterr().out) == has
+        assert ("bf16 matrix multiplies" in capsys.readouterr().out) == has
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton serves here")

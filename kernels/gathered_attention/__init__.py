@@ -46,7 +46,7 @@ def _fake_backward(
 
 
 def _like_rows(query: Tensor) -> Tensor:
-    """A result [B, M, H, D], which lies in memory as [H, B, M, D], see native.py."""
+    """A result [B, M, H, D], which is in memory as [H, B, M, D], see native.py."""
     batch, queries, heads, width = query.shape
     return query.new_empty(heads, batch, queries, width).permute(1, 2, 0, 3)
 
@@ -94,7 +94,7 @@ def gathered_attention(
         out = sum_j softmax_j(scale <q, x_j> + bias_j) x_j    over the valid j
 
     The key projection is absorbed in the query (<q, W_k x> = <W_k^T q, x>) and the value projection
-    follows on the result, both by the caller, so a frozen token is read as it lies in the store.
+    follows on the result, both by the caller, so a frozen token is read in its stored format.
 
     Args:
         query: [B, M, H, D].

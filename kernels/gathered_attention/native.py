@@ -1,8 +1,8 @@
 """Gathered attention in C++ (csrc/cpu/gathered_attention.cpp), by ctypes.
 
-The store is read as it lies; queries, products and sums are fp32. Rows are kept as [H, B, M, D]:
-that is how the product with a projection's heads leaves them, and how the next one wants them, so
-that nothing is copied between the three.
+The store is read in its stored format; queries, products and sums are fp32. Rows are kept as
+[H, B, M, D], as the multiply with a projection's heads returns them and the next one takes them, so
+nothing is copied between the three.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def pool_tokens(
 
     A token that is not finite shows: as in the formula, its 0 * inf makes NaN of what it is in.
 
-    The kernels read a clip's tokens once, as they lie in the store: no copy in another number type,
+    The kernels read a clip's tokens once, in their stored format: no copy in another dtype,
     no scores and weights in memory, which the eager formulation writes and reads several times.
 
     Args:

@@ -3,7 +3,7 @@
 Between two products of a small network lie additions, norms and activations whose results are read
 once. As operations of their own they cost more than the products when a batch is small. Here they
 are written down as an expression over the rows of a batch, compiled once, and run tile by tile:
-what lies between two layers never leaves the caches.
+intermediate results stay in cache.
 
     from sdst.kernels.row_program import RowProgram, linear, norm, read
 
@@ -12,7 +12,7 @@ what lies between two layers never leaves the caches.
     [y] = program.run(batch, rows, x=tensor)  # [batch, rows, 256]
 
 For inference: no gradient passes through. Under autocast the factors of linear layers are rounded
-to its number type; all else, sums and what is handed on, stays fp32.
+to its dtype; sums and all other values stay fp32.
 """
 
 from __future__ import annotations

@@ -35,12 +35,12 @@ def unsupported_reasons(*tensors: Tensor) -> list[str]:
             return [f"a tensor is {tensor.dtype} on {tensor.device}, only fp32 on cpu is offered"]
     missing = library.missing_reason()
     if missing is None and factors == torch.bfloat16 and not library.multiplies_bf16():
-        return ["products are bf16 under autocast, which this processor lacks (AVX512_BF16)"]
+        return ["matrix multiplies are bf16 under autocast, which this CPU lacks (AVX512_BF16)"]
     return [] if missing is None else [missing]
 
 
 def products() -> torch.dtype:
-    """The number type of products now: autocast's, as of PyTorch's own."""
+    """The dtype of matrix multiplies now: autocast's, as of PyTorch's own."""
     if not torch.is_autocast_enabled("cpu"):
         return torch.float32
     return torch.get_autocast_dtype("cpu")

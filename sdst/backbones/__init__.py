@@ -22,7 +22,7 @@ DEMO_BACKBONE = Path(__file__).parents[1] / "demo" / "backbone"
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What a backbone says of T frames, or groups of frames, fp32, on the backbone's device.
+    """Features of T frames, or groups of frames, fp32, on the backbone's device.
 
     Args:
         tokens: hidden states of the last K blocks at about unit scale, shallow to deep,
@@ -37,7 +37,7 @@ class FrameFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a backbone says of one sentence, fp32, on the backbone's device.
+    """Features of one sentence, fp32, on the backbone's device.
 
     Args:
         tokens: hidden states of the last K blocks at about unit scale, shallow to deep, without
@@ -52,9 +52,9 @@ class TextFeatures:
 class Backbone(Protocol):
     """A frozen pair of towers. Symbols as everywhere: K layers, P tokens per frame, E joint width.
 
-    `frames_at_once` frames in a row are encoded together: 1 for a model of pictures, more for one
-    of video. `fingerprint` tells whether stored features came from the same weights, preprocessing
-    and layers, wherever the weights lie. The methods may be called from several threads at once.
+    `frames_at_once` frames in a row are encoded together: 1 for an image model, more for one
+    of video. `fingerprint` shows whether stored features came from the same weights, preprocessing
+    and layers, wherever the weights are. The methods may be called from several threads at once.
     """
 
     name: str

@@ -45,13 +45,13 @@ class Options:
     Args:
         model: as for `load_backbone`, `demo` resolved.
         dtype: of the arithmetic under autocast: `float32` (none), `bfloat16` or `float16`; by
-            default the last on a GPU, the first on a CPU. Features do not tell which it was.
-        image_size: pixels of a side that pictures are brought to; the positions of the patches are
+            default the last on a GPU, the first on a CPU. Features do not record which it was.
+        image_size: pixels of a side that frames are resized to; the positions of the patches are
             interpolated, which PyTorch does not do in fp16 on a CPU: weights stored so are refused.
             By default what the model was trained with.
         quick_gelu: x * sigmoid(1.702 x) in place of GELU, which OpenAI's weights were trained with
             [P]; by default for the tags that open_clip knows to need it and for files named so.
-        channels_last: keep pictures with their channels together; pays for convolutions.
+        channels_last: keep frames with their channels together; pays for convolutions.
         compile: compile the vision tower by `torch.compile`, once a process.
     """
 
@@ -197,7 +197,7 @@ class OpenClipBackbone:
             return self._lengths(self._tokenizer([text], context_length=room))[0]
 
     def encode_images(self, images: Tensor) -> FrameFeatures:
-        """Encode preprocessed pictures `[T, 3, h, w]`, with gradients if the weights want any."""
+        """Encode preprocessed frames `[T, 3, h, w]`, with gradients if the weights want any."""
         with self._autocast():
             output = self.model.forward_intermediates(
                 image=images.contiguous(memory_format=self._format),

@@ -108,7 +108,7 @@ def read_annotations(
     fault is an `InputError` that names file and line.
 
     Args:
-        clip_length: seconds per clip, where known: relevant clips must then lie in the video, and
+        clip_length: seconds per clip, where known: relevant clips must then be in the video, and
             moments shorter than a clip are counted with the repairs (`sdst.data.batches` trains
             on them as one clip; the annotation keeps them as they are).
     """

@@ -71,7 +71,7 @@ class Batch:
         return self._each(partial(_move, device=device))
 
     def pin_memory(self) -> Batch:
-        """The same batch where a GPU copies it from while the host goes on; for a `DataLoader`."""
+        """The same batch in pinned memory, which a GPU copies from; for a `DataLoader`."""
         return self._each(_pin)
 
     def inputs(self) -> tuple[Tensor, ...]:
@@ -203,7 +203,7 @@ def is_in_sight(annotation: Annotation, clips: int, clip_length: float) -> bool:
 def collate(samples: list[Sample], multiple: int = 1) -> Batch:
     """Pad samples with zeros to the longest of each kind, or the next multiple of `multiple`.
 
-    The video keeps the store's number type and lies in memory layer by layer, as the model reads
+    The video keeps the store's dtype and is in memory layer by layer, as the model reads
     it; all else is fp32.
     """
     pad = partial(_pad, multiple=multiple)

@@ -27,7 +27,7 @@ def is_ego4d(path: str | Path) -> bool:
             return False
         with open(path, "rb") as file:
             head = file.read(4096)
-    except (OSError, ValueError):  # told by who reads it
+    except (OSError, ValueError):  # reported by its reader
         return False
     begin = head.removeprefix(BOM_UTF8).lstrip()
     if not begin.startswith(b"{"):

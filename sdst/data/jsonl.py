@@ -1,4 +1,4 @@
-"""JSON lines: one record a line, faults told by line, files written whole or not at all."""
+"""JSON lines: one record a line, faults reported by line, files written whole or not at all."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _hint(path: Path) -> str:
-    """What is there instead of a path that is not."""
+    """The name on disk of a path that is spelled differently."""
     if not path.parent.is_dir():
         return ""
     alike = [x.name for x in path.parent.iterdir() if _alike(x.stem) == _alike(path.stem)]

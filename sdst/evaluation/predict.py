@@ -37,7 +37,7 @@ def predict(
         precision: of the model's products, one of PRECISIONS.
 
     Raises:
-        InputError: an answer is not finite, or the processor lacks the precision.
+        InputError: an answer is not finite, or the CPU lacks the precision.
     """
     device = torch.device(device)
     check_precision(precision, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-# The key of each figure in `figures_of` a report, by the label that it has in tables and pictures.
+# The key of each figure in `figures_of` a report, by the label that it has in tables and figures.
 FIGURES = {
     "R1@0.3": "R1@0.3",
     "R1@0.5": "R1@0.5",

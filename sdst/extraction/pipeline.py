@@ -83,7 +83,7 @@ def extract_features(
         resume: go on where a run that did not get to its end, were it killed, has left off; and
             add to a finished store what it lacks of `videos` and `queries`, changed files and
             sentences included.
-        report: is told what is wrong with the videos, and says whether those that cannot be read
+        report: receives what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
         may_be_empty: make a store even where no video can be read.
 

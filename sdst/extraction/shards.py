@@ -74,7 +74,7 @@ def extract_share(
 
     Args:
         share: which process this is; the other arguments are the same in all.
-        report: is told what is wrong with the videos: with all of them in the first process.
+        report: receives what is wrong with the videos: with all of them in the first process.
 
     Returns:
         The whole store in the first process, None in the others.
@@ -157,7 +157,7 @@ def _is_done(told: Path, task: dict) -> bool:
 
 
 def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
-    """Until every process has told its report; says so where one is silent for long."""
+    """Wait for the reports of all processes; say so where one is silent for long."""
     with tqdm(total=len(tasks), desc="wait for other processes", unit="shard") as bar:
         said = time.time()
         while missing := [

@@ -43,7 +43,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision == "bf16" and device.type == "cpu" and not library.multiplies_bf16():
         raise InputError(
-            "precision bf16: this processor has no products of bf16 (AVX512_BF16), or the native "
+            "precision bf16: this CPU has no bf16 matrix multiplies (AVX512_BF16), or the native "
             "library was not built; leave it out for fp32"
         )
 
@@ -111,7 +111,7 @@ def smooth(saliency: Tensor, lengths: Tensor) -> Tensor:
 def round_ends(ends: Tensor, limit: Tensor, unit: float) -> Tensor:
     """Starts and ends [B, M, 2] as multiples of `unit`, at least one apart where the video allows.
 
-    What lies at the video's end, `limit` [B, 1, 1], stays there.
+    Ends at the video's end, `limit` [B, 1, 1], stays there.
     """
     rounded = torch.where(ends < limit, (ends / unit).round() * unit, ends)
     start, end = torch.minimum(rounded, limit).split(1, dim=-1)

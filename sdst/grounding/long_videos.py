@@ -1,23 +1,23 @@
-"""Videos longer than those a model was trained on, ten hours if need be, in bounded memory.
+"""Videos longer than those a model was trained on, in bounded memory.
 
 A moment is predicted relative to its video, by a few queries: on an hour, a model that has seen
-150 s cannot say where ten seconds are. So a long video is read in stretches of about the training
-length that overlap, a batch of them at a time, straight from the feature store. A moment that
-reaches a border inside the video is left to the neighbour, which sees it whole; what both see is
-kept once; saliency fades from one stretch into the next.
+150 s cannot say where ten seconds are. So a long video is processed in overlapping windows of about
+the training length, a batch at a time, straight from the store. A moment that reaches a border
+inside the video is left to the neighbour, which sees it whole; a moment found twice is kept once;
+saliency is blended from one window into the next.
 
-A moment's score is a probability within its stretch, as in training, where every video holds what
-is asked for. Which stretch holds it is told by saliency, trained against other videos as well, and
+A moment's score is a probability within its window, as in training, where every video holds what
+is asked for. Saliency says which window holds it, trained against other videos as well, and
 by the frozen tokens that the sentence selects under `context: sparse`, patches among them:
 
-    score(m) = p(m | stretch) * E / (that of the best stretch)
+    score(m) = p(m | window) * E / (that of the best window)
     E = sum_t exp(scale * S_t) * sqrt(mean_j exp(s_j))
 
-with S_t the stretch's saliency, scale its learned inverse temperature, and s_j the scores of its
+with S_t the window's saliency, scale its learned inverse temperature, and s_j the scores of its
 selected tokens, whose mean is taken at every step and geometrically over the steps. A video of one
-stretch is scored as if it were not cut.
+window is scored as if it were not cut.
 
-The moment queries attend to the tokens selected in their stretch. Under `predict.select_from:
+The moment queries attend to the tokens selected in their window. Under `predict.select_from:
 video`, a first pass over the store selects from the whole video, and they attend to both.
 """
 
@@ -39,12 +39,12 @@ from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
 from sdst.model.spans import to_ends
 
-BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of stretches
+BYTES_AT_ONCE = 64 * 2**20  # of frozen tokens, in a batch of windows
 STRETCHES_AT_ONCE = 32
 MOMENTS_KEPT = 1000  # of a query, before suppression
 BORDER = 0.5  # clips; what ends as near to a border as that reaches it
 FIT_WEIGHT = 0.5  # the root over the selected tokens' mean; how chosen: benchmarks/RESULTS.md
-SAME_MOMENT = 0.5  # IoU above which two moments are one that two stretches found
+SAME_MOMENT = 0.5  # IoU above which two moments are one that two windows found
 
 
 @torch.inference_mode()
@@ -94,7 +94,7 @@ def ground_long(
 
 
 def stretch_starts(length: int, options: PredictConfig) -> list[int]:
-    """First clips of the stretches of a video of `length` clips; the last ends with it."""
+    """First clips of the windows of a video of `length` clips; the last ends with it."""
     stretch, overlap = options.stretches
     last = max(length - stretch, 0)
     return [*range(0, last, stretch - overlap), last]
@@ -103,7 +103,7 @@ def stretch_starts(length: int, options: PredictConfig) -> list[int]:
 def _batches(
     tokens: np.ndarray | Tensor, options: PredictConfig
 ) -> Iterator[tuple[list[int], Callable[[np.ndarray | Tensor], Tensor]]]:
-    """Some neighbouring stretches at a time: their first clips, and what cuts them out.
+    """Some neighbouring windows at a time: their first clips, and a function that cuts them out.
 
     It makes of tokens [K, L, ...], or their scales, [S, K, l, ...].
     """
@@ -158,11 +158,11 @@ class _Answer:
         self.length = length
         self.ends = torch.empty(0, 2)  # clips
         self.evidence = torch.empty(0)  # log of a moment's score, before it is compared
-        self.best = -torch.inf  # log E of the best stretch
+        self.best = -torch.inf  # log E of the best window
         self.saliency, self.weight = np.zeros((2, length), np.float32)
 
     def add(self, starts: Sequence[int], outputs: Outputs, overlap: int) -> None:
-        """Take in the stretches that begin at `starts`."""
+        """Add the windows that begin at `starts`."""
         saliency, scores = outputs.saliency[-1].float().cpu(), outputs.scores[-1].float().cpu()
         size = saliency.shape[1]
         self._blend(starts, saliency.numpy())

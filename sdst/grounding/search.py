@@ -1,12 +1,12 @@
-"""The best moments of many videos: what `Grounder.search` reads, groups and ranks.
+"""The best moments across many videos: what `Grounder.search` reads, groups and ranks.
 
 A moment's score is a probability within its video, as in training, where every video holds what is
-asked for. Which video holds it is told by saliency, which is trained against other videos as well,
-as for the stretches of a long one (`sdst.grounding.long_videos`):
+asked for. Saliency says which video holds it, as it is trained against other videos as well,
+as for the windows of a long one (`sdst.grounding.long_videos`):
 
     score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
 
-over the stretch about the moment, so that a video's length does not speak for it.
+over the window of clips around the moment, so that a video's length does not speak for it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Found:
 
 
 class Ranking:
-    """Takes in the answers of one video after the other and ranks the moments of all.
+    """Collects the answers of videos and ranks the moments of all.
 
     Args:
         queries: how many are asked.
         top: most moments kept of a video, and given in the end, for each query.
         scale: the model's inverse temperature.
         clip_length: seconds per clip.
-        stretch: clips about a moment whose saliency speaks for it.
+        stretch: clips around a moment whose saliency counts for it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Ranking:
         self._candidates: list[list[tuple[str, list[float], float]]] = [[] for _ in range(queries)]
 
     def add(self, vid: str, answers: Sequence[Prediction]) -> None:
-        """Take in what a video answers to every query."""
+        """Add the answers of a video to every query."""
         for candidates, answer in zip(self._candidates, answers, strict=True):
             candidates += [
                 (vid, window, self._evidence(window, answer.saliency))
@@ -81,7 +81,7 @@ class Ranking:
         return sorted(found, key=lambda moment: -moment.score)[: self.top]
 
     def _evidence(self, window: list[float], saliency: np.ndarray) -> float:
-        """log mean exp(scale * S_t) over the stretch about a window."""
+        """log mean exp(scale * S_t) over the clips around a window."""
         clips = min(self.stretch, len(saliency))
         center = round((window[0] + window[1]) / 2 / self.clip_length)
         first = min(max(center - clips // 2, 0), len(saliency) - clips)
@@ -101,7 +101,7 @@ def videos_of(
     Args:
         corpus: of `open_corpus`; each file is read once.
         encoder: reads the files.
-        skipped: is told of the files that cannot be read; without it such a file is an error.
+        skipped: receives a line for each file that cannot be read; without it that is an error.
         progress: show a bar.
         layers: a store must have as many as the backbone gives; embeddings depend on none.
 

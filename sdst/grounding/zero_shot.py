@@ -1,9 +1,9 @@
-"""What the frozen backbone finds without any training: the baseline of every report.
+"""Moments found by the frozen backbone without any training: the baseline of every report.
 
-Clips are compared with the sentence in the backbone's joint space; every stretch of time, at many
+Clips are compared with the sentence in the backbone's joint space; every window, at many
 scales, is scored by how much its clips exceed half the height of the smoothed curve; overlapping
 ones are dropped. A weak baseline would flatter the model: on the demo's validation split this rule
-beat thresholds at the mean and at quantiles, and contrast with what lies outside a window.
+beat thresholds at the mean and at quantiles, and contrast with the clips outside a window.
 """
 
 from __future__ import annotations

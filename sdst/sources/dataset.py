@@ -134,7 +134,7 @@ def _in_sight(
     clips = {vid: _clips(source, vid) for vid in {a.vid for a in doubtful}}
     lost = {a.qid for a in doubtful if not is_in_sight(a, clips[a.vid], clip_length)}
     if len(lost) == len(queries):
-        raise InputError(f"{source.path}: no moment of train lies within its video's features")
+        raise InputError(f"{source.path}: no moment of train is within its video's features")
     if lost:
         logger.warning(
             "%s: %d of %d queries of train ask for moments behind the end of their video's "
@@ -182,9 +182,9 @@ def _with_widths(config: Config, source: FeatureSource) -> Config:
 
 
 def _with_stretches(config: Config, queries: list[Annotation]) -> Config:
-    """`config` with the stretches that long videos are read in, where it leaves them open.
+    """`config` with the windows that long videos are processed in, where it leaves them open.
 
-    A stretch is as long as most videos of the training, and most moments fit into an overlap.
+    A window is as long as most videos of the training, and most moments fit into an overlap.
     """
     predict, clip_length = config.predict, config.data.clip_length
     stretch, overlap = predict.stretch, predict.overlap

@@ -89,7 +89,7 @@ def test_a_precision_that_cannot_be_had_is_refused(untrained, monkeypatch):
     with pytest.raises(InputError, match="precision 'fp8': expected one of fp32, bf16"):
         Grounder(untrained, "cpu", precision="fp8")
     monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
-    with pytest.raises(InputError, match=r"precision bf16: this processor has no products of bf16"):
+    with pytest.raises(InputError, match=r"precision bf16: this CPU has no bf16 matrix multiplies"):
         Grounder(untrained, "cpu", precision="bf16")
 
 

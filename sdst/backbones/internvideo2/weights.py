@@ -78,7 +78,7 @@ class Weights:
                 )
 
     def fill(self, module: nn.Module, prefix: str = "", without: tuple[str, ...] = ()) -> None:
-        """Give `module` copies of its tensors, which lie in the file under `prefix`.
+        """Give `module` copies of its tensors, which are in the file under `prefix`.
 
         Args:
             without: beginnings of keys that are left as they are.

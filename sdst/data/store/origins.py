@@ -2,9 +2,9 @@
 
 An origin is a number that a store keeps with every entry: of a query the checksum of its text, of a
 video that of its file's size, first and last bytes. That is cheap for hours of video, and another
-encoding of the same pictures differs there: containers begin or end with an index of all they hold.
+encoding of the same frames differs there: containers begin or end with an index of all they hold.
 Time stamps are no part of it, as copies of a file get new ones. None is not known (a file that
-cannot be read, or a store that does not tell), and passes for the same.
+cannot be read, or a store that does not say), and passes for the same.
 """
 
 from __future__ import annotations

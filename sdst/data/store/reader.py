@@ -2,9 +2,9 @@
 
 It is written, and grows, by `sdst.data.store.writer`.
 
-A store is a folder of flat binary files and one JSON index that says what lies where:
+A store is a folder of flat binary files and one JSON index that says where everything is:
 
-    index.json              shapes, number type, meta; clips, seconds and checksum of every video,
+    index.json              shapes, dtype, meta; clips, seconds and checksum of every video,
                             tokens and checksum of every query; what they were made of
                             (`sdst.data.store.origins`), and the faults of damaged videos
     video_tokens.bin        per video  [K, L, P, Dv]
@@ -17,9 +17,9 @@ half of what fp16 takes, in `video_scales.bin`, [K, L, P] fp32; all else is fp16
 
 Features of last layers alone have K = 1; those that come without a space shared by video and text
 have no embeddings, E = 0. A store appears complete or not at all, opens in milliseconds whatever
-its size, and hands out views that cost nothing until they are read.
+its size, and returns views that cost nothing until they are read.
 
-The entries lie in the order in which they came. One that comes again takes the place of the one
+The entries are in the order in which they came. One that comes again replaces the one
 before it, whose bytes stay. The index alone says what is in a store: files that are longer have a
 tail of a growth that is under way or was stopped, and are read as far as the index knows them.
 
@@ -357,7 +357,7 @@ def read_index(path: Path) -> dict:
 
 
 def read_origins(index: dict, many: str) -> list[int | None]:
-    """The origin of every one of an index's `videos` or `queries`; None where it does not tell."""
+    """The origin of every one of an index's `videos` or `queries`; None where it does not say."""
     return index.get("origins", {}).get(ORIGINS[many]) or [None] * len(index[many])
 
 
@@ -376,7 +376,7 @@ def require(source: FeatureSource, **shapes: int) -> None:
 
 
 def number_types(dtype: str) -> dict[str, np.dtype]:
-    """The number type of each file of a store."""
+    """The dtype of each file of a store."""
     if dtype != "int8":
         return dict.fromkeys(FILES, np.dtype(dtype))
     types = dict.fromkeys(FILES, np.dtype(np.float16))

@@ -1,7 +1,7 @@
 """Writes a feature store (`sdst.data.store.reader`), all at once or not at all, and lets it grow.
 
-What is written is told in a journal, entry by entry; the index is put in place at the end. A writer
-that was killed is gone on with behind what its journal tells. A finished store grows by the same
+Every entry written is recorded in a journal; the index is put in place at the end. A writer
+that was killed is resumed after the last entry of its journal. A finished store grows by the same
 means: behind what its index knows, until a new index takes the place of the old. Not a byte that an
 index knows is changed, so readers are left alone.
 """
@@ -171,7 +171,7 @@ class FeatureWriter:
         self._journal.add("query", Entry([qid, length, checksum], origin))
 
     def copy_video(self, store: FeatureStore, vid: str) -> None:
-        """Append a video of another store, with all that it tells of it; some clips at a time."""
+        """Append a video of another store, with all that it says of it; some clips at a time."""
         video = store.video(vid)
         clips = video.tokens.shape[1]
         entry = self.begin_video(vid, clips, store.video_origins[vid])
@@ -222,7 +222,7 @@ class FeatureWriter:
         return checksum
 
     def _as_stored(self, name: str, values: np.ndarray, what: str) -> np.ndarray:
-        """`values` in the number type of the file `name`."""
+        """`values` in the dtype of the file `name`."""
         with np.errstate(over="ignore"):  # what does not fit becomes inf, which is refused below
             stored = np.ascontiguousarray(values, dtype=self._types[name])
         if not np.isfinite(stored).all():
@@ -260,7 +260,7 @@ class FeatureWriter:
 
     def _publish(self) -> None:
         for file in self._files.values():
-            os.fsync(file.fileno())  # the index must not be there before what it tells
+            os.fsync(file.fileno())  # the index must not exist before the data it names
         if self._journal.grew:
             replace_text(self._building / INDEX, seal(self._journal.index()))
         if not self.grows:
@@ -372,7 +372,7 @@ def _write_at(file: int, data: memoryview | bytes, place: int) -> None:
 
 
 def _pieces(file: int, begin: int, size: int) -> Iterator[tuple[bytes, int]]:
-    """Stretches of a file and where each begins, counted from `begin`."""
+    """Parts of a file and where each begins, counted from `begin`."""
     for offset in range(0, size, PIECE):
         yield os.pread(file, min(PIECE, size - offset), begin + offset), offset
 
