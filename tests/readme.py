@@ -34,7 +34,6 @@ CANNOT_RUN = {
     "python -m sdst.train --config custom --data.root DIR --data.backbone ViT-B-32": NETWORK,
     "python -m sdst.ground --checkpoint runs/mine": "needs a run that fetches weights",
     "python -m sdst.evaluate --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
-    "python -m sdst.train --config NAME_OR_FILE": "shows the form of a command",
     "python -m sdst.train --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m benchmarks.studies.study": "needs a grid, and hours",
