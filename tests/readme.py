@@ -1,9 +1,10 @@
-"""The commands of README.md, run as they stand there, in an environment of nothing but a home.
+"""The commands of README.md and of docs/, run as printed, in an environment of nothing but a home.
 
     python -m tests.readme FOLDER      all that can run here, in an empty folder
 
-What a command needs and does not make is put into the folder under the name that README has for it:
-`DIR` is a dataset, `film.mp4` a video.
+What a command needs and does not make is put into the folder under the name that the pages have for
+it: `DIR` is a dataset, `film.mp4` a video. The packaged backbone replaces a pretrained one, whose
+weights would be downloaded.
 """
 
 from __future__ import annotations
@@ -18,39 +19,49 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+# In the order in which a reader follows them: a page may use what one before it has made.
+FOLLOWED = (
+    "getting-started",
+    "own-videos",
+    "feature-files",
+    "grounding",
+    "training",
+    "evaluation",
+    "gpu",
+)
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in FOLLOWED))
+PRETRAINED, PACKAGED = "ViT-B-32:laion2b_s34b_b79k", "demo"
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"`((?:python -m|torchrun|pip install|pytest) [^`]+)`")
 DEMO = Path("~/.cache/sdst/demo").expanduser()
 
-NETWORK = "fetches weights"
 INSTALLS = "installs: .ci/run and tests/test_install.py do"
 # By the beginning of a command, which may name others of its kind.
 CANNOT_RUN = {
     "pip install": INSTALLS,
     "pytest": "is the test suite",
-    "python -m sdst.ground --zero-shot --backbone ViT-B-32": NETWORK,
-    "python -m sdst.extract --config custom --data.root DIR --data.backbone ViT-B-32": NETWORK,
-    "python -m sdst.train --config custom --data.root DIR --data.backbone ViT-B-32": NETWORK,
-    "python -m sdst.ground --checkpoint runs/mine": "needs a run that fetches weights",
+    "python -m sdst.ground --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
     "python -m sdst.evaluate --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
     "python -m sdst.train --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
-    "python -m benchmarks.studies.study": "needs a grid, and hours",
+    "python -m sdst.train --train.compile": "is for GPUs",
+    "python -m benchmarks": "needs the checkout, and hours",
 }
-EXTRACT = "-m sdst.extract --backbone ViT-B-32:laion2b_s34b_b79k --videos DIR --output STORE"
-# What README itself offers to make a command smaller, or to fetch nothing.
-SMALLER = {
-    "torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1",
-    f"python {EXTRACT} --memory-budget 2GB": "--backbone demo",
-    f"torchrun --nproc_per_node 4 {EXTRACT}": "--backbone demo",
-}
+# What the pages themselves offer to make a command smaller.
+SMALLER = {"torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1"}
 
 
-def commands(readme: str) -> list[str]:
+def all_commands() -> list[str]:
+    """The commands of all pages, each once, in their order."""
+    return list(dict.fromkeys(line for page in PAGES for line in commands(page.read_text())))
+
+
+def commands(page: str) -> list[str]:
     """The lines of its shell blocks and the commands in its text, each once, in their order."""
     found = []
-    for match in re.finditer(f"{BLOCK.pattern}|{SPAN.pattern}", readme, re.DOTALL):
+    for match in re.finditer(f"{BLOCK.pattern}|{SPAN.pattern}", page, re.DOTALL):
         lines = (match[1] or match[2]).replace("\\\n", " ").splitlines()
         for line in lines:
             parts = re.sub(r"\s#\s.*", "", line).split(" && ")
@@ -66,6 +77,7 @@ def reason_not_to_run(command: str) -> str | None:
 def run_as_it_stands(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command in a shell that knows `HOME` and `PATH`, and nothing else."""
     smaller = SMALLER.get(command)
+    command = command.replace(PRETRAINED, PACKAGED)
     return subprocess.run(
         ["bash", "-c", command if smaller is None else f"{command} {smaller}"],
         cwd=folder,
@@ -77,7 +89,7 @@ def run_as_it_stands(command: str, folder: Path) -> subprocess.CompletedProcess[
 
 
 def provide(folder: Path, demo: Path) -> None:
-    """Put what README's names stand for into `folder`, as far as it can be had by now."""
+    """Put what the pages' names stand for into `folder`, as far as it can be had by now."""
     for name in ("film.mp4", "new.mp4"):
         shutil.copy(demo / "videos" / "test_0001.mp4", folder / name)
     (folder / "DIR" / "videos").mkdir(parents=True, exist_ok=True)
@@ -88,6 +100,7 @@ def provide(folder: Path, demo: Path) -> None:
             video = f"videos/{json.loads(line)['vid']}.mp4"
             shutil.copy(demo / video, folder / "DIR" / video)
     shutil.copy(demo / "val.jsonl", folder / "highlight_val_release.jsonl")
+    (folder / "queries.txt").write_text("a dog jumps\na man waves\n")
     (folder / "A.jsonl").write_text("\n".join(moments_of(demo / "test.jsonl")))
     shutil.copy(folder / "runs" / "demo" / "predictions.jsonl", folder / "P.jsonl")
 
@@ -106,7 +119,7 @@ def run_all(
     for command in found:
         if "demo" not in command and (folder / "runs" / "demo" / "predictions.jsonl").is_file():
             provide(folder, demo)
-        shutil.rmtree(folder / "NEW", ignore_errors=True)  # README's lines are alternatives there
+        shutil.rmtree(folder / "NEW", ignore_errors=True)  # the pages' lines are alternatives
         began = time.monotonic()
         done = run_as_it_stands(command, folder)
         wrong = None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr}"
@@ -115,7 +128,7 @@ def run_all(
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    found = commands(README.read_text())
+    found = all_commands()
     runnable = [command for command in found if reason_not_to_run(command) is None]
     failed = 0
     for command, wrong, seconds in run_all(runnable, folder):
