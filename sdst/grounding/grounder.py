@@ -35,8 +35,8 @@ from sdst.model import SDST, EncodedVideo
 
 logger = logging.getLogger(__name__)
 
-# Of all queries that are answered together: so many that a CPU's caches still hold what is between
-# two products, or that a GPU computes longer than it takes to be told what.
+# Of all queries that are answered together: so many that intermediate results stay in a CPU's
+# caches, or that a GPU computes longer than launching takes.
 CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
 CLIP_SCALE = 100.0  # inverse temperature that CLIP was trained to [P]
 ZERO_SHOT_STRETCH = 32  # clips about a moment whose similarity speaks for its video
@@ -53,10 +53,10 @@ class Answers(Protocol):
 class Grounder:
     """Answers queries on video files with a trained side-tuner.
 
-    A video is decoded and encoded once: what the backbone says is kept in memory for the videos
-    used last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
+    A video is decoded and encoded once: its features are kept in memory for the videos used
+    last and on disk under `cache_dir()/grounding` for all. Queries are answered in batches,
     on projections of the video that are made once for all of them. A video longer than those of the
-    training is read in stretches (`sdst.grounding.long_videos`). Threads may share a grounder.
+    training is processed in windows (`sdst.grounding.long_videos`). Threads may share a grounder.
 
         grounder = Grounder("runs/demo")
         [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
@@ -67,11 +67,11 @@ class Grounder:
         device: default: CUDA where present, else the CPU.
         backbone: for a checkpoint trained on features published by SDST, which name no backbone:
             `internvideo2:PATH`; or the one that the checkpoint names, to have it fetched.
-        precision: of the side-tuner's products. `bf16` answers about twice as fast on a processor
-            that has them (`sdst.info` says so), many queries at once 2.7 times.
+        precision: of the side-tuner's matrix multiplies. `bf16` is about 2x faster on a CPU
+            with native bf16 (`sdst.info` reports it), 2.7x for many queries at once.
 
     Raises:
-        InputError: there is no checkpoint, or the processor lacks the precision.
+        InputError: there is no checkpoint, or the CPU lacks the precision.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Grounder:
         skipped: list[str] | None = None,
         progress: bool = False,
     ) -> list[list[Found]]:
-        """The moments of many videos that fit each of `queries` best.
+        """The best moments across many videos for each of `queries`.
 
         `sdst.grounding.search` says how. Short videos are answered together.
 
@@ -163,7 +163,7 @@ class Grounder:
                 their relative paths; or a store of `sdst.extract`, open or by its path.
             queries: a sentence, or any number of them.
             top: most moments found for each.
-            skipped: is told of the videos that cannot be read, a line each; without it such a video
+            skipped: receives a line for each video that cannot be read; without it such a video
                 is an error.
             progress: show a bar.
 
@@ -333,7 +333,7 @@ def _floats(video: VideoFeatures) -> Tensor:
 def _stacked(videos: Sequence[np.ndarray]) -> Tensor:
     """[V, K, L, ...] of videos [K, L, ...] as they are stored, zeros after the shorter ones.
 
-    It lies in memory layer by layer, as the model reads it.
+    Its memory is layer by layer, as the model reads it.
     """
     layers, _, *rest = videos[0].shape
     longest = max(video.shape[1] for video in videos)

@@ -1,4 +1,4 @@
-"""What a feature store holds, told entry by entry while it is written."""
+"""The entries of a feature store, recorded one by one while it is written."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Entry:
 class Journal:
     """The entries of a store: those of its index, then those of a file with one line for each.
 
-    Only what is told is there after a kill.
+    Only recorded entries exist after a kill.
 
     Args:
         meta, dtype: as of `FeatureWriter`.
-        types: the number type of each of the store's files.
+        types: the dtype of each of the store's files.
 
     Attributes:
         shapes: of the features, as in the index.
@@ -101,7 +101,7 @@ class Journal:
         self._behind = self._counts()
 
     def open(self, file: BinaryIO, path: Path) -> None:
-        """Take `file`, and leave it behind its first line, which tells what it goes with.
+        """Take `file`, and leave it behind its first line, which says what it belongs to.
 
         That line of a store that grows has the counts of its index. A journal of other counts is
         what a writer left that was killed when it had put a new index in place.
@@ -131,7 +131,7 @@ class Journal:
         """Read the lines up to the last whole one whose features are in `files`.
 
         Features that differ from their checksum were not on the disk yet when the power failed.
-        They are forgotten, and what was told after them.
+        They are forgotten, and the entries after them.
 
         Returns:
             How many bytes of each of the files the entries fill.
@@ -155,7 +155,7 @@ class Journal:
         return filled
 
     def add(self, kind: str, entry: Entry) -> None:
-        """Tell that the features of an entry are in the files."""
+        """Record that the features of an entry are in the files."""
         line = [self.shapes, kind, *entry.fields, list(entry.faults), entry.origin]
         self._write([*line, _line_checksum(line)])
         self._keep(kind, entry)
@@ -198,7 +198,7 @@ class Journal:
 
 
 def _parsed(line: bytes) -> tuple[dict[str, int], str, Entry] | None:
-    """The shapes, the kind and the entry that a line tells; None for half or a damaged one."""
+    """The shapes, the kind and the entry of a line; None for half or a damaged one."""
     if not line.endswith(b"\n"):
         return None
     try:
