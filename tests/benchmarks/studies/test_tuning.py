@@ -28,7 +28,7 @@ from sdst.data.annotations import read_annotations
 from sdst.data.batches import GroundingDataset, collate
 from sdst.data.video import ClipReader
 from sdst.data.video_files import dataset_videos
-from sdst.model.fused import fused_blocks
+from sdst.model.fused import fuse
 
 SMALL = replace(SETUPS["demo"], clips=6, batch=2, queries=1)
 
@@ -142,9 +142,9 @@ def test_queries_are_answered_by_row_programs_as_users_have_them(monkeypatch) ->
     found = []
 
     def noted(model: torch.nn.Module) -> object:
-        found.append(fused_blocks(model))
+        found.append(fuse(model))
         return found[-1]
 
-    monkeypatch.setattr("sdst.model.tuner.fused_blocks", noted)
+    monkeypatch.setattr("sdst.model.tuner.fuse", noted)
     cost.answering(SMALL)
     assert found and None not in found
