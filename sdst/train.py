@@ -1,4 +1,4 @@
-"""`python -m sdst.train`: train a side-tuner on any config, evaluate it, leave a checkpoint."""
+"""Train a side-tuner on any config, evaluate it, leave a checkpoint."""
 
 from __future__ import annotations
 
