@@ -28,6 +28,7 @@ from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.options import OneLineParser
 from sdst.provenance import titled
 from sdst.publish import replace_text
+from sdst.suggest import did_you_mean
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"
@@ -121,7 +122,7 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
 def make_parser() -> ArgumentParser:
     """Options of the command; with --checkpoint, `OVERRIDABLE` sections of its config, too."""
     parser = OneLineParser("python -m sdst.evaluate", __doc__)
-    evaluated = parser.add_mutually_exclusive_group(required=True)
+    evaluated = parser.add_mutually_exclusive_group()
     evaluated.add_argument("--checkpoint", type=Path, help="output folder of a training run")
     evaluated.add_argument("--predictions", type=Path, help="a submission, JSON lines")
     parser.add_argument(
@@ -177,13 +178,17 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
     known = tuple(f"--{section}." for section in OVERRIDABLE)
+    if unknown := [x for x in overrides if x.startswith("--") and not x.startswith(known)]:
+        name = unknown[0].partition("=")[0]
+        raise InputError(
+            f"{name}: neither an option of sdst.evaluate nor one of {', '.join(known)}..., "
+            "which may differ from the training; see python -m sdst.evaluate --help"
+            + did_you_mean(name, parser._option_string_actions)
+        )
+    if options.checkpoint is None and options.predictions is None:
+        parser.error("give either --checkpoint DIR or --predictions FILE")
     if options.checkpoint is None and overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    if unknown := [x for x in overrides if x.startswith("--") and not x.startswith(known)]:
-        raise InputError(
-            f"{unknown[0]}: neither an option of sdst.evaluate nor one of {', '.join(known)}..., "
-            "which may differ from the training; see python -m sdst.evaluate --help"
-        )
     _check_options(options)
     return options, overrides
 

@@ -93,8 +93,8 @@ def provide(folder: Path, demo: Path) -> None:
     for name in ("film.mp4", "new.mp4"):
         shutil.copy(demo / "videos" / "test_0001.mp4", folder / name)
     (folder / "DIR" / "videos").mkdir(parents=True, exist_ok=True)
-    for split in ("train", "val"):
-        lines = moments_of(demo / f"{split}.jsonl")[:8]
+    for split, queries in (("train", 40), ("val", 8)):  # more than a batch of the recipe
+        lines = moments_of(demo / f"{split}.jsonl")[:queries]
         (folder / "DIR" / f"{split}.jsonl").write_text("\n".join(lines))
         for line in lines:
             video = f"videos/{json.loads(line)['vid']}.mp4"

@@ -20,14 +20,20 @@ OPEN_DATA = {"train", "evaluate", "extract", "convert", "inspect"}
 TAKE_CONFIG_KEYS = OPEN_DATA
 # Which commands print the messages of a module that several share.
 SHARED = {
+    "backbones/openclip_files": {"extract"},  # the one that has both of the options it names
     "checkpoint": {"train"},
     "data/video_files": {"ground", "extract"},
     "demo/__init__": OPEN_DATA,
+    "evaluation/predict": {"evaluate"},
     "evaluation/submission": {"evaluate"},
     "extraction/budget": {"extract"},
     "grounding/encoder": {"ground"},
+    "grounding/export/__init__": {"ground"},
+    "grounding/grounder": {"ground"},
     "grounding/queries": {"ground"},
     "grounding/search": {"extract"},  # which its message is a command of
+    "key_help": {"train"},
+    "options": set(VERBS),
     "renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,

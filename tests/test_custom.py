@@ -19,6 +19,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
+from sdst.sealed import read_sealed, seal
 from sdst.sources import encoded
 from sdst.sources.dataset import open_data
 from tests.videos import cut_in_pictures
@@ -193,8 +194,8 @@ def test_resuming_at_other_settings_is_refused(checkpoint, root, key, value, nam
 
 def test_resuming_on_other_weights_of_the_backbone_is_refused(checkpoint, root, tmp_path):
     run = shutil.copytree(checkpoint, tmp_path / "run")
-    features = json.loads((run / "features.json").read_text())
-    (run / "features.json").write_text(json.dumps({**features, "fingerprint": "f00"}))
+    features = read_sealed(run / "features.json", "")
+    (run / "features.json").write_text(seal({**features, "fingerprint": "f00"}))
     with pytest.raises(InputError, match=r"features\.fingerprint was 'f00'"):
         train.main(["--output", str(run), "--resume", *options(root)])
 

@@ -177,7 +177,8 @@ class SDST(
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
-        fit = 0.0 if contexts is None or self.training else log_fit(contexts)
+        nothing_fits = self.selection is None or contexts is None or self.training
+        fit = 0.0 if nothing_fits else log_fit(contexts)
         if beyond is not None:
             assert contexts is not None  # only a model that selects tokens has others to join
             strides = self.config.context_strides

@@ -428,7 +428,7 @@ def test_without_a_vocabulary_it_says_where_one_belongs(tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     (folder / "vocab.txt").unlink()
     monkeypatch.setattr(internvideo2, "VOCABULARY", str(tmp_path / "no-hub"))
-    with pytest.raises(InputError, match=r"has no vocab\.txt, and .* cannot be fetched"):
+    with pytest.raises(InputError, match=r"has no vocab\.txt, and .* is not in the hub's cache"):
         load(folder)
 
 

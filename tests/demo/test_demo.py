@@ -117,7 +117,7 @@ def test_of_two_at_once_one_renders_and_the_other_waits(
 @pytest.mark.parametrize("name", ["holiday.mp4", "recipe.json"])
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"cake": "flour"}')
-    with pytest.raises(InputError, match=r"something else than the demo.*--config custom"):
+    with pytest.raises(InputError, match=r"something else than the demo.*--data.dataset custom"):
         prepare_demo(tmp_path, TINY, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
