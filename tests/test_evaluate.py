@@ -218,9 +218,9 @@ def write_files(folder: Path, found: dict | None = None, truth: dict | None = No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "one of the arguments --checkpoint --predictions is required"),
+        ([], "give either --checkpoint DIR or --predictions FILE"),
         (["--predictions", "p.jsonl"], "--annotations is missing"),
-        (["--annotations", "a.jsonl"], "one of the arguments --checkpoint --predictions"),
+        (["--annotations", "a.jsonl"], "give either --checkpoint"),
         (["--checkpoint", "runs/none"], "runs/none"),
         (
             ["--checkpoint", "c", "--predictions", "p.jsonl"],
