@@ -177,8 +177,9 @@ class SDST(
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)
         sentence = self._pool_text(projected_text, text_lengths)
         visual, inputs, contexts = self._read_video(video, sentence)
-        nothing_fits = self.selection is None or contexts is None or self.training
-        fit = 0.0 if nothing_fits else log_fit(contexts)
+        fit: Tensor | float = 0.0
+        if self.selection is not None and contexts is not None and not self.training:
+            fit = log_fit(contexts)
         if beyond is not None:
             assert contexts is not None  # only a model that selects tokens has others to join
             strides = self.config.context_strides

@@ -192,7 +192,7 @@ def test_products_that_the_processor_lacks_are_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
     program, x = RowProgram(y=linear(read("x", 4), *weights(4, 4))), torch.randn(1, 1, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(ImplementationError, match=r"this processor lacks \(AVX512_BF16\)"):
+        with pytest.raises(ImplementationError, match=r"this CPU lacks \(AVX512_BF16\)"):
             program.run(1, 1, implementation="native", x=x)
         program.run(1, 1, x=x)  # by the reference
     with (

@@ -89,13 +89,22 @@ def test_videos_without_queries_make_a_store(tmp_path):
     assert FeatureStore(tmp_path / "store").query_ids == []
 
 
-def test_a_large_store_opens_in_milliseconds(tmp_path):
-    with FeatureWriter(tmp_path / "store", META) as writer:
+def test_a_large_store_opens_about_as_fast_as_its_index_is_parsed(tmp_path):
+    store = tmp_path / "store"
+    with FeatureWriter(store, META) as writer:
         for i in range(5000):
             writer.add_video(f"v{i}", 4.0, *video_features(2))
-    start = time.process_time()  # a busy machine must not fail it
-    FeatureStore(tmp_path / "store")
-    assert time.process_time() - start < 0.2
+
+    def fastest(action) -> float:
+        seconds = []
+        for _ in range(5):
+            start = time.process_time()
+            action()
+            seconds.append(time.process_time() - start)
+        return min(seconds)
+
+    parsing = fastest(lambda: json.loads((store / "index.json").read_text()))
+    assert fastest(lambda: FeatureStore(store)) < 20 * parsing  # 3 on a quiet machine
 
 
 def test_a_store_travels_to_other_processes_as_its_path(store):
