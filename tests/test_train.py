@@ -1,4 +1,4 @@
-"""Training as a user meets it: what a run leaves, how it is repeated, killed and gone on with."""
+"""Training as a user meets it: what a run leaves, how it is repeated, killed and resumed."""
 
 from __future__ import annotations
 
