@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from sdst.config_files import config_path, merge, origins, read_layers
 from sdst.data.planted.config import PlantedConfig
-from sdst.errors import InputError, disguise, one_line
+from sdst.errors import InputError, one_line
 from sdst.model.config import LossConfig, ModelConfig
 from sdst.publish import replace_text
-from sdst.renames import rename_keys, rename_options
+from sdst.renames import rename_options
 from sdst.suggest import did_you_mean
-from sdst.text import is_file_name, read_text
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 # Names of backbones, for a message.
@@ -28,6 +28,7 @@ BACKBONES = (
     "hf-hub:ORG/REPO, internvideo2:PATH, or demo, which knows the demo's shapes alone"
 )
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
+END_OF_DOCUMENT = "...\n"  # that PyYAML writes behind a bare value
 # What is decided in the run, where it has these values: when the data is opened, or at its end.
 LEFT_OPEN = {
     "model.video_width": FROM_FEATURES,
@@ -44,9 +45,6 @@ NOT_LEARNED = {
     "data.on_device",
     "train.workers",
 }
-PACKAGED = Path(__file__).parent / "configs"
-MOST_BYTES = 2**20  # of a config file
-MOST_INCLUDES = 10  # files inside each other
 
 
 @dataclass
@@ -214,25 +212,6 @@ class Config:
     planted: PlantedConfig = field(default_factory=PlantedConfig)
 
 
-def packaged_configs() -> list[str]:
-    """Names that `--config` takes beside file paths."""
-    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
-
-
-def config_path(name: str | Path) -> Path:
-    """The YAML file behind a packaged name or a path."""
-    path = PACKAGED / f"{name}.yaml"
-    if path.is_file():
-        return path
-    path = Path(name)
-    if path.exists():  # what is no file is refused by who reads it
-        return path
-    raise InputError(
-        f"config {str(name)!r}: neither a file nor one of the packaged configs "
-        f"({', '.join(packaged_configs())}){did_you_mean(str(name), packaged_configs())}"
-    )
-
-
 def config_parser() -> ArgumentParser:
     """A parser with one `--section.key` option per field of `Config`."""
     parser = ArgumentParser(usage=SUPPRESS, exit_on_error=False)
@@ -243,7 +222,7 @@ def config_parser() -> ArgumentParser:
 
 def config_keys() -> list[str]:
     """Every key, as `section.key`."""
-    return [f"{name}.{key.name}" for name, kind in SECTIONS.items() for key in fields(kind)]
+    return [f"{section}.{key}" for section, keys in KEYS.items() for key in keys]
 
 
 def load_config(
@@ -260,20 +239,27 @@ def load_config(
     Raises:
         InputError: unknown name, key or value, naming it.
     """
+    return load_with_origins(name, overrides, options)[0]
+
+
+def load_with_origins(
+    name: str | Path, overrides: Sequence[str] = (), options: Iterable[str] = ()
+) -> tuple[Config, dict[str, str]]:
+    """As `load_config`, and where each key that is not at its default comes from."""
     path = config_path(name)
     parser = config_parser()
     with _named(f"config {path}"):
-        from_file = parser.parse_object(_read(path))
+        layers = read_layers(path, KEYS)
+        from_file = parser.parse_object(merge(layers))
     with _named("command line"):
         overrides = rename_options(overrides)
         _check_options(overrides, options)
-        namespace = parser.parse_args(overrides, namespace=from_file)
+        namespace = parser.parse_args(overrides, namespace=from_file.clone())
     config = _from_namespace(namespace)
     if problems := _problems(config):
-        file_alone = _from_namespace(parser.parse_object(_read(path)))
-        place = f"config {path}" if _problems(file_alone) else "command line"
+        place = f"config {path}" if _problems(_from_namespace(from_file)) else "command line"
         raise InputError(f"{place}: {'; '.join(problems)}")
-    return config
+    return config, origins(layers) | dict.fromkeys(_overridden(overrides), "command line")
 
 
 def _check_options(overrides: Sequence[str], options: Iterable[str]) -> None:
@@ -287,9 +273,33 @@ def _check_options(overrides: Sequence[str], options: Iterable[str]) -> None:
             raise InputError(f"unknown option {name}{did_you_mean(name, [*names, *options])}")
 
 
+def _overridden(overrides: Sequence[str]) -> list[str]:
+    """The keys that options of the command line name."""
+    names = [x.partition("=")[0].strip("-+") for x in overrides if x.startswith("--")]
+    return [
+        key
+        for key in config_keys()
+        if any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in names)
+    ]
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write `config` as YAML, atomically, such that `load_config(path)` gives it back."""
     replace_text(path, yaml.safe_dump(as_dict(config), sort_keys=False))
+
+
+def annotated(config: Config, origin: dict[str, str]) -> str:
+    """`config` as YAML, each key with where its value comes from; none where it is the default."""
+    lines = []
+    for section, values in as_dict(config).items():
+        lines.append(f"{section}:")
+        for key, value in values.items():
+            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+            text = f"{key}: {text.removesuffix(END_OF_DOCUMENT).rstrip()}"
+            if where := origin.get(f"{section}.{key}"):
+                text += f"  # {where}"
+            lines += [f"  {line}" for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
 
 
 def as_dict(config: Config) -> dict:
@@ -305,76 +315,7 @@ SECTIONS = {
     "predict": PredictConfig,
     "planted": PlantedConfig,
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: a few bytes of aliases stand for gigabytes, and a key given twice is an error."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise InputError(f"line {mark.line + 1}: aliases (*name) are not taken; write it out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            line = node.start_mark.line + 1
-            raise InputError(f"line {line}: key {twice[0]!r} is there twice in one section")
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path, depth: int = 0) -> dict:
-    """The content of a YAML file, on top of what it includes."""
-    if depth > MOST_INCLUDES:
-        raise InputError(f"{path}: includes itself, or more than {MOST_INCLUDES} files in a row")
-    content = yaml.load(read_text(path, MOST_BYTES), _Loader)
-    if not isinstance(content, dict):
-        found = disguise(path) or f"found {str(content)[:40]!r}, expected sections with keys"
-        raise InputError(found)
-    _check_names(content)
-    content = rename_keys(content)
-    _check_keys(content)
-    included = content.pop("include", [])
-    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
-        raise InputError(f"include is {included!r}, expected a list of config names or files")
-    merged: dict = {}
-    for name in included:
-        beside = path.parent / name
-        _merge(merged, _read(beside if beside.is_file() else config_path(name), depth + 1))
-    return _merge(merged, content)
-
-
-def _check_names(value: object) -> None:
-    """Refuse text that the system cannot have as the name of a file."""
-    if isinstance(value, dict):
-        for item in value.values():
-            _check_names(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_names(item)
-    elif isinstance(value, str) and not is_file_name(value):
-        raise InputError(f"found {value!r}, expected text without NUL and half characters")
-
-
-def _check_keys(content: dict) -> None:
-    """Refuse a section or key that there is not, with the closest ones."""
-    for section, values in content.items():
-        if str(section).partition(".")[0] not in {*SECTIONS, "include"}:
-            raise InputError(f"no section {section!r}{did_you_mean(str(section), SECTIONS)}")
-        if section in SECTIONS and isinstance(values, dict):
-            known = [key.name for key in fields(SECTIONS[section])]
-            for key in values:
-                if key not in known:
-                    raise InputError(f"no key {section}.{key}{did_you_mean(str(key), known)}")
-
-
-def _merge(base: dict, other: dict) -> dict:
-    """Lay the sections of `other` over those of `base`."""
-    for section, values in other.items():
-        both = isinstance(values, dict) and isinstance(base.get(section), dict)
-        base[section] = {**base[section], **values} if both else values
-    return base
+KEYS = {section: [key.name for key in fields(kind)] for section, kind in SECTIONS.items()}
 
 
 def _from_namespace(namespace: Namespace) -> Config:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from sdst.config import Config, load_config, packaged_configs
+from sdst.config import Config, load_config
+from sdst.config_files import packaged_configs
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter

@@ -8,7 +8,8 @@ import platform
 from collections.abc import Mapping, Sequence
 
 import sdst
-from sdst.config import load_config, packaged_configs
+from sdst.config import load_config
+from sdst.config_files import packaged_configs
 from sdst.errors import InputError, run
 
 

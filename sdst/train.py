@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from sdst.config import Config, as_dict, config_path, load_config, packaged_configs
+from sdst.config import Config, annotated, load_with_origins
+from sdst.config_files import config_path, packaged_configs
 from sdst.errors import naming, run
 from sdst.key_help import HelpAll, common_keys
 
@@ -130,9 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.train --help`."""
     parser = make_parser()
     options, overrides = parser.parse_known_args(arguments)
-    config = load_config(options.config, overrides, parser._option_string_actions)
+    config, origin = load_with_origins(options.config, overrides, parser._option_string_actions)
     if options.print_config:
-        print(yaml.safe_dump(as_dict(config), sort_keys=False), end="")
+        print(annotated(config, origin), end="")
         return 0
     output = options.output or Path("runs") / config_path(options.config).stem
     metrics = train(config, output, options.resume)
@@ -182,7 +181,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue the run in --output after its last epoch"
     )
     parser.add_argument(
-        "--print-config", action="store_true", help="print the merged config as YAML and exit"
+        "--print-config",
+        action="store_true",
+        help="print the merged config as YAML, with where each value comes from, and exit",
     )
     parser.add_argument("--help-all", action=HelpAll, help="show every configuration key and exit")
     return parser

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdst.config import load_config, packaged_configs, save_config
+from sdst.config import annotated, load_config, load_with_origins, save_config
+from sdst.config_files import packaged_configs
 from sdst.errors import InputError
 
 
@@ -104,3 +105,25 @@ def test_dictionaries_and_lists_are_overridden_in_parts() -> None:
 def test_an_unknown_name_lists_the_packaged_ones() -> None:
     with pytest.raises(InputError, match="qvhighlights_internvideo2"):
         load_config("qvhighlight")
+
+
+def test_the_printed_config_says_where_values_come_from_and_loads_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("include: [charades_internvideo2]\ntrain: {lr: 1e-3}\n")
+    overrides = ["--train.seed=3", "--data.root", "two\nlines: 3  # four", "--model.layers", "2"]
+    config, origin = load_with_origins(tmp_path / "mine.yaml", overrides)
+    assert origin["train.lr"] == str(tmp_path / "mine.yaml")
+    assert origin["train.seed"] == origin["data.root"] == origin["model.layers"] == "command line"
+    assert origin["data.dataset"] == "parts/charades.yaml"
+    assert "planted.noise" not in origin
+    text = annotated(config, origin)
+    assert "  seed: 3  # command line\n" in text
+    (tmp_path / "printed.yaml").write_text(text)
+    assert load_config(tmp_path / "printed.yaml") == config
+
+
+def test_includes_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
+    for level in range(9):
+        (tmp_path / f"{level}.yaml").write_text(f"include: {[f'{level + 1}.yaml'] * 9}\n")
+    (tmp_path / "9.yaml").write_text("train: {lr: 1e-3}\n")
+    with pytest.raises(InputError, match="more than 100 in all"):
+        load_config(tmp_path / "0.yaml")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdst.config import load_config, packaged_configs
+from sdst.config import load_config
+from sdst.config_files import packaged_configs
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
 from sdst.data.feature_files import LAYOUTS
