@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from pathlib import Path
 import torch
 
 from sdst.cache_folder import NoCacheError, cache_dir
+
+logger = logging.getLogger(__name__)
 
 CSRC = Path(__file__).parent / "csrc"
 OPTIONS = ("--std=c++17", "--fmad=true", "--device-as-default-execution-space")
@@ -69,6 +72,7 @@ def cubin(source: str, architecture: int) -> bytes:
     file = cached_file(source, architecture)
     found = None if file is None else _read(file)
     if found is None:
+        logger.info("compiling %s.cu for compute capability %s", source, architecture / 10)
         found = compile_source(source, architecture)
         if file is not None:
             _write(file, found)

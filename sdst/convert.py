@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from sdst.config import Config, load_config
 from sdst.config_files import packaged_configs
@@ -24,6 +23,7 @@ from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
 from sdst.renames import rename_options
+from sdst.verbosity import add_verbosity, progress_bar
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def pack(
     with FeatureWriter(path, meta, dtype, resume=True) as writer:
         done_videos = set(writer.video_ids).intersection(vids)
         done_queries = set(writer.query_ids).intersection(qids)
-        with tqdm(
+        with progress_bar(
             desc="convert",
             unit="file",
             total=len(vids) + len(qids),
@@ -140,7 +140,7 @@ def repack(
         queries = lacking(store.query_origins, writer.query_origins)
         videos = lacking(store.video_origins, writer.video_origins)
         entries = len(queries) + len(videos)
-        with tqdm(desc="convert", unit="entry", total=entries, disable=not progress) as bar:
+        with progress_bar(desc="convert", unit="entry", total=entries, disable=not progress) as bar:
             for qid in queries:
                 writer.copy_query(store, qid)
                 bar.update()
@@ -207,6 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="NEW", help="folder of the copy of --store")
     add("--store-dtype", choices=DTYPES, help="default: float16, of --store its own")
     add("--verify", action="store_true", help="compare the existing store with its checksums")
+    add_verbosity(parser)
     return parser
 
 

@@ -10,12 +10,14 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 
 from sdst.output import forgiving_output
+from sdst.verbosity import is_verbose, talk
 
 NAMED = 10  # faults of many files; the rest is counted
 LONGEST = 2000  # characters of a message, some of which repeat what a file holds
@@ -58,7 +60,7 @@ def run(main: Callable[[], int | None]) -> None:
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with forgiving_output() as output:
+    with forgiving_output() as output, talk():
         try:
             code = main()
         except KeyboardInterrupt:
@@ -68,6 +70,8 @@ def run(main: Callable[[], int | None]) -> None:
             line = explain(error)
             if line is None:
                 raise
+            if is_verbose():
+                traceback.print_exc()
             code = _refuse(line)
         sys.stdout.flush()
         if output.fault is not None:

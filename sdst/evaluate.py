@@ -29,6 +29,7 @@ from sdst.options import OneLineParser
 from sdst.provenance import titled
 from sdst.publish import replace_text
 from sdst.suggest import did_you_mean
+from sdst.verbosity import add_verbosity
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"
@@ -155,6 +156,7 @@ def make_parser() -> ArgumentParser:
         metavar="SECONDS",
         help="per saliency score, instead of the dataset's",
     )
+    add_verbosity(parser)
     return parser
 
 

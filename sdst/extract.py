@@ -25,6 +25,7 @@ from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
 from sdst.renames import rename_options
+from sdst.verbosity import add_verbosity
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 
@@ -48,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store; one that is there already grows")
+    add_verbosity(parser)
     return parser
 
 

@@ -14,6 +14,7 @@ clips' similarity to the sentence exceeds the rest of the video.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -32,10 +33,13 @@ from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
 from sdst.options import OneLineParser
 from sdst.publish import replace_text
+from sdst.verbosity import add_verbosity
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+
+logger = logging.getLogger("sdst.ground")  # also where it is run as `python -m`
 
 PIPE = Path("-")
 CLIP_LENGTH = 2.0  # seconds, of --zero-shot
@@ -91,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"the moments for another program, by the ending: {', '.join(FORMATS)}",
     )
     add("--clips", type=Path, metavar="DIR", help="each moment as a video file, cut from its own")
+    add_verbosity(parser)
     return parser
 
 
@@ -170,6 +175,7 @@ def _open_corpus(options: argparse.Namespace) -> Corpus | None:
 
 
 def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
+    logger.info("loading %s", options.backbone if options.zero_shot else options.checkpoint)
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
     if options.zero_shot:

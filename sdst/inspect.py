@@ -26,6 +26,7 @@ from sdst.data.store.reader import INDEX, FeatureSource, FeatureStore
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError, run
 from sdst.evaluation.retrieval import LENGTH_RANGES
+from sdst.verbosity import add_verbosity
 
 if TYPE_CHECKING:
     from sdst.config import Config
@@ -313,6 +314,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--clip-length", type=float, metavar="S", help="seconds per clip")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a figure as well")
     parser.add_argument("--examples", type=int, default=5, help="queries in it (default 5)")
+    add_verbosity(parser)
     return parser
 
 

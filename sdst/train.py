@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,12 +15,15 @@ from sdst.config import Config, annotated, load_with_origins
 from sdst.config_files import config_path, packaged_configs
 from sdst.errors import naming, run
 from sdst.key_help import HelpAll, common_keys
+from sdst.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
     from sdst.checkpoint import RunFolder
     from sdst.model import SDST
     from sdst.training.trainer import Trainer
+
+logger = logging.getLogger("sdst.train")  # also where it is run as `python -m`
 
 
 def train(
@@ -53,6 +57,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     from sdst.training.trainer import Trainer, autocast_dtype, check_run, make_accelerator
 
     began = time.monotonic()
+    logger.debug("opening the data")
     autocast_dtype(config.train.precision)  # refused before any data is made
     accelerator = make_accelerator(config, folder.path)
     with main_process_first(accelerator):
@@ -185,6 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the merged config as YAML, with where each value comes from, and exit",
     )
+    add_verbosity(parser)
     parser.add_argument("--help-all", action=HelpAll, help="show every configuration key and exit")
     return parser
 

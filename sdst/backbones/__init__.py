@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from sdst.errors import InputError
 
 if TYPE_CHECKING:
     from sdst.backbones.internvideo2 import InternVideo2Backbone
+
+logger = logging.getLogger(__name__)
 
 DEMO_BACKBONE = Path(__file__).parents[1] / "demo" / "backbone"
 
@@ -105,6 +108,7 @@ def load_backbone(
         InputError: an unknown name, weights that are missing, cannot or must not be fetched, a
             model that does not show its hidden states or has fewer blocks than `layers`.
     """
+    logger.debug("loading the backbone %s", name)
     if name.partition(":")[0] == "internvideo2":
         return load_internvideo2(name, layers, device, fetch)
     from sdst.backbones.openclip import OpenClipBackbone

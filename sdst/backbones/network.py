@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # for a name and a connection
 
@@ -28,7 +31,7 @@ def downloads(allowed: bool = True) -> Iterator[bool]:
     """
     if constants.HF_HUB_OFFLINE:
         yield False
-    elif allowed and reachable(constants.ENDPOINT):
+    elif allowed and _connects():
         yield True
     else:
         before = socket.getdefaulttimeout()
@@ -38,6 +41,11 @@ def downloads(allowed: bool = True) -> Iterator[bool]:
                 yield False
         finally:
             socket.setdefaulttimeout(before)
+
+
+def _connects() -> bool:
+    logger.info("connecting to %s", hub())
+    return reachable(constants.ENDPOINT)
 
 
 def reachable(url: str) -> bool:

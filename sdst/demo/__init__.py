@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sdst.data.annotations import Annotation, write_annotations
 from sdst.demo.labels import ask, ratings, relevant_clips
 from sdst.demo.render import write_video
 from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
 from sdst.publish import lock, publish, scratch_folder
+from sdst.verbosity import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ def _render(folder: Path, size: DemoSize, threads: int) -> None:
     pool = ThreadPoolExecutor(threads)
     try:
         done = pool.map(partial(_render_one, folder, size.seed), jobs)
-        for _ in tqdm(done, total=len(jobs), desc="rendering", unit="video"):
+        for _ in progress_bar(done, total=len(jobs), desc="rendering", unit="video"):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

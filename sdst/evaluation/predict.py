@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from sdst.checkpoint import load_checkpoint
 from sdst.config import PredictConfig
@@ -20,6 +19,7 @@ from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.model import SDST, Outputs
 from sdst.sources.dataset import open_data
+from sdst.verbosity import progress_bar
 
 
 def predict(
@@ -46,7 +46,7 @@ def predict(
         model.for_inference()
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     records = []
-    for samples in tqdm(loader, desc="predict", leave=False, disable=not progress):
+    for samples in progress_bar(loader, desc="predict", leave=False, disable=not progress):
         batch = collate(samples).to(device)
         annotations = [sample.annotation for sample in samples]
         durations = [annotation.duration for annotation in annotations]

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from sdst.backbones import Backbone
 from sdst.data.store.origins import lacking, query_origins, video_origins
@@ -26,6 +25,7 @@ from sdst.errors import InputError
 from sdst.extraction.ahead import Ahead, encoder_threads, map_ahead
 from sdst.extraction.budget import BudgetError, MemoryBudget
 from sdst.extraction.settings import Settings
+from sdst.verbosity import progress_bar
 
 DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,
@@ -171,7 +171,7 @@ class _Progress:
     """A bar of videos, parts of one counted, and frames per second; a context manager."""
 
     def __init__(self, videos: int, frames_per_clip: int, shown: bool) -> None:
-        self._bar = tqdm(total=videos, desc="encode", bar_format=BAR, disable=not shown)
+        self._bar = progress_bar(total=videos, desc="encode", bar_format=BAR, disable=not shown)
         self._frames_per_clip = frames_per_clip
         self._done = self._clips = 0
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from sdst.backbones import Backbone
 from sdst.data.store.origins import lacking, query_origins, video_origins
@@ -27,6 +26,7 @@ from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.extraction.settings import Settings
 from sdst.publish import replace_text
+from sdst.verbosity import progress_bar
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 600  # of a shard, after which the one who waits says so
@@ -158,7 +158,7 @@ def _is_done(told: Path, task: dict) -> bool:
 
 def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
     """Wait for the reports of all processes; say so where one is silent for long."""
-    with tqdm(total=len(tasks), desc="wait for other processes", unit="shard") as bar:
+    with progress_bar(total=len(tasks), desc="wait for other processes", unit="shard") as bar:
         said = time.time()
         while missing := [
             rank for rank, task in enumerate(tasks) if not _is_done(folder / f"{rank}.json", task)
@@ -206,5 +206,5 @@ def _join(
     with writer:
         for qid in lacking(texts, writer.query_origins):
             writer.copy_query(shards[0], qid)
-        for vid in tqdm(lacking(files, writer.video_origins), "join", unit="video"):
+        for vid in progress_bar(lacking(files, writer.video_origins), "join", unit="video"):
             writer.copy_video(owners[vid], vid)

@@ -82,7 +82,9 @@ class VideoEncoder:
 
     def _load_or_encode(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
         if folder is not None and (kept := _kept(folder)) is not None:
+            logger.debug("%s: encoded before, in %s", path, folder)
             return kept
+        logger.info("encoding %s", path.name)
         with _one_at_a_time:
             try:
                 if folder is not None:

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.grounding.corpus import Corpus
 from sdst.grounding.decode import Prediction
 from sdst.grounding.encoder import VideoEncoder
+from sdst.verbosity import progress_bar
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def videos_of(
     """
     if isinstance(corpus, FeatureStore):
         _check_store(corpus, encoder, layers)
-    for vid in tqdm(corpus, "search", unit="video", disable=not progress):
+    for vid in progress_bar(corpus, "search", unit="video", disable=not progress):
         if isinstance(corpus, FeatureStore):
             yield vid, corpus.video(vid)
             continue

@@ -35,6 +35,7 @@ from sdst.training.distributed import gather_batch
 from sdst.training.optim import make_optimizer, make_scheduler
 from sdst.training.state import load_state, save_state
 from sdst.training.tracking import check_tracker, log
+from sdst.verbosity import is_quiet, progress_bar
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -117,7 +118,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end, or until Ctrl-C or SIGTERM."""
         config = self.config.train
-        bar = tqdm(
+        bar = progress_bar(
             total=self.total_steps,
             initial=self.progress.step,
             desc="train",
@@ -294,7 +295,7 @@ class Trainer:
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, once for all processes."""
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not is_quiet():
             tqdm.write(line)
 
     @property

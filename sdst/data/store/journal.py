@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from sdst.data.store.reader import (
     FORMAT,
@@ -24,6 +23,7 @@ from sdst.data.store.reader import (
     row_widths,
 )
 from sdst.errors import InputError
+from sdst.verbosity import progress_bar
 
 JOURNAL = "journal.jsonl"
 PIECE = 2**22  # bytes read at once
@@ -141,7 +141,7 @@ class Journal:
             for entry in entries:
                 filled = self._with(filled, self.shapes, kind, entry)
         good, size = self._file.tell(), os.fstat(self._file.fileno()).st_size
-        with tqdm(total=size, initial=good, desc="check", unit="B", delay=1) as bar:
+        with progress_bar(total=size, initial=good, desc="check", unit="B", delay=1) as bar:
             while (found := _parsed(self._file.readline())) is not None:
                 shapes, kind, entry = found
                 after = self._with(filled, shapes, kind, entry)

@@ -38,10 +38,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from sdst.errors import InputError
 from sdst.sealed import read_sealed
+from sdst.verbosity import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -251,7 +251,7 @@ class FeatureStore:
         damaged = []
         for checked in self._checked.values():
             checked[:] = bytes(len(checked))
-        with tqdm(total=entries, desc="verify", disable=not progress, delay=1) as bar:
+        with progress_bar(total=entries, desc="verify", disable=not progress, delay=1) as bar:
             for kind, key, entry, features in self._entries():
                 try:
                     self._check(kind, key, entry, features)
