@@ -7,16 +7,16 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
-from unittest.mock import patch
+from threading import RLock, Thread
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 2.0  # for a name and a connection
+SECONDS = 2.0  # for a name, a connection and the answer to a request
+_offline = RLock()  # who holds it may set what the hub's library and all sockets go by
 
 
 @contextmanager
@@ -34,13 +34,15 @@ def downloads(allowed: bool = True) -> Iterator[bool]:
     elif allowed and _connects():
         yield True
     else:
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(SECONDS)  # of weights that come from elsewhere
-        try:
-            with patch.object(constants, "HF_HUB_OFFLINE", True):
+        with _offline:
+            before = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+            constants.HF_HUB_OFFLINE = True
+            socket.setdefaulttimeout(SECONDS)  # of weights that come from elsewhere
+            try:
                 yield False
-        finally:
-            socket.setdefaulttimeout(before)
+            finally:
+                constants.HF_HUB_OFFLINE, timeout = before
+                socket.setdefaulttimeout(timeout)
 
 
 def _connects() -> bool:
@@ -49,27 +51,24 @@ def _connects() -> bool:
 
 
 def reachable(url: str) -> bool:
-    """Whether something answers at the address of `url`, or of the proxy that leads there."""
-    host = urlsplit(url).hostname or ""
-    proxy = getproxies().get(urlsplit(url).scheme)
-    if proxy and not proxy_bypass(host):
-        url = proxy if "//" in proxy else f"//{proxy}"
-    found = urlsplit(url)
-    port = found.port or (80 if found.scheme == "http" else 443)
-    answered: list[bool] = []
+    """Whether a server answers a request for `url`, by the environment's proxies and certificates.
 
-    def connect() -> None:
+    A connection alone proves little: firewalls and proxies accept what they never answer.
+    """
+    session, answered = get_session(), list[bool]()
+
+    def ask() -> None:
         try:
-            socket.create_connection((found.hostname or "", port), SECONDS).close()
-            answered.append(True)
-        except OSError:
-            pass
+            answer = session.head(url, timeout=SECONDS)
+        except Exception:  # of requests or httpx, by the library's version
+            return
+        answered.append(answer.status_code < 500)
 
-    # A name server that is not there is waited for longer than the connection.
-    attempt = Thread(target=connect, daemon=True)
+    # Each step has its own time limit, and a name server that is not there has none.
+    attempt = Thread(target=ask, daemon=True)
     attempt.start()
     attempt.join(SECONDS)
-    return bool(answered)
+    return answered == [True]
 
 
 def hub() -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from huggingface_hub import constants
@@ -17,6 +20,7 @@ from sdst.errors import InputError
 @pytest.fixture
 def silent_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No hub and no cache: an address that never answers."""
+    import_module("sdst.backbones.openclip")  # its time does not count
     # TEST-NET-1 is routed nowhere: packets are lost, or refused at once.
     monkeypatch.setattr(constants, "ENDPOINT", "https://192.0.2.1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -42,13 +46,32 @@ def test_the_hubs_library_is_offline_in_the_block_alone(silent_server) -> None:
     assert not constants.HF_HUB_OFFLINE and socket.getdefaulttimeout() is None
 
 
-def test_what_answers_is_reached_also_as_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert reachable(f"http://{address}")
-        monkeypatch.setenv("https_proxy", f"http://{address}")
-        assert reachable("https://192.0.2.1")
+def test_what_answers_a_request_is_reached_also_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert not reachable(address)  # 501, as a server that is down behind its proxy
+
+        server.RequestHandlerClass = SimpleHTTPRequestHandler
+        assert reachable(address)
+        server.shutdown()
     assert not reachable("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("as_proxy", [False, True])
+def test_a_connection_that_is_never_answered_is_one_line_at_once(
+    silent_server, monkeypatch: pytest.MonkeyPatch, as_proxy: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if as_proxy:
+            monkeypatch.setenv("HTTPS_PROXY", address)
+        else:
+            monkeypatch.setattr(constants, "ENDPOINT", address)
+        began = time.monotonic()
+        with pytest.raises(InputError, match="cannot be reached"):
+            load_backbone("ViT-B-32:laion2b_s34b_b79k", 4)
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
