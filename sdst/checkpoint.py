@@ -1,6 +1,7 @@
 """What a training run leaves on disk, how it is taken up again, and how it is loaded for use.
 
     config.yaml           the whole configuration
+    config.json           the same, with a checksum: what `config.yaml` was before it was edited
     features.json         what decides the features it was trained on
     model/                the best weights so far: `SDST.from_pretrained`
     checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
@@ -8,15 +9,18 @@
                           `sdst.model.health`
     metrics.json, predictions.jsonl, curves.png, tensorboard/
 
-Every file and folder appears complete or not at all, so a run may be killed at any moment.
+Every file and folder appears complete or not at all, so a run may be killed at any moment. Nothing
+is written through a symbolic link: a run that came from somebody else may hold some.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence, Set
+import stat
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from os.path import samestat
@@ -31,7 +35,10 @@ from sdst.model import SDST
 from sdst.publish import lock, publish, remove_leftovers, replace_text, scratch_folder, sync
 from sdst.sealed import read_sealed, seal
 
+logger = logging.getLogger(__name__)
+
 FEATURES = "features.json"
+_SEALED_CONFIG = "config.json"
 _PROGRESS = "progress.json"
 ANEW = "start again without --resume, which keeps this run under another name"
 # Keys of `data` that decide what features are.
@@ -43,6 +50,8 @@ _OF_FEATURES = (
     "text_features",
     "endpoints",
 )
+# What features from anywhere must share with those of the training.
+_OF_ALL_FEATURES = ("fingerprint", *_OF_FEATURES, "planted", "shape")
 _MODEL_FILES = ("config.json", "model.safetensors")
 
 
@@ -135,6 +144,7 @@ class RunFolder:
             )
         self._hold()
         self._clean()
+        self._refuse_links()
         self.check_config(config)
         if self.last_state() is None and any(r["epoch"] > 1 for r in self.read_metrics()):
             raise InputError(
@@ -145,6 +155,7 @@ class RunFolder:
     def check_config(self, config: Config) -> None:
         """Refuse a run of other settings, as far as they change what is learned."""
         started = load_config(self._config_file)
+        _report_edits(self.path, started)
         if different := _differences(as_dict(started), as_dict(config), NOT_LEARNED):
             raise InputError(
                 f"--resume: {self.path} was started with another configuration "
@@ -161,24 +172,24 @@ class RunFolder:
         """
         if self._features_file.is_file():
             started = trained_on(self.path)
-            # A name says nothing where there is a fingerprint; older runs do not know every key.
-            known = {name: value for name, value in features.items() if name in started}
-            names = {"features.backbone"} if "fingerprint" in known else set()
-            if different := _differences({"features": started}, {"features": known}, names):
+            # A name says nothing where there is a fingerprint.
+            names = set(features) - ({"backbone"} if "fingerprint" in started else set())
+            if different := _changes(started, features, names):
                 raise InputError(
                     f"--resume: {self.path} was started on other features "
-                    f"({'; '.join(different)}); give the same ones, or another --output"
+                    f"(features.{'; features.'.join(different)}); give the same ones, or another "
+                    "--output"
                 )
         decided = load_config(self._config_file).predict
         started = {"stretch": decided.stretch, "overlap": decided.overlap}
         kept = {name: value for name, value in started.items() if value is not None}
-        save_config(replace(config, predict=replace(config.predict, **kept)), self._config_file)
+        self._keep(replace(config, predict=replace(config.predict, **kept)))
         self.write(FEATURES, seal(features, indent=2) + "\n")
 
     def decide(self, **predict: object) -> None:
         """Keep what training has decided of the `predict` section."""
         config = load_config(self._config_file)
-        save_config(replace(config, predict=replace(config.predict, **predict)), self._config_file)
+        self._keep(replace(config, predict=replace(config.predict, **predict)))
 
     def last_state(self) -> Path | None:
         """The newest complete training state, None before the first epoch's end."""
@@ -218,7 +229,8 @@ class RunFolder:
 
     def log_metrics(self, record: dict) -> None:
         """Append one validation to `metrics.jsonl`."""
-        with self.metrics_log.open("a") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.metrics_log, flags, 0o666), "a") as file:
             file.write(json.dumps(record) + "\n")
         sync(self.metrics_log)
 
@@ -252,6 +264,23 @@ class RunFolder:
         """Write a text file of the run, atomically."""
         replace_text(self.path / name, text)
 
+    def _keep(self, config: Config) -> None:
+        """Make `config` that of this run, with the copy that edits are told by."""
+        self.write(_SEALED_CONFIG, seal(as_dict(config), indent=2) + "\n")
+        save_config(config, self._config_file)
+
+    def _refuse_links(self) -> None:
+        """Refuse a run whose parts are elsewhere, or are pipes, which training would write to."""
+        for place, folders, files in os.walk(self.path):
+            for path in (Path(place, name) for name in (*folders, *files)):
+                mode = path.lstat().st_mode
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
+                    raise InputError(
+                        f"--resume: {path} is {kind}, which training does not write through; put "
+                        "the file or folder itself there"
+                    )
+
     def _clean(self) -> None:
         """Remove what killed processes left while they wrote here."""
         for folder in (self.path, self.checkpoints, self.model):
@@ -278,8 +307,9 @@ class RunFolder:
         """Whether the folder is empty, or holds but the config of a start that failed at once."""
         if not self.path.is_dir():
             return False
-        found = list(self.path.iterdir())
-        return not found or (found == [self._config_file] and _is_saved_config(self._config_file))
+        found = {path.name for path in self.path.iterdir()}
+        of_start = {self._config_file.name, _SEALED_CONFIG}
+        return not found or (found <= of_start and _is_saved_config(self._config_file))
 
     @property
     def _config_file(self) -> Path:
@@ -309,6 +339,7 @@ def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config
                 "training run"
             )
     config = load_config(folder / "config.yaml", overrides)
+    _report_edits(folder, load_config(folder / "config.yaml") if overrides else config)
     try:
         with redirect_stdout(None):  # the hub mixin prints a line of its own
             model = SDST.from_pretrained(str(folder / "model"), strict=True)
@@ -339,6 +370,22 @@ def _check_features(folder: Path, config: Config) -> None:
             )
 
 
+def check_source(folder: Path, features: dict) -> None:
+    """Refuse features that are not of the kind that the checkpoint in `folder` was trained on.
+
+    Args:
+        features: what decides them, `Data.meta`.
+
+    Raises:
+        InputError: a backbone of other weights or another preprocessing made them, for one.
+    """
+    if different := _changes(trained_on(folder), features, _OF_ALL_FEATURES):
+        raise InputError(
+            f"checkpoint {folder}: was trained on other features than these "
+            f"({'; '.join(different)}); give those of its training"
+        )
+
+
 def trained_on(folder: Path) -> dict:
     """What decides the features that the checkpoint in `folder` was trained on.
 
@@ -346,6 +393,30 @@ def trained_on(folder: Path) -> dict:
         InputError: the file that says so is damaged.
     """
     return read_sealed(folder / FEATURES, "take it from a copy, or train again")
+
+
+def _report_edits(folder: Path, config: Config) -> None:
+    """Warn where the config of a run is not as training wrote it: edited, or damaged.
+
+    Raises:
+        InputError: the copy that tells is damaged.
+    """
+    file = folder / _SEALED_CONFIG
+    if not file.is_file():  # of an earlier version
+        return
+    sections = read_sealed(file, "remove it to take config.yaml as it is")
+    now = as_dict(config)
+    different = [
+        f"{section}.{change}"
+        for section, values in sections.items()
+        if isinstance(values, dict)
+        for change in _changes(values, now.get(section, {}), values)
+    ]
+    if different:
+        logger.warning(
+            "%s: not as training wrote it (%s); edited, or damaged: %s holds what it was",
+            *(folder / "config.yaml", "; ".join(different), _SEALED_CONFIG),
+        )
 
 
 def _is_saved_config(file: Path) -> bool:
@@ -357,7 +428,16 @@ def _is_saved_config(file: Path) -> bool:
     return file.read_text() == yaml.safe_dump(whole, sort_keys=False)
 
 
-def _differences(old: dict, new: dict, ignored: Set[str] = frozenset()) -> list[str]:
+def _changes(old: dict, new: dict, names: Iterable[str]) -> list[str]:
+    """Those of `names` that both have, at different values."""
+    return [
+        f"{name} was {old[name]!r}, now {new[name]!r}"
+        for name in names
+        if name in old and name in new and old[name] != new[name]
+    ]
+
+
+def _differences(old: dict, new: dict, ignored: Set[str]) -> list[str]:
     """Keys of `new`, section by section, that are not as in `old`, but for what it leaves open."""
     return [
         f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"

@@ -67,7 +67,8 @@ def replace_text(path: str | Path, text: str) -> None:
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends without an error.
 
-    Its folder is created where needed. What is no regular file, `/dev/stdout` say, is written to.
+    Its folder is created where needed. What is no regular file, `/dev/stdout` say, is written to;
+    a symbolic link is replaced.
 
     Raises:
         InputError: it cannot be written; what was there stays.
@@ -197,7 +198,7 @@ def _is_stream(path: Path) -> bool:
     if str(path).startswith(_STREAMS):
         return True
     try:
-        mode = path.stat().st_mode
+        mode = path.lstat().st_mode
     except OSError:
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import Progress, RunFolder, load_checkpoint
+from sdst.checkpoint import Progress, RunFolder, check_source, load_checkpoint
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
@@ -36,12 +36,13 @@ def test_whatever_a_run_has_left_is_kept_under_another_name(output: Path, left: 
     (output / "metrics.json").write_text("{}")
     begin(output)
     names = {path.name for path in output.with_name("run.1").iterdir()}
-    assert names == {"config.yaml", "metrics.json", left}
+    assert names - {"config.json"} == {"config.yaml", "metrics.json", left}
     assert [path.name for path in output.iterdir()] == ["config.yaml"]
 
 
 def test_a_start_that_failed_at_once_leaves_nothing_to_keep(output: Path) -> None:
-    begin(output, "--train.lr", "1")
+    begin(output, "--train.lr", "1").settle(load_config("demo"), {})
+    (output / "features.json").unlink()  # what was to be written next
     begin(output, "--train.lr", "2")
     assert load_config(output / "config.yaml").train.lr == 2
     assert not output.with_name("run.1").exists()
@@ -170,6 +171,54 @@ def test_a_config_that_no_longer_fits_the_features_is_refused(
     load_checkpoint(output)
     with pytest.raises(InputError, match=f"data.{key} is {value}, but it was trained on"):
         load_checkpoint(output, [f"--data.{key}", str(value)])
+
+
+def test_an_edited_config_is_used_and_reported(output: Path, caplog) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as folder:
+        folder.begin(config)
+        folder.settle(config, {"clip_length": 1.0})
+        folder.save_model(SDST(config.model))
+    load_checkpoint(output, ["--predict.nms", "hard"])
+    assert not caplog.records
+    file = output / "config.yaml"
+    file.write_text(file.read_text().replace("nms: none", "nms: linear"))
+    assert load_checkpoint(output)[0].predict.nms == "linear"
+    [record] = caplog.records
+    assert "config.yaml: not as training wrote it (predict.nms was 'none', now 'linear')" in (
+        record.getMessage()
+    )
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoints", "metrics.jsonl", "model/config.json"])
+def test_a_run_with_links_is_not_resumed(output: Path, tmp_path: Path, name: str) -> None:
+    config = load_config("demo")
+    with closing(RunFolder(output)) as folder:
+        folder.begin(config)
+        folder.settle(config, {})
+        folder.save_model(SDST(config.model))
+        path, elsewhere = output / name, tmp_path / "precious"
+        if path.exists():
+            path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+        with pytest.raises(InputError, match=f"{name} is a symbolic link"):
+            folder.resume(config)
+
+
+def test_metrics_are_not_written_through_a_link(output: Path, tmp_path: Path) -> None:
+    folder = begin(output)
+    folder.metrics_log.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        folder.log_metrics({"epoch": 1})
+    assert not (tmp_path / "precious").exists()
+
+
+def test_other_features_than_those_of_the_training_are_refused(output: Path) -> None:
+    folder = begin(output)
+    folder.settle(load_config("demo"), {"fingerprint": "f", "backbone": "ViT", "queries": "1"})
+    check_source(output, {"fingerprint": "f", "backbone": "moved", "queries": "2"})
+    with pytest.raises(InputError, match="fingerprint was 'f', now 'g'"):
+        check_source(output, {"fingerprint": "g"})
 
 
 def test_damaged_weights_are_refused(output: Path) -> None:

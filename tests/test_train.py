@@ -94,6 +94,7 @@ def test_a_run_leaves_what_the_readme_lists(tiny_checkpoint: Path) -> None:
     left = {path.name for path in tiny_checkpoint.iterdir()}
     expected = {
         "config.yaml",
+        "config.json",
         "features.json",
         "metrics.json",
         "metrics.jsonl",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sdst.checkpoint import load_checkpoint
+from sdst.checkpoint import check_source, load_checkpoint
 from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
@@ -117,7 +117,9 @@ def predict_split(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, model = load_checkpoint(checkpoint, overrides)
     asked_for = any(option.startswith("--data.backbone") for option in overrides)
-    dataset = open_data(config, fetch=asked_for).dataset(split)
+    data = open_data(config, fetch=asked_for)
+    check_source(checkpoint, data.meta)
+    dataset = data.dataset(split)
     records = predict(
         model.to(device),
         dataset,

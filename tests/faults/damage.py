@@ -4,13 +4,15 @@ it notice.
     python -m tests.faults.damage --tries 20
 
 Each try flips a bit, zeroes a page's part or cuts the end off one copy of a file, and runs what
-reads it. Noticed is an `InputError`, or the very answer of the undamaged files (the byte decides
-nothing, or the cache was made anew).
+reads it. Noticed is an `InputError`, the very answer of the undamaged files (the byte decides
+nothing, or the cache was made anew), or a warning that names the file: of a config, which its owner
+may edit.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import shutil
 import sys
@@ -32,6 +34,18 @@ from tests import layouts
 from tests.features import META, text_features, video_features
 
 KINDS = ("flip", "zero", "cut")
+NOTICED = ("refused", "told", "same answer")
+
+
+class Lines(logging.Handler):
+    """Keeps the warnings of commands."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
 
 
 def damage(file: Path, kind: str, draw: random.Random) -> bool:
@@ -162,12 +176,18 @@ def try_case(name: str, tries: int, seed: int = 0) -> tuple[Counter, list[str]]:
                 kind = draw.choice(KINDS)
                 if not damage(copy / file, kind, draw):
                     continue
+                lines = Lines()
+                logging.getLogger("sdst").addHandler(lines)
                 try:
                     end = "same answer" if same(read(copy), expected) else "unnoticed"
+                    if end == "unnoticed" and any(file.name in line for line in lines.said):
+                        end = "told"
                 except InputError as error:
                     end = "refused" if "\n" not in str(error) else "refused in several lines"
+                finally:
+                    logging.getLogger("sdst").removeHandler(lines)
                 ends[end] += 1
-                if end not in ("refused", "same answer"):
+                if end not in NOTICED:
                     unnoticed.append(f"{name}: {file}, {kind}, try {number}: {end}")
     return ends, unnoticed
 

@@ -12,3 +12,9 @@ def test_damage_of_any_file_of_a_store_is_noticed(name: str) -> None:
     ends, unnoticed = try_case(name, tries=3)
     assert not unnoticed
     assert ends["refused"]
+
+
+def test_damage_of_any_file_of_a_run_is_noticed() -> None:
+    ends, unnoticed = try_case("run folder", tries=1)
+    assert not unnoticed
+    assert ends["refused"]
