@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from sdst.model.config import ModelConfig
-from sdst.model.layers import CrossAttention, FeedForward, Residual, SelfAttention, sine_encoding
+from sdst.model.layers import (
+    CrossAttention,
+    FeedForward,
+    Residual,
+    SelfAttention,
+    sine_encoding,
+    take_rows,
+)
 
 
 class DenseBlock(nn.Module):
@@ -150,6 +157,6 @@ def resample(x: Tensor, lengths: Tensor, stride: int, target_stride: int, size: 
     rows, first = x.reshape(-1, width), length * torch.arange(batch, device=x.device)[:, None]
 
     def take(at: Tensor) -> Tensor:  # whole rows, where `gather` would go number by number
-        return rows.index_select(0, (first + at).flatten()).view(batch, size, width)
+        return take_rows(rows, (first + at).flatten()).view(batch, size, width)
 
     return torch.lerp(take(left), take(right), share)

@@ -39,6 +39,48 @@ def sine_encoding(position: Tensor, width: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """`rows.index_select(0, index)`, whose gradient is the same on every run on a GPU, too.
+
+    Several places may take the same row, and PyTorch adds their gradients up in whatever order they
+    arrive there.
+
+    Args:
+        rows: [N, F].
+        index: [n], which never falls from one place to the next.
+
+    Returns:
+        [n, F].
+    """
+    return _TakeRows.apply(rows, index)
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        ctx.save_for_backward(index)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+        [grad], [index] = grads, ctx.saved_tensors
+        # On a CPU both add in the order of the places, and `index_add` is far faster.
+        add_up = sum_segments if grad.is_cuda else sum_places
+        return add_up(grad, index, ctx.count), None
+
+
+def sum_places(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """[count, F], the sums of those of `values` [n, F] with the same `index` [n]."""
+    return values.new_zeros(count, values.shape[1]).index_add(0, index, values)
+
+
+def sum_segments(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """As `sum_places` for an `index` that never falls: every sum is of one segment of `values`."""
+    bounds = torch.searchsorted(index, torch.arange(count + 1, device=index.device))
+    return torch.segment_reduce(values.contiguous(), "sum", offsets=bounds, axis=0)
+
+
 class Dropout(nn.Module):
     """Zero a random part of the elements, in training only."""
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sdst.kernels import linear_assignment
 from sdst.model.config import LossConfig
-from sdst.model.layers import length_mask
+from sdst.model.layers import length_mask, take_rows
 from sdst.model.spans import distance_outside, iou
 from sdst.model.tuner import Outputs
 
@@ -188,11 +188,19 @@ def saliency_loss(logits: Tensor, targets: Targets) -> Tensor:
     logits = logits.gather(2, order.expand_as(logits))
     lower = torch.searchsorted(rating, rating, right=False)  # [B, L] clips rated lower
     running = logits.masked_fill(rating.isinf(), _NEVER).logcumsumexp(-1)
-    negatives = running.gather(2, (lower - 1).clamp(min=0).expand_as(running))
+    negatives = _take_in_order(running, (lower - 1).clamp(min=0))
     counted = (rating > 0) & rating.isfinite() & (lower > 0)
     per_clip = functional.softplus(negatives - logits) * counted
     per_sample = per_clip.sum(-1) / counted.sum(-1).clamp(min=1)
     return _mean(per_sample, counted.any(-1))
+
+
+def _take_in_order(values: Tensor, index: Tensor) -> Tensor:
+    """values [K, B, L] at index [B, n], which never falls along n -> [K, B, n]."""
+    _, batch, size = values.shape
+    first = size * torch.arange(batch, device=index.device)[:, None]
+    rows = take_rows(values.flatten(1).mT, (first + index).flatten())
+    return rows.mT.unflatten(1, (batch, -1))
 
 
 def info_nce(logits: Tensor) -> Tensor:
