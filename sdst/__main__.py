@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a side-tuner on any config, evaluate it, leave a checkpoint",
     "ground": "find the moments of a video that sentences describe",
     "evaluate": "score predictions with the official metrics, or write a submission",
+    "import": "make a dataset of your own videos from a CSV, ELAN, subtitles, ...",
     "extract": "encode videos and sentences with a frozen backbone",
     "convert": "pack published features into a store, copy or verify a store",
     "inspect": "show a dataset: counts, lengths, repairs, and what is missing",

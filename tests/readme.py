@@ -100,9 +100,22 @@ def provide(folder: Path, demo: Path) -> None:
             video = f"videos/{json.loads(line)['vid']}.mp4"
             shutil.copy(demo / video, folder / "DIR" / video)
     shutil.copy(demo / "val.jsonl", folder / "highlight_val_release.jsonl")
+    provide_films(folder, demo)
     (folder / "queries.txt").write_text("a dog jumps\na man waves\n")
     (folder / "A.jsonl").write_text("\n".join(moments_of(demo / "test.jsonl")))
     shutil.copy(folder / "runs" / "demo" / "predictions.jsonl", folder / "P.jsonl")
+
+
+def provide_films(folder: Path, demo: Path) -> None:
+    """A table of moments, and the videos that it names."""
+    (folder / "FILMS").mkdir(exist_ok=True)
+    rows = ["video,start,end,sentence"]
+    for line in moments_of(demo / "train.jsonl")[:64]:  # more than a batch of the recipe
+        moment = json.loads(line)
+        shutil.copy(demo / "videos" / f"{moment['vid']}.mp4", folder / "FILMS")
+        for start, end in moment["relevant_windows"]:
+            rows.append(f'{moment["vid"]},{start},{end},"{moment["query"]}"')
+    (folder / "moments.csv").write_text("\n".join(rows) + "\n")
 
 
 def moments_of(annotations: Path) -> list[str]:

@@ -16,6 +16,7 @@ BELOW = {
     "backbones": {"kernels"},
     "data": set(),
     "demo": {"data"},
+    "importing": {"data"},
     "extraction": {"data", "backbones"},
     "grounding": {"data", "demo", "backbones", "model", "kernels", "extraction"},
     "sources": {"data", "backbones", "demo", "extraction"},

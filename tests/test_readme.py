@@ -11,6 +11,7 @@ from tests.readme import (
     SMALLER,
     all_commands,
     moments_of,
+    provide_films,
     reason_not_to_run,
     run_as_it_stands,
 )
@@ -18,6 +19,7 @@ from tests.readme import (
 COMMANDS = all_commands()
 QUICK = [
     "python -m sdst.info",
+    "python -m sdst.import moments.csv --videos FILMS --output DATASET",
     "python -m sdst.inspect --root DIR --plot dataset.png",
     "python -m sdst.inspect --annotations highlight_val_release.jsonl",
 ]
@@ -45,6 +47,7 @@ def test_a_quick_command_runs_in_a_bare_environment(
         lines = moments_of(tiny_dataset / f"{split}.jsonl")
         (tmp_path / "DIR" / f"{split}.jsonl").write_text("\n".join(lines))
     (tmp_path / "DIR" / "videos").symlink_to(tiny_dataset / "videos")
+    provide_films(tmp_path, tiny_dataset)
     annotations = (tiny_dataset / "val.jsonl").read_text()
     (tmp_path / "highlight_val_release.jsonl").write_text(annotations)
     done = run_as_it_stands(command, tmp_path)

@@ -67,7 +67,7 @@ def by_relative_path(files: Sequence[Path]) -> dict[str, Path]:
     whole = [Path(os.path.abspath(file)) for file in files]
     root = os.path.commonpath([file.parent for file in whole])
     return {
-        _composed(file.relative_to(root).as_posix()): given
+        composed(file.relative_to(root).as_posix()): given
         for file, given in zip(whole, files, strict=True)
     }
 
@@ -103,10 +103,10 @@ def dataset_videos(folder: Path, vids: Collection[str]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; the dataset's videos are expected there")
-    names = {_composed(vid): vid for vid in vids}
+    names = {composed(vid): vid for vid in vids}
     found: dict[str, Path] = {}
     for file in _videos_in(folder):
-        for name in {_composed(file.stem), _composed(file.name)} & names.keys():
+        for name in {composed(file.stem), composed(file.name)} & names.keys():
             _add(found, names[name], file)
     return found
 
@@ -122,8 +122,8 @@ def as_spelled(path: Path) -> Path:
     """The existing file or folder that `path` names in another Unicode form, else `path`."""
     if path.exists() or not path.parent.is_dir():
         return path
-    name = _composed(path.name)
-    return next((x for x in path.parent.iterdir() if _composed(x.name) == name), path)
+    name = composed(path.name)
+    return next((x for x in path.parent.iterdir() if composed(x.name) == name), path)
 
 
 def _listed(path: Path) -> list[Path]:
@@ -163,7 +163,8 @@ def _hint(path: Path) -> str:
     return f"; there is {sorted(alike)[0]}" if alike else ""
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """A name in the form that ids have (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -176,7 +177,7 @@ def _alike(name: str) -> str:
 def _by_id(files: Iterable[Path]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for file in files:
-        _add(videos, _composed(file.stem), file)
+        _add(videos, composed(file.stem), file)
     return videos
 
 

@@ -7,6 +7,22 @@ reported.
 """
 
 from sdst.data.video.container import VideoInfo, probe
-from sdst.data.video.reader import ClipReader, clip_times, num_clips, thumbnails
+from sdst.data.video.reader import (
+    ClipReader,
+    Measured,
+    clip_times,
+    measure,
+    num_clips,
+    thumbnails,
+)
 
-__all__ = ["ClipReader", "VideoInfo", "clip_times", "num_clips", "probe", "thumbnails"]
+__all__ = [
+    "ClipReader",
+    "Measured",
+    "VideoInfo",
+    "clip_times",
+    "measure",
+    "num_clips",
+    "probe",
+    "thumbnails",
+]

@@ -1,0 +1,1 @@
+"""Behind `sdst import`: other programs' annotations of videos as a dataset of sdst."""
