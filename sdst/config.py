@@ -108,6 +108,7 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training queries.
+        init: folder of another run, whose weights are the first ones here where name and shape fit.
         batch_size: queries per optimiser step, over all processes and accumulation steps.
         accumulation: forward/backward passes that one optimiser step is split into.
         lr: peak learning rate of AdamW.
@@ -134,6 +135,7 @@ class TrainConfig:
     """
 
     epochs: int = 30
+    init: str | None = None
     batch_size: int = 128
     accumulation: int = 1
     lr: float = 5e-4

@@ -78,6 +78,8 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     start_tensorboard(accelerator)
     if resume:
         trainer.resume()
+    else:
+        trainer.begin()
     trainer.say(
         f"{sum(parameter_count(trainer.bare_model).values()):,} trainable parameters; "
         f"{len(trainer.dataset):,} training queries, {trainer.total_steps:,} steps of "

@@ -32,6 +32,7 @@ from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.sources.dataset import Data
 from sdst.training.distributed import gather_batch
+from sdst.training.initial import other_features, start_from
 from sdst.training.optim import make_optimizer, make_scheduler
 from sdst.training.state import load_state, save_state
 from sdst.training.tracking import check_tracker, log
@@ -69,6 +70,7 @@ class Trainer:
         self.validation = data.dataset("val")
         loader = make_loader(self.dataset, config, accelerator.num_processes)
         model = model_class(config.model)
+        self.start = start_from(model, Path(config.train.init)) if config.train.init else None
         optimizer = make_optimizer(model, config.train)
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
         # Autocast is for training alone (`batch_loss`): rounded scores of validation would tie.
@@ -114,6 +116,13 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.progress.epoch)
         self.accelerator.wait_for_everyone()
+
+    def begin(self) -> None:
+        """Say what the first weights are, where they are another run's."""
+        if self.start is not None:
+            self.say(str(self.start))
+            if fault := other_features(self.start.source, self.data.meta):
+                self.say(fault)
 
     def fit(self) -> None:
         """Train to the end, or until Ctrl-C or SIGTERM."""
