@@ -208,7 +208,7 @@ class OpenClipBackbone:
         tokens = torch.stack(output["image_intermediates"])
         if output.get("image_intermediates_prefix") is not None:
             tokens = torch.cat([torch.stack(output["image_intermediates_prefix"]), tokens], dim=2)
-        return FrameFeatures(normalized(tokens), output["image_features"].float())
+        return FrameFeatures(self.scaled(tokens), output["image_features"].float())
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Encode token ids `[B, N]`, with gradients if the weights want any.
@@ -226,9 +226,13 @@ class OpenClipBackbone:
             output = type(self.model).forward_intermediates(
                 model, text=ids, text_indices=self.layers
             )
-        return normalized(torch.stack(output["text_intermediates"])), output[
+        return self.scaled(torch.stack(output["text_intermediates"])), output[
             "text_features"
         ].float()
+
+    def scaled(self, states: Tensor) -> Tensor:
+        """Hidden states as they are given, fp32."""
+        return normalized(states)
 
     def _lengths(self, ids: Tensor) -> list[int]:
         """Tokens before the padding: id 0 [P], unless the tokenizer names another."""

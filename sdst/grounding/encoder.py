@@ -16,9 +16,12 @@ import numpy as np
 import torch
 
 from sdst.backbones import Backbone, load_backbone, load_internvideo2
+from sdst.backbones.published import NAMES as PUBLISHED
+from sdst.backbones.published import load_published
 from sdst.cache_folder import NoCacheError
 from sdst.checkpoint import trained_on
 from sdst.config import Config
+from sdst.data.feature_files import endpoint_features
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
@@ -44,11 +47,18 @@ class VideoEncoder:
         backbone: frozen.
         clip_length: seconds per clip.
         frames_per_clip: frames encoded per clip.
+        endpoints: append every clip's relative start and end to its tokens.
     """
 
-    def __init__(self, backbone: Backbone, clip_length: float, frames_per_clip: int = 1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        clip_length: float,
+        frames_per_clip: int = 1,
+        endpoints: bool = False,
+    ) -> None:
         self.backbone, self.clip_length = backbone, clip_length
-        self.frames_per_clip = frames_per_clip
+        self.frames_per_clip, self._endpoints = frames_per_clip, endpoints
         self._recent: Recent[str, VideoFeatures] = Recent(VIDEOS_IN_MEMORY)
 
     def encode(self, video: str | Path, progress: bool = False) -> VideoFeatures:
@@ -65,7 +75,7 @@ class VideoEncoder:
         if not path.is_file():
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
-        return self._recent.get(key, partial(self._load_or_encode, path, _place(key), progress))
+        return self._recent.get(key, partial(self._made, path, _place(key), progress))
 
     def _identity(self, path: Path) -> str:
         """Names a video's features: the file, the backbone and how clips are sampled."""
@@ -79,6 +89,10 @@ class VideoEncoder:
             self.frames_per_clip,
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+    def _made(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
+        features = self._load_or_encode(path, folder, progress)
+        return with_endpoints(features) if self._endpoints else features
 
     def _load_or_encode(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
         if folder is not None and (kept := _kept(folder)) is not None:
@@ -115,6 +129,14 @@ class VideoEncoder:
         for fault in report.faults:
             logger.warning(fault)
         return store
+
+
+def with_endpoints(features: VideoFeatures) -> VideoFeatures:
+    """A video's tokens with every clip's start / L and end / L behind them."""
+    tokens = np.asarray(features.tokens)
+    ends = endpoint_features(tokens.shape, tokens.shape[1]).astype(tokens.dtype)
+    joined = np.concatenate([tokens, ends], axis=3)
+    return VideoFeatures(joined, features.embedding, features.duration)
 
 
 def _place(key: str) -> Path | None:
@@ -162,6 +184,8 @@ def encoder_of(
         loaded = load_backbone(data.backbone, layers, device, fetch=backbone is not None)
         _check_fit(loaded, config, trained_on(checkpoint))
         return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
+    if data.features in PUBLISHED:
+        return _published_encoder(checkpoint, config, device, backbone)
     if data.features != "sdst" or data.endpoints:
         raise InputError(
             f"checkpoint {checkpoint}: trained on feature files of others ({data.features}), which "
@@ -186,6 +210,28 @@ def encoder_of(
     loaded = load_internvideo2(backbone, layers, device)
     loaded.check_published()
     return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once)
+
+
+def _published_encoder(
+    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+) -> VideoEncoder:
+    """As `encoder_of`, of a checkpoint trained on R2-Tuning's or Moment-DETR's features."""
+    data = config.data
+    if backbone is None:
+        raise InputError(
+            f"checkpoint {checkpoint}: trained on published features ({data.features}); name what "
+            f"made them, --backbone {PUBLISHED[data.features]}"
+        )
+    loaded = load_published(backbone, data, config.model.layers, device)
+    width = loaded.video_width + 2 * data.endpoints
+    if (width, loaded.text_width) != (config.model.video_width, config.model.text_width):
+        raise InputError(
+            f"--backbone {backbone}: gives {width} numbers a token of video and "
+            f"{loaded.text_width} of text, checkpoint {checkpoint} takes "
+            f"{config.model.video_width} and {config.model.text_width}; "
+            f"expected {PUBLISHED[data.features]}"
+        )
+    return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once, data.endpoints)
 
 
 def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
