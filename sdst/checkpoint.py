@@ -32,7 +32,15 @@ import yaml
 from sdst.config import LEFT_OPEN, NOT_LEARNED, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
-from sdst.publish import lock, publish, remove_leftovers, replace_text, scratch_folder, sync
+from sdst.publish import (
+    lock,
+    own_file,
+    publish,
+    remove_leftovers,
+    replace_text,
+    scratch_folder,
+    sync,
+)
 from sdst.sealed import read_sealed, seal
 
 logger = logging.getLogger(__name__)
@@ -217,7 +225,11 @@ class RunFolder:
         Raises:
             InputError: the file that says so is damaged.
         """
-        return Progress(**read_sealed(state / _PROGRESS, ANEW))
+        found, known = read_sealed(state / _PROGRESS, ANEW), asdict(Progress())
+        numbers = [value for name, value in found.items() if (name, value) != ("best", None)]
+        if not (found.keys() <= known.keys() and _are_numbers(numbers)):
+            raise InputError(f"{state / _PROGRESS}: expected numbers of {', '.join(known)}; {ANEW}")
+        return Progress(**found)
 
     def save_model(self, model: SDST) -> None:
         """Make `model` the one that `from_pretrained` finds here."""
@@ -229,9 +241,8 @@ class RunFolder:
 
     def log_metrics(self, record: dict) -> None:
         """Append one validation to `metrics.jsonl`."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        with os.fdopen(os.open(self.metrics_log, flags, 0o666), "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with own_file(self.metrics_log, append=True) as file:
+            file.write(json.dumps(record).encode() + b"\n")
         sync(self.metrics_log)
 
     def read_metrics(self) -> list[dict]:
@@ -248,11 +259,15 @@ class RunFolder:
     def _metrics_of(self, number: int, line: bytes) -> dict:
         try:
             record = json.loads(line)
-            record["epoch"] += 0
-        except (ValueError, TypeError, KeyError) as error:
+            drawn = [record["epoch"]]
+            for group in ("losses", "val"):
+                drawn += record.get(group, {}).values()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{self.metrics_log}:{number}: damaged ({error}); remove that line"
             ) from None
+        if not _are_numbers(drawn):
+            raise InputError(f"{self.metrics_log}:{number}: expected numbers; remove that line")
         return record
 
     def truncate_metrics(self, epoch: int) -> None:
@@ -417,6 +432,10 @@ def _report_edits(folder: Path, config: Config) -> None:
             "%s: not as training wrote it (%s); edited, or damaged: %s holds what it was",
             *(folder / "config.yaml", "; ".join(different), _SEALED_CONFIG),
         )
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _is_saved_config(file: Path) -> bool:

@@ -44,7 +44,7 @@ def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool | No
 def is_locked(path: Path) -> bool:
     """Whether another process has locked a file or folder, as far as this one can tell."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -92,6 +92,25 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         sync(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def own_file(path: Path, append: bool = False) -> BinaryIO:
+    """A file to read, and to write in place or at its end; made where it is missing.
+
+    Raises:
+        InputError: a symbolic link, a pipe or a device is there, of whoever planted it.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags | (os.O_APPEND if append else 0), 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise InputError(f"{path}: is a symbolic link, which is not written through") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path}: is no regular file, so it is not written to")
+    return os.fdopen(descriptor, "ab+" if append else "r+b")
 
 
 @contextmanager
@@ -150,7 +169,7 @@ def remove_unlocked(path: Path, lock_of: Path | None = None) -> None:
         lock_of: what carries the lock; None: `path` itself.
     """
     try:
-        descriptor = os.open(lock_of or path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(lock_of or path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return
     try:

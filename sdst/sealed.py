@@ -83,6 +83,8 @@ def load_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise unreadable(path, error, advice) from None
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: damaged (its header is no object); {advice}")
     expected = metadata.pop("checksum", None)
     if expected not in (None, _checksum(tensors, metadata)):
         raise InputError(f"{path}: damaged ({_ALTERED}); {advice}")

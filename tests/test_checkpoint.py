@@ -13,6 +13,7 @@ from sdst.checkpoint import Progress, RunFolder, check_source, load_checkpoint
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
+from sdst.sealed import seal
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_a_run_with_links_is_not_resumed(output: Path, tmp_path: Path, name: str
 def test_metrics_are_not_written_through_a_link(output: Path, tmp_path: Path) -> None:
     folder = begin(output)
     folder.metrics_log.symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: is a symbolic link"):
         folder.log_metrics({"epoch": 1})
     assert not (tmp_path / "precious").exists()
 
@@ -219,6 +220,29 @@ def test_other_features_than_those_of_the_training_are_refused(output: Path) -> 
     check_source(output, {"fingerprint": "f", "backbone": "moved", "queries": "2"})
     with pytest.raises(InputError, match="fingerprint was 'f', now 'g'"):
         check_source(output, {"fingerprint": "g"})
+
+
+@pytest.mark.parametrize(
+    "progress", [{"epochs": 1}, {"epoch": "1"}, {"epoch": None}, {"best": [1]}, {"step": {}}]
+)
+def test_a_strangers_progress_is_numbers_or_refused(output: Path, progress: dict) -> None:
+    folder = begin(output)
+    folder.save_state(Progress(epoch=1), lambda state: None)
+    state = folder.last_state()
+    (state / "progress.json").write_text(seal(progress))
+    with pytest.raises(InputError, match=r"progress\.json: expected numbers of epoch"):
+        folder.load_progress(state)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"epoch": "1"}', '{"epoch": 1, "val": {"mAP": []}}', '{"epoch": 1, "val": 2}', "[" * 9999],
+)
+def test_a_strangers_metrics_are_numbers_or_refused(output: Path, line: str) -> None:
+    folder = begin(output)
+    folder.metrics_log.write_text(f'{{"epoch": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl:2: "):
+        folder.read_metrics()
 
 
 def test_damaged_weights_are_refused(output: Path) -> None:

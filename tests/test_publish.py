@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from sdst.errors import InputError
-from sdst.publish import publish, remove_leftovers, replace_text, replacing, scratch_folder
+from sdst.publish import (
+    own_file,
+    publish,
+    remove_leftovers,
+    replace_text,
+    replacing,
+    scratch_folder,
+)
 
 HOLD = """
 import sys, time
@@ -108,3 +115,35 @@ def test_files_and_folders_follow_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
     assert modes == [0o640, 0o750]
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+def test_what_is_no_file_of_ours_is_not_written_to(tmp_path: Path, kind: str, append: bool) -> None:
+    path, precious = tmp_path / "journal", tmp_path / "precious"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(precious)
+    if kind == "link":
+        precious.write_text("mine")
+    with pytest.raises(InputError, match=str(path)):
+        own_file(path, append)
+    assert not precious.exists() or precious.read_text() == "mine"
+
+
+def test_an_own_file_is_written_where_it_ends(tmp_path: Path) -> None:
+    for text in (b"a", b"b"):
+        with own_file(tmp_path / "journal", append=True) as file:
+            file.write(text)
+            file.seek(0)
+            assert file.read().endswith(text)
+    assert (tmp_path / "journal").read_text() == "ab"
+
+
+def test_a_pipe_that_looks_like_a_leftover_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".store-01234567")
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from sdst.errors import InputError
 from sdst.sealed import load_tensors, read_sealed, save_tensors, seal
@@ -80,3 +81,9 @@ def test_what_is_no_safetensors_file_is_told_in_one_line(tmp_path: Path, content
     with pytest.raises(InputError) as error:
         load_tensors(tmp_path / "file", "take another")
     assert "\n" not in str(error.value) and str(tmp_path / "file") in str(error.value)
+
+
+def test_a_header_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(save({"a": torch.zeros(1)}, {"sdst": "[1]"}))
+    with pytest.raises(InputError, match=r"damaged .*again"):
+        load_tensors(tmp_path / "file", "again")

@@ -388,7 +388,7 @@ def _create_model(source: Source, options: Options, fetch: bool) -> Any:
 
 def _create_tokenizer(source: Source, name: str, fetch: bool) -> Any:
     """The model's tokenizer; a local folder may bring its own BPE merges as `*.txt.gz`."""
-    merges = sorted(Path(source.model.removeprefix(LOCAL)).glob("*.txt.gz"))
+    merges = sorted(filter(Path.is_file, Path(source.model.removeprefix(LOCAL)).glob("*.txt.gz")))
     found = merges and source.model.startswith(LOCAL)
     options = {"bpe_path": str(merges[0])} if found else {}
     make = partial(open_clip.get_tokenizer, source.model, **options)

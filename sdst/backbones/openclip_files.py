@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sdst.config import BACKBONES
 from sdst.errors import InputError
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
+ENDINGS = ("safetensors", "bin", "pth")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _in_folder(name: str, folder: Path) -> Source:
     if not (folder / HF_CONFIG_NAME).is_file():
         raise InputError(f"backbone {name}: {folder / HF_CONFIG_NAME} not found")
     files = sorted(
-        (file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}")),
+        filter(Path.is_file, chain(*(folder.glob(f"*.{ending}") for ending in ENDINGS))),
         key=lambda x: (not x.name.startswith("open_clip"), x.suffix != ".safetensors", x.name),
     )
     if not files:

@@ -24,6 +24,7 @@ from sdst.demo.render import write_video
 from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
 from sdst.publish import lock, publish, scratch_folder
+from sdst.text import read_json
 from sdst.verbosity import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def _annotations(split: Split, size: DemoSize) -> Iterator[Annotation]:
 def _recipe_in(root: Path) -> dict | None:
     """What the demo in `root` was rendered by; None where there is none."""
     try:
-        recipe = json.loads((root / _RECIPE).read_text())
-    except (OSError, ValueError):
+        recipe = read_json(root / _RECIPE)
+    except InputError:
         return None
     return recipe if isinstance(recipe, dict) and "generator" in recipe else None

@@ -26,6 +26,7 @@ from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.extraction.settings import Settings
 from sdst.publish import replace_text
+from sdst.text import read_json
 from sdst.verbosity import progress_bar
 
 POLL_SECONDS = 0.5
@@ -153,7 +154,19 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
 
 def _is_done(told: Path, task: dict) -> bool:
     """Whether a process has told that its shard holds this task, less the unreadable videos."""
-    return told.exists() and json.loads(told.read_text())["task"] == task
+    return told.exists() and _told(told)["task"] == task
+
+
+def _told(file: Path) -> dict:
+    """The report of a process.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    found = read_json(file)
+    if not (isinstance(found, dict) and "task" in found and isinstance(found.get("skipped"), list)):
+        raise InputError(f"{file}: damaged; remove {file.parent}, and extract again")
+    return found
 
 
 def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
@@ -191,7 +204,7 @@ def _join(
                 f"{shard.path}: its features are not those of process 0 ({shard.meta}, expected "
                 f"{shards[0].meta}); backbones with random weights cannot be shared out"
             )
-    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(tasks))]
+    told = [_told(folder / f"{rank}.json") for rank in range(len(tasks))]
     report.skipped[:] = [line for each in told for line in each["skipped"]]
     owners = {  # by the tasks: a shard may hold more, of a task that it had before
         vid: shard

@@ -243,9 +243,10 @@ def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
                 f"backbone {config.data.backbone}: {name} {width}, but the checkpoint was trained "
                 f"on {expected}; it needs the backbone of its features"
             )
-    if backbone.fingerprint != features["fingerprint"]:
+    trained = features.get("fingerprint")
+    if backbone.fingerprint != trained:
         raise InputError(
             f"backbone {config.data.backbone}: its weights or preprocessing are not those the "
             f"checkpoint was trained with (fingerprint {backbone.fingerprint}, then "
-            f"{features['fingerprint']}); it needs the backbone of its features"
+            f"{trained}); it needs the backbone of its features"
         )

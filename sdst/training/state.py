@@ -43,7 +43,7 @@ def load_state(folder: Path) -> dict[str, dict]:
         parts = _with_tensors(json.loads(metadata["values"]), tensors)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / STATE}: damaged ({error}); {ANEW}") from None
-    if not isinstance(parts, dict):
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         raise InputError(f"{folder / STATE}: damaged (no state dictionaries); {ANEW}")
     return parts
 

@@ -22,7 +22,7 @@ from sdst.checkpoint import ANEW, Progress, RunFolder
 from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
-from sdst.errors import InputError
+from sdst.errors import InputError, one_line
 from sdst.evaluation.predict import as_record, predict, predict_zero_shot
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
@@ -321,8 +321,8 @@ class Trainer:
         try:
             for name, part in self._stateful.items():
                 part.load_state_dict(state[name])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # PyTorch trusts what a state holds
+            reason = one_line(error)
             raise InputError(
                 f"--resume: {folder} does not fit this model and optimizer ({reason}); {ANEW}"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -412,6 +413,22 @@ def test_missing_files_are_named(folder, tmp_path):
     (tmp_path / "broken.pt").write_text("nothing")
     with pytest.raises(InputError, match=r"broken\.pt: cannot be read"):
         load(tmp_path / "broken.pt")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *("[", "[" * 9999, "[1]", '{"hight": 1}', '{"depth": "40"}', '{"width": 1e9}'),
+        *('{"width": -1}', '{"heads": 7}', '{"patch_size": 65536}', '{"text_heads": 3}'),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(tmp_path, sizes):
+    folder = write_model(tmp_path / "model")
+    known = json.loads((folder / "config.json").read_text())
+    mixed = sizes.startswith("{") and json.dumps({**known, **json.loads(sizes)})
+    (folder / "config.json").write_text(mixed or sizes)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load(folder)
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path):

@@ -224,6 +224,15 @@ def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
         run_share(1, videos, tmp_path / "shared", world=3)
 
 
+@pytest.mark.parametrize("report", ["{", "[1]", '{"task": 1}'])
+def test_a_damaged_report_of_a_process_is_one_line(videos, tmp_path, report: str) -> None:
+    shard = tmp_path / ".store.shards-of-2"
+    shard.mkdir()
+    (shard / "0.json").write_text(report)
+    with pytest.raises(InputError, match=r"0\.json"):
+        run_share(0, videos, tmp_path / "store")
+
+
 def test_shares_of_different_backbones_are_refused(videos, tmp_path, monkeypatch) -> None:
     run_share(1, videos, tmp_path / "shared")
     monkeypatch.setattr(GreyBackbone, "fingerprint", "grey-2")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from sdst.backbones import DEMO_BACKBONE
 from sdst.errors import run
 from tests.faults.fuzz import prepare
 
@@ -169,6 +171,53 @@ def test_a_bad_file_is_one_line_that_names_it(
     assert printed.endswith(f"{line}\n")
     assert file.split("/")[-1] in line or Path(file).stem in line
     assert not (root / "new").exists()
+
+
+# Files that a command comes to by a folder's name.
+GROUND = "ground --checkpoint {root}/run --query x --video {root}/film.mp4"
+PARTS = {
+    "a store's journal": (
+        "growing/journal.jsonl",
+        "convert --store {root}/store --output {root}/growing",
+    ),
+    "a store's numbers": ("store/video_tokens.bin", "convert --store {root}/store --verify"),
+    "a run's features": ("run/features.json", GROUND),
+    "a run's model": ("run/model/model.safetensors", GROUND),
+    "a folder's video": (
+        "videos/b.mp4",
+        "extract --backbone demo --videos {root}/videos --output {root}/new",
+    ),
+    "a backbone's weights": (
+        "towers/open_clip_model.safetensors",
+        "ground --zero-shot --backbone local-dir:{root}/towers --query x --video {root}/film.mp4",
+    ),
+    "an included config": ("base.yaml", "info --config {root}/built.yaml"),
+}
+
+
+def socket_file(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))  # such names are short
+
+
+@pytest.mark.parametrize("make", [pipe, device, loop, socket_file], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_no_file_is_not_waited_for(
+    root: Path, monkeypatch, capsys, name: str, make: Callable[[Path], None]
+) -> None:
+    (root / "videos").mkdir()
+    (root / "videos" / "b.mp4").touch()
+    (root / "base.yaml").touch()
+    (root / "built.yaml").write_text("include: [base.yaml]\n")
+    shutil.copytree(DEMO_BACKBONE, root / "towers")
+    file, command = PARTS[name]
+    monkeypatch.chdir(root)
+    make(root / file)
+    code, printed = end_of(command.format(root=root).split(), capsys)
+    [line] = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert any(str(name) in line for name in (file, (root / file).parent))
 
 
 OUTPUTS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from sdst.backbones.openclip import OpenClipBackbone
 from sdst.config import Config
 from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.data.video import ClipReader, probe
+from sdst.publish import publish, scratch_folder
 
 
 def picture_backbone(config: Config, layers: int) -> OpenClipBackbone:
@@ -83,13 +82,9 @@ class Pictures:
 def _decode(
     folder: Path, videos: Mapping[str, Path], backbone: OpenClipBackbone, clip_length: float
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with scratch_folder(folder) as building:
         for vid, path in tqdm(videos.items(), desc="decoding", unit="video"):
             frames = np.concatenate(list(ClipReader(path, clip_length)))
             pictures = backbone.preprocess.fit(torch.from_numpy(frames))
             np.save(building / f"{vid}.npy", pictures.flatten(1).numpy())
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        publish(building, folder)

@@ -26,9 +26,11 @@ from sdst.backbones.openclip import Preprocess, normalized
 from sdst.backbones.options import parse_options
 from sdst.backbones.text_length import unread
 from sdst.errors import InputError
+from sdst.text import read_json
 
 SCHEME = "internvideo2"
 VOCABULARY = "bert-large-uncased"  # on the hub
+LARGEST = 2**16  # of the numbers in a config.json
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 POOLINGS = ("attention", "mean", "cls", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -289,12 +291,13 @@ def _sizes(path: Path, weights: Weights) -> Sizes:
     sizes = Sizes()
     file = path / "config.json"
     if file.is_file():
-        try:
-            sizes = Sizes(**json.loads(file.read_text()))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{file}: {error}; expected some of {', '.join(asdict(sizes))}"
-            ) from None
+        known, found = asdict(sizes), read_json(file)
+        if not (isinstance(found, dict) and found.keys() <= known.keys()):
+            raise InputError(f"{file}: expected a JSON object of some of {', '.join(known)}")
+        for name, size in found.items():
+            if type(size) is not int or not 0 < size <= LARGEST:
+                raise InputError(f"{file}: {name} is {size!r}, expected a number up to {LARGEST:,}")
+        sizes = Sizes(**found)
     positions = weights.shapes.get("vision_encoder.pos_embed", (1, 0))[1]
     frames, rest = divmod(positions - 1, sizes.patches)
     return replace(sizes, frames=frames) if frames > 0 and not rest else sizes

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sdst.errors import InputError
+from sdst.errors import InputError, unreadable
 
 ROOTS = ("model", "module")  # where a training run keeps the weights; exported ones have no root
 HASHED_AT_ONCE = 32  # tensors
@@ -121,12 +119,9 @@ class Weights:
             if self.path.suffix == ".safetensors":
                 return load_file(self.path)
             content = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{self.path}: cannot be read ({reason}); expected a safetensors file, or one that "
-                "torch.save wrote with tensors alone in it"
-            ) from None
+        except Exception as error:  # of safetensors, of PyTorch's archives and of pickles
+            expected = "a safetensors file, or one that torch.save wrote with tensors alone in it"
+            raise unreadable(self.path, error, f"expected {expected}") from None
         for root in ROOTS:
             if isinstance(content, Mapping) and isinstance(content.get(root), Mapping):
                 content = content[root]

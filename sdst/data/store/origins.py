@@ -16,6 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from sdst.errors import InputError
+from sdst.text import open_file
+
 Key = TypeVar("Key", bound="int | str")
 
 ENDS = 2**16  # bytes, of either end of a file
@@ -44,12 +47,12 @@ def lacking(requested: Mapping[Key, int | None], there: Mapping[Key, int | None]
 
 def _file_origin(path: Path) -> int | None:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             found = zlib.crc32(str(size).encode())
             for start in (0, max(size - ENDS, 0)):
                 file.seek(start)
                 found = zlib.crc32(file.read(ENDS), found)
             return found
-    except OSError:
+    except (OSError, InputError):
         return None

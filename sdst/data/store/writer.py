@@ -24,7 +24,15 @@ from sdst.data.store.origins import lacking
 from sdst.data.store.quantization import quantize
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError, name_file, naming
-from sdst.publish import is_locked, lock, publish, remove_unlocked, replace_text, scratch_folder
+from sdst.publish import (
+    is_locked,
+    lock,
+    own_file,
+    publish,
+    remove_unlocked,
+    replace_text,
+    scratch_folder,
+)
 from sdst.sealed import seal
 
 CLIPS_AT_ONCE = 256  # are copied
@@ -83,7 +91,7 @@ class FeatureWriter:
             if self.grows:
                 self._journal.read_index(self.path)  # which may have grown meanwhile
                 FeatureStore(self.path).verify()
-            lines = opened.enter_context((self._building / JOURNAL).open("ab+"))
+            lines = opened.enter_context(own_file(self._building / JOURNAL, append=True))
             self._journal.open(lines, self._building)
             self._files = {name: opened.enter_context(self._open(name)) for name in self._types}
             for name, size in self._journal.take_up(self._files).items():
@@ -250,8 +258,7 @@ class FeatureWriter:
 
     def _open(self, name: str) -> BinaryIO:
         """A file of features, to read and write; made where it is missing."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        return os.fdopen(os.open(self._building / f"{name}.bin", flags, 0o666), "r+b")
+        return own_file(self._building / f"{name}.bin")
 
     def _lock(self, file: BinaryIO) -> None:
         """Until `file` is closed, which is one that stays when the store is published."""

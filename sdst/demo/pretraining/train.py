@@ -31,6 +31,7 @@ from sdst.demo.pretraining.boxes import BoxReaders, PhraseAlignment
 from sdst.demo.pretraining.stills import Still, captions, make_stills, phrases
 from sdst.demo.pretraining.vocabulary import learn_merges, write_vocabulary
 from sdst.errors import run
+from sdst.publish import publish, scratch_folder
 
 VOCABULARY = "bpe_vocabulary.txt.gz"
 LAYERS = 4  # last blocks that the side-tuner will read
@@ -216,21 +217,16 @@ def _groups(model: nn.Module, decay: float) -> list[dict]:
 
 def _write(folder: Path, model: open_clip.CLIP, config: dict, vocabulary: Path) -> None:
     """Put the folder in place as a whole: configuration, fp16 weights, vocabulary."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with scratch_folder(folder) as building:
         preprocess = {"mean": _MEAN, "std": _STD, "interpolation": "bicubic"}
         written = {"model_cfg": config, "preprocess_cfg": {**preprocess, "resize_mode": "shortest"}}
         (building / "open_clip_config.json").write_text(json.dumps(written, indent=2) + "\n")
         state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
         save_file(state, building / "open_clip_model.safetensors")
         shutil.copy(vocabulary, building / VOCABULARY)
-        building.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        publish(building, folder)
 
 
 def main() -> None:
