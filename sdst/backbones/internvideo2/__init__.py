@@ -31,6 +31,12 @@ from sdst.text import read_json
 SCHEME = "internvideo2"
 VOCABULARY = "bert-large-uncased"  # on the hub
 LARGEST = 2**16  # of the numbers in a config.json
+MULTIPLES = (
+    ("image_size", "patch_size"),
+    ("width", "heads"),
+    ("width", "pool_heads"),
+    ("text_width", "text_heads"),
+)
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 POOLINGS = ("attention", "mean", "cls", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -298,6 +304,12 @@ def _sizes(path: Path, weights: Weights) -> Sizes:
             if type(size) is not int or not 0 < size <= LARGEST:
                 raise InputError(f"{file}: {name} is {size!r}, expected a number up to {LARGEST:,}")
         sizes = Sizes(**found)
+        for whole, part in MULTIPLES:
+            if getattr(sizes, whole) % getattr(sizes, part):
+                raise InputError(
+                    f"{file}: {whole} {getattr(sizes, whole)} is no multiple of {part} "
+                    f"{getattr(sizes, part)}"
+                )
     positions = weights.shapes.get("vision_encoder.pos_embed", (1, 0))[1]
     frames, rest = divmod(positions - 1, sizes.patches)
     return replace(sizes, frames=frames) if frames > 0 and not rest else sizes
