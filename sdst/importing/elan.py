@@ -6,6 +6,7 @@ H. Sloetjes and P. Wittenburg's schema, EAFv3.0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +16,8 @@ from sdst.errors import InputError
 from sdst.importing.located import LINE, read_xml
 from sdst.importing.rows import Doubt, Row
 from sdst.suggest import did_you_mean
+
+_INTEGER = re.compile(r"\s*-?\d{1,18}\s*")
 
 
 def read_elan(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
@@ -88,4 +91,4 @@ def _spans(root: Element) -> dict[str | None, tuple[int | None, ...]]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.strip().lstrip("-").isdecimal() else None
+    return int(text) if text and _INTEGER.fullmatch(text) else None

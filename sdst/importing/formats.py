@@ -17,7 +17,7 @@ from sdst.text import parse_json, read_text
 Reader = Callable[[Path, Mapping[str, str]], Iterator[Row | Doubt]]
 
 
-def read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+def read_rows(path: Path, columns: Mapping[str, str]) -> list[Row | Doubt]:
     """The moments of a file, and what is doubtful of those that have no row.
 
     Args:
@@ -32,7 +32,10 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
             f"{path}: no known ending; expected one of {', '.join(READERS)} (ELAN is .eaf; VIA and "
             "Label Studio export JSON)"
         )
-    return READERS[ending](path, columns)
+    try:
+        return list(READERS[ending](path, columns))
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
 
 
 def _read_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:

@@ -93,10 +93,17 @@ def _videos(task: dict, chosen: str | None) -> tuple[str, ...]:
     names = []
     for url in [*given, task.get("file_upload")]:
         if isinstance(url, str):
-            parts = urlsplit(url)
-            path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+            path = _path_in(url)
             names += [path, path.rpartition("/")[2].partition("-")[2]]
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _path_in(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    except ValueError:  # brackets of no address, or too many parts
+        return url
 
 
 def _dicts(value: object) -> Iterator[dict]:

@@ -12,7 +12,8 @@ from sdst.importing.rows import Doubt, Row
 from sdst.text import read_text
 
 _TIMES = re.compile(r"\s*(\S+)\s*-->\s*(\S+)(?:\s.*)?")
-_TAGS = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_TAGS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_LONG_REFERENCES = re.compile(r"&#x?[0-9a-fA-F]{10,};?")  # of no character
 _NO_CUES = ("NOTE", "STYLE", "REGION")
 
 
@@ -38,7 +39,8 @@ def read_subtitles(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Dou
             yield Doubt(where, f"{lines[cue].strip()!r}: expected START --> END")
             continue
         text = _TAGS.sub("", " ".join(lines[cue + 1 :]))
-        yield Row(where, videos, html.unescape(text), found[1], found[2])
+        text = html.unescape(_LONG_REFERENCES.sub("", text))
+        yield Row(where, videos, text, found[1], found[2])
     if empty:
         found = disguise(path) or "no cue in it; expected SubRip (.srt) or WebVTT (.vtt)"
         raise InputError(f"{path}: {found}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sdst.suggest import did_you_mean
 from sdst.text import read_text
 
 DELIMITERS = (",", ";", "\t", "|")
-_EXCEL = re.compile(r"sep=(.)\s*")  # a first line that Excel reads and writes
+_EXCEL = re.compile(r"sep=([,;|:\t])\s*")  # a first line that Excel reads and writes
 
 
 class Line(NamedTuple):
@@ -51,7 +52,7 @@ def read_cells(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[
     """
     if found := disguise(path):
         raise InputError(f"{path}: {found}")
-    text = read_text(path)
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
     head, skipped = text.partition("\n")[0], 0
     if excel := _EXCEL.fullmatch(head):
         text, skipped = text[len(head) + 1 :], 1
@@ -73,7 +74,7 @@ def table_lines(text: str, delimiter: str, skipped: int, path: Path) -> Iterator
     Raises:
         InputError: a quote does not end, or is within a cell.
     """
-    table = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    table = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
     begin = skipped + 1
     try:
         for cells in table:
@@ -90,7 +91,10 @@ def _delimiter(header: str, columns: Mapping[str, str]) -> str:
     """The character that makes the most of a header's names fields, else the most columns."""
 
     def fit(delimiter: str) -> tuple[int, int]:
-        [names] = csv.reader([header], delimiter=delimiter) if header.strip() else [[]]
+        try:
+            [names] = csv.reader([header], delimiter=delimiter) if header.strip() else [[]]
+        except csv.Error:  # is reported where the table is read
+            return 0, 0
         return len(recognise([name.strip() for name in names], columns)), len(names)
 
     return max(DELIMITERS, key=fit)

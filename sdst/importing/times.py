@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 
 from sdst.importing.rows import Unit, Value
+from sdst.text import is_number
 
 EXPECTED = "expected seconds, mm:ss or h:mm:ss.mmm"
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):(\d{1,2}(?:[.,]\d+)?)")
 _SECONDS = re.compile(
     r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(?:s|secs?|seconds?)?"
 )
@@ -28,8 +28,8 @@ def parse_time(value: Value, comma: bool = False) -> float:
         ValueError: it is no time, or may be one of two; the message says why.
     """
     if not isinstance(value, str):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} is no time; {EXPECTED}")
+        if not is_number(value):
+            raise ValueError(f"{str(value)[:20]} is no time; {EXPECTED}")
         return float(value)
     text = value.strip()
     if found := _CLOCK.fullmatch(text):

@@ -76,7 +76,9 @@ def _project_3(
     }
     for entry in document["metadata"].values():
         view = document["view"].get(str(entry.get("vid")), {})
-        videos = tuple(files[str(fid)] for fid in view.get("fid_list", []) if str(fid) in files)
+        listed = view.get("fid_list")
+        fids = map(str, listed if isinstance(listed, list) else [])
+        videos = tuple(files[fid] for fid in fids if fid in files)
         attributes = document["attribute"]
         moment = _moment(where(entry), videos, entry.get("z"), entry.get("av"), attributes, columns)
         if moment is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -42,7 +43,7 @@ class GreyBackbone:
         return ["" for _ in texts]
 
 
-def write_video(path: Path, levels: list[int]) -> Path:
+def write_video(path: Path, levels: Sequence[int]) -> Path:
     """Two frames a second, of the given grey levels."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=2, options={"crf": "4"})

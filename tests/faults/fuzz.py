@@ -2,6 +2,7 @@
 
     python -m tests.faults.fuzz --n 10000 --seed 0
     python -m tests.faults.fuzz --only 1234            one input again, with all that it prints
+    python -m tests.faults.fuzz --n 1000 --kinds imported    of the kinds with this in their names
 
 Every input is a function of the seed and its number. The commands run in a fork of this process,
 which is replaced after one that hung or ended it.
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sdst.errors import run
-from tests.faults.hostile import BINARY, TEXT, Change
+from tests.faults.hostile import BINARY, TEXT, Change, put_value
 
 SECONDS = 60  # on a machine that is busy with other things
 MEMORY = 2**30  # bytes that a command may take beyond what the process had
@@ -54,7 +55,9 @@ class Kind:
     changes: tuple[Change, ...] = TEXT
 
 
+REPORTED = re.compile(r"^(damaged|left out): ", re.MULTILINE)  # with exit code 1
 CUSTOM = "--config {root}/features.yaml --data.root {root}/features"
+IMPORT = "import {} {root}/more.csv --videos {root}/films --output {root}/imported --overwrite"
 KINDS = {
     "annotations, inspected": Kind(160, "train.jsonl", "inspect --annotations {}"),
     "annotations, scored": Kind(
@@ -95,6 +98,13 @@ KINDS = {
         1, "queries.txt", "ground --checkpoint {root}/run --video {root}/film.mp4 --queries {}"
     ),
     "videos": Kind(2, "film.mp4", "{ground} --video {}", BINARY),
+    "imported, table": Kind(20, "moments.csv", IMPORT),
+    "imported, JSON": Kind(20, "moments.json", IMPORT),
+    "imported, ELAN": Kind(20, "moments.eaf", IMPORT, (*TEXT, put_value)),
+    "imported, Label Studio": Kind(20, "tasks.json", IMPORT),
+    "imported, VIA": Kind(20, "via.json", IMPORT),
+    "imported, VIA's table": Kind(20, "via.csv", IMPORT),
+    "imported, subtitles": Kind(10, "park.srt", IMPORT),
 }
 
 
@@ -146,8 +156,81 @@ def prepare(root: Path) -> None:
             writer.add_video(vid, 5.0, rng.normal(size=(2, 5, 3, 8)), rng.normal(size=(5, 4)))
     shutil.copytree(root / "store", root / "growing")
     (root / "growing" / "journal.jsonl").write_text(JOURNAL)
+    write_moments(root)
     scene = plan_scene("val", 0, 0)
     write_video(scene, root / "film.mp4")
+
+
+def write_moments(root: Path) -> None:
+    """A moment of each of three small videos, as programs for annotations export it."""
+    from tests.extraction.grey import write_video
+
+    (root / "films").mkdir()
+    moments = [("park", 1, 3.5), ("lake", 2, 4), ("wood", 0, 2.5)]
+    for name, *_ in moments:
+        write_video(root / "films" / f"{name}.mp4", range(40, 240, 20))
+    rows = [f'{name}.mp4,{start},0:{end:04.1f},"a dog, {name}"' for name, start, end in moments]
+    (root / "moments.csv").write_text("\n".join(["video,start,end,sentence", *rows, ""]))
+    (root / "more.csv").write_text(
+        "\n".join(["video,start,end,query", *rows[1:], ""]).replace("dog", "cat")
+    )
+    document = {
+        name: [{"segment": [start, end], "caption": "a dog"}] for name, start, end in moments
+    }
+    (root / "moments.json").write_text(json.dumps(document, indent=1))
+    slots = "".join(
+        f'<TIME_SLOT TIME_SLOT_ID="{name}{i}" TIME_VALUE="{int(1000 * time)}"/>\n'
+        for name, *times in moments
+        for i, time in enumerate(times)
+    )
+    aligned = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="{name}" TIME_SLOT_REF1="{name}0" '
+        f'TIME_SLOT_REF2="{name}1"><ANNOTATION_VALUE>a dog</ANNOTATION_VALUE>'
+        "</ALIGNABLE_ANNOTATION></ANNOTATION>\n"
+        for name, *_ in moments
+    )
+    (root / "moments.eaf").write_text(
+        '<?xml version="1.0"?>\n<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR TIME_ORIGIN="0" '
+        f'MEDIA_URL="file:///x/park.mp4"/></HEADER>\n<TIME_ORDER>{slots}</TIME_ORDER>\n'
+        f'<TIER TIER_ID="what">{aligned}</TIER></ANNOTATION_DOCUMENT>\n'
+    )
+    tasks = [
+        {
+            "data": {"video": f"/data/upload/1/0a-{name}.mp4"},
+            "annotations": [
+                {
+                    "result": [
+                        {"id": "r", "type": "labels", "value": {"start": start, "end": end}},
+                        {"id": "r", "type": "textarea", "value": {"text": ["a dog"]}},
+                    ]
+                }
+            ],
+        }
+        for name, start, end in moments
+    ]
+    (root / "tasks.json").write_text(json.dumps(tasks, indent=1))
+    names = [name for name, *_ in moments]
+    project = {
+        "project": {"pid": "x", "vid_list": names},
+        "file": {name: {"fid": name, "fname": f"{name}.mp4", "src": ""} for name in names},
+        "view": {name: {"fid_list": [name]} for name in names},
+        "attribute": {"1": {"aname": "what", "type": 4, "options": {"0": "a cat", "1": "a dog"}}},
+        "metadata": {
+            name: {"vid": name, "z": [start, end], "xy": [], "av": {"1": "1"}}
+            for name, start, end in moments
+        },
+    }
+    (root / "via.json").write_text(json.dumps(project, indent=1))
+    rows = [
+        f'"{name}","[""{name}.mp4""]","[{start},{end}]","{{""1"":""a dog""}}"'
+        for name, start, end in moments
+    ]
+    header = "# CSV_HEADER = metadata_id,file_list,temporal_coordinates,metadata"
+    (root / "via.csv").write_text("\n".join(["# Exported", header, *rows, ""]))
+    (root / "park.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:03,500\n<i>a dog</i> &amp; a cat\n\n"
+        "2\n00:00:02,000 --> 00:00:04,000\na bird\n"
+    )
 
 
 EGO4D = (
@@ -268,7 +351,7 @@ def fault(code: int | None, memory: int, printed: str) -> str | None:
         return f"hung for {SECONDS} s"
     if code not in (0, 1, 2):
         return f"exit code {code}"
-    if "Traceback" in printed or (code == 1 and "damaged: " not in printed):
+    if "Traceback" in printed or (code == 1 and not REPORTED.search(printed)):
         return "traceback"
     lines = [line for line in printed.splitlines() if line.startswith("error: ")]
     if code == 2 and (len(lines) != 1 or not printed.rstrip().endswith(lines[0].rstrip())):
@@ -279,16 +362,21 @@ def fault(code: int | None, memory: int, printed: str) -> str | None:
 
 
 def fuzz(
-    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print
+    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print, some: str = ""
 ) -> tuple[dict[str, Tally], list[str]]:
-    """Try these inputs; what came of each kind, and a line for each input that failed."""
+    """Try these inputs; what came of each kind, and a line for each input that failed.
+
+    Args:
+        some: in the names of the kinds to try.
+    """
     import torch
 
     torch.set_num_threads(1)
-    for module in ("ground", "evaluate", "convert", "inspect", "info", "checkpoint"):
+    for module in ("ground", "evaluate", "convert", "inspect", "info", "checkpoint", "import"):
         import_module(f"sdst.{module}")
     import_module("sdst.grounding.grounder")
-    tallies, failures = {name: Tally() for name in KINDS}, []
+    kinds = {name: kind for name, kind in KINDS.items() if some in name}
+    tallies, failures = {name: Tally() for name in kinds}, []
     with tempfile.TemporaryDirectory() as folder:
         good, root = Path(folder) / "good", Path(folder) / "tried"
         os.environ["SDST_CACHE"] = str(Path(folder) / "cache")
@@ -296,14 +384,14 @@ def fuzz(
         shutil.copytree(good, root)
         output = Path(folder) / "output"
         worker = Worker(output)
-        for name, kind in KINDS.items():
+        for name, kind in kinds.items():
             if worker.run(command_of(kind, root / kind.file, root))[0] != 0:
                 raise RuntimeError(f"{name}: the good file fails: {output.read_text()}")
             _restore(good, root, kind)
         for number in numbers:
             rng = random.Random(f"{seed} {number}")
-            name = rng.choices(list(KINDS), [kind.share for kind in KINDS.values()])[0]
-            kind, tally = KINDS[name], tallies[name]
+            name = rng.choices(list(kinds), [kind.share for kind in kinds.values()])[0]
+            kind, tally = kinds[name], tallies[name]
             command = command_of(kind, make_hostile(root, good, kind, rng), root)
             code, seconds, memory = worker.run(command)
             printed = output.read_text("utf-8", "replace")
@@ -333,7 +421,7 @@ def command_of(kind: Kind, file: Path, root: Path) -> list[str]:
 def _restore(good: Path, root: Path, kind: Kind) -> None:
     """Bring back what a command read and may have written beside."""
     top = kind.file.split("/")[0]
-    for name in {top, "features" if top == "features" else "submitted"}:
+    for name in {top, "features" if top == "features" else "submitted", "imported"}:
         path = root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -364,13 +452,14 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=200, help="inputs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--kinds", default="", metavar="TEXT", help="those with it in their names")
     parser.add_argument("--only", type=int, help="try this input alone, and show what it prints")
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.n)
     if options.only is not None:
         numbers = [options.only]
     sys.stdout.reconfigure(line_buffering=True)
-    tallies, failures = fuzz(numbers, options.seed)
+    tallies, failures = fuzz(numbers, options.seed, some=options.kinds)
     print(table(tallies))
     print(*failures[WORST:], f"{len(failures):,} of {len(numbers):,} inputs failed", sep="\n")
     return 1 if failures else 0

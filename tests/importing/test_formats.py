@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ TABLES = {
     "frames.csv": "video,start frame,end_frames,text\npark.mp4,21,55,a dog jumps\n",
     "elan.tsv": "Begin Time - ss.msec\tEnd Time - msec\tFile Path\ttext\n"
     "2.000\t5500\tpark.mp4\ta dog jumps\n",
+    "old mac.csv": "video,start,end,sentence\rpark.mp4,2,5.5,a dog jumps\r",
     "mac.csv": "\ufeffvideo,start,end,sentence\r\npark.mp4,2,5.5,a dog jumps\r\n",
 }
 
@@ -307,3 +309,41 @@ def test_columns_are_chosen_by_name_or_number(tmp_path: Path) -> None:
     assert moments(rows) == [("park.mp4", 2, 5.5, "a dog jumps")]
     with pytest.raises(InputError, match=r"start=Vonn: no such column .*; did you mean Von\?"):
         read(tmp_path, "a.csv", text, **{**named, "start": "Vonn"})
+
+
+HOSTILE = {
+    "quote.csv": 'sep="\nvideo,start,end,sentence\npark.mp4,2,5.5,a dog\n',
+    "long.csv": "video,start,end,sentence" + 200_000 * "x" + "\npark.mp4,2,5.5,a dog\n",
+    "clock.csv": f"video,start,end,sentence\npark.mp4,{5000 * '9'}:00:00,{5000 * '9'}:01,a dog\n",
+    "deep.json": 900 * '{"a":' + "{}" + 900 * "}",
+    "address.json": '[{"data": {"video": "http://[x"}, "annotations": [{"result": [{"value": '
+    '{"start": 1, "end": 2, "labels": ["a dog"]}, "type": "labels"}]}]}]',
+    "number.json": f'[{{"video": "park", "start": 1, "end": {400 * "9"}, "sentence": "a dog"}}]',
+    "views.json": '{"project": {}, "file": {}, "view": {"1": {"fid_list": 5}}, "attribute": {}, '
+    f'"metadata": {{"1": {{"vid": "1", "z": [1, {400 * "9"}], "av": {{"1": "a dog"}}}}}}}}',
+    "slots.eaf": "<ANNOTATION_DOCUMENT><TIME_ORDER>"
+    f'<TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="{5000 * "9"}"/>'
+    '<TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="--5"/></TIME_ORDER><TIER TIER_ID="t"><ANNOTATION>'
+    '<ALIGNABLE_ANNOTATION ANNOTATION_ID="1" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"/></ANNOTATION>'
+    "</TIER></ANNOTATION_DOCUMENT>",
+    "tags.srt": f"1\n0:01 --> 0:02\n{200_000 * '<'}\n",
+    "character.srt": f"1\n0:01 --> 0:02\na &#{5000 * '9'}; dog\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_or_doubted_at_once(name: str, tmp_path: Path) -> None:
+    try:
+        rows = read(tmp_path, name, HOSTILE[name])
+    except InputError as error:
+        assert name in str(error)
+        return
+    for row in rows:
+        for time in (row.start, row.end) if isinstance(row, Row) else ():
+            with suppress(ValueError):  # is a doubt
+                assert isinstance(parse_time(time), float)
+
+
+def test_a_line_separator_within_a_cell_ends_no_row(tmp_path: Path) -> None:
+    text = "video,start,end,sentence\npark.mp4,2,5.5,a dog\u2028jumps\x0bhigh\n"
+    assert [row.sentence for row in read(tmp_path, "web.csv", text)] == ["a dog\u2028jumps\x0bhigh"]
