@@ -23,6 +23,7 @@ from sdst.config import DataConfig
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
+from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.options import OneLineParser
@@ -44,6 +45,7 @@ class Answers(NamedTuple):
     annotations: list[Annotation]
     clip_length: float | None  # seconds; None where the annotations label clips
     source: str  # what to call the predictions in an error
+    others: list[dict]  # predictions for sentences of other videos
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,6 +69,7 @@ def score(options: Namespace, overrides: Sequence[str] = ()) -> None:
     name = answers.split if options.checkpoint else options.predictions.stem
     truth = answers.annotations
     report = protocol.score(answers.predictions, truth, answers.clip_length, answers.source)
+    report |= presence_figures(answers.predictions, answers.others)
     if options.json is not None:
         replace_text(options.json, json.dumps(report, indent=4) + "\n")
     title = titled(protocol.title, len(truth), data)
@@ -78,7 +81,7 @@ def submit(options: Namespace, overrides: Sequence[str] = ()) -> None:
     protocol = _data(options, overrides).protocol
     check_server(protocol)
     for answers in _answers(options, overrides):
-        split, predictions, annotations, clip_length, source = answers
+        split, predictions, annotations, clip_length, source, _ = answers
         assert clip_length is not None  # no server scores the datasets without
         path, *more = write_submission(
             options.submit, split, predictions, annotations, clip_length, source, protocol=protocol
@@ -106,6 +109,7 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
             read_annotations(options.annotations),
             options.clip_length or PROTOCOLS[_data(options).protocol].clip_length,
             str(options.predictions),
+            others=[],
         )
         return
     from sdst.evaluation.predict import predict_split  # brings the model and the backbone along
@@ -116,8 +120,10 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
         splits = (options.split or DEFAULT_SPLIT,)
     for split in splits:
         precision = options.precision or "fp32"
-        answers = predict_split(options.checkpoint, split, precision, overrides)
-        yield Answers(split, *answers, str(options.checkpoint))
+        scored = options.submit is None
+        found = predict_split(options.checkpoint, split, precision, overrides, others=scored)
+        *answers, others = found
+        yield Answers(split, *answers, str(options.checkpoint), others)
 
 
 def make_parser() -> ArgumentParser:

@@ -47,6 +47,7 @@ CLOCK = 0.38
 DPI = 200
 LINE = 105  # letters of a query
 NAMED = 10  # characters that no font has
+RELIABLE = {"presence": "sentence is in the video", "windows": "moment has IoU of 0.5 or more"}
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,30 @@ def plot_curves(history: Sequence[dict], headline: Sequence[str], out: str | Pat
     _draw_series(right, epochs, figures, "validation (%)")
     left.set_yscale("log")
     right.set_ylim(0, 100)
+    _save(figure, out)
+
+
+def plot_reliability(reliable: Mapping[str, Mapping], out: str | Path) -> None:
+    """Draw how often what was given a probability happened, a panel for each probability.
+
+    Args:
+        reliable: `bins` and `error` by name, of `sdst.training.calibration.reliabilities`.
+        out: an image file.
+    """
+    check_picture_name(out)
+    figure = Figure(figsize=(WIDTH / 2 * len(reliable), 5.2), facecolor="white", layout="tight")
+    for number, (name, found) in enumerate(reliable.items(), 1):
+        axes = figure.add_subplot(1, len(reliable), number)
+        given, happened, share = np.transpose(found["bins"])
+        axes.plot((0, 1), (0, 1), color=HAIR, linewidth=1.2)
+        axes.plot(given, happened, color=MOMENT, linewidth=1.6, zorder=2)
+        axes.scatter(given, happened, s=600 * share + 12, color=MOMENT, alpha=0.5, zorder=3)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_xlabel("probability given", color=MUTED)
+        axes.set_ylabel("share that it was so; area: how often given", color=MUTED)
+        title = f"{RELIABLE[name]}, off by {found['error']:.1f} points"
+        axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+        axes.spines[["right", "top"]].set_visible(False)
     _save(figure, out)
 
 

@@ -103,10 +103,12 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
 
 
 def finish(trainer: Trainer) -> dict:
-    """Evaluate the best model beside the zero-shot baseline; write predictions and curves."""
+    """Calibrate and evaluate the best model; write predictions, curves and its reliability."""
     from sdst.evaluation import write_predictions
+    from sdst.evaluation.presence import presence_figures
     from sdst.model import parameter_count
-    from sdst.plots import plot_curves
+    from sdst.plots import plot_curves, plot_reliability
+    from sdst.training.calibration import calibrate, reliabilities
     from sdst.training.snapping import decide_snap
 
     folder, data = trainer.folder, trainer.data
@@ -115,16 +117,23 @@ def finish(trainer: Trainer) -> dict:
     trainer.accelerator.wait_for_everyone()
     trainer.bare_model.load_weights(folder.model / "model.safetensors")
     decide_snap(trainer)
+    calibrate(trainer)
     records = trainer.predict(dataset)
+    others = trainer.predict_others(dataset)
     if not trainer.accelerator.is_main_process:
         return {}
     write_predictions(folder.path / "predictions.jsonl", records)
     if history := folder.read_metrics():
         plot_curves(history, trainer.protocol.headline, folder.path / "curves.png")
+    reliable = reliabilities(records, others, dataset.annotations)
+    if reliable:
+        plot_reliability(reliable, folder.path / "reliability.png")
+    figures = presence_figures(records, others)
     return {
         "split": split,
         "queries": len(dataset),
-        "report": trainer.report(records, dataset.annotations),
+        "report": trainer.report(records, dataset.annotations) | figures,
+        "reliability": reliable,
         "zero_shot": trainer.zero_shot_report(dataset),
         "best_epoch": trainer.progress.best_epoch,
         "epochs": trainer.progress.epoch,
@@ -145,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not metrics:
         return 0
     show_metrics(config, metrics)
-    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png")
+    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png, reliability.png")
     return 130 if metrics["interrupted"] else 0
 
 

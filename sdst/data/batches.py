@@ -111,8 +111,11 @@ class GroundingDataset(Dataset):
 
     def share(self, rank: int, processes: int) -> GroundingDataset:
         """Every `processes`-th query, beginning with number `rank`."""
-        mine = self.annotations[rank::processes]
-        return GroundingDataset(mine, self.source, self.clip_length, self.layers, self.seed)
+        return self.asking(self.annotations[rank::processes])
+
+    def asking(self, annotations: list[Annotation]) -> GroundingDataset:
+        """Other queries on the same features."""
+        return GroundingDataset(annotations, self.source, self.clip_length, self.layers, self.seed)
 
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
+from sdst.evaluation.presence import of_others
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.model import SDST, Outputs
@@ -39,23 +42,45 @@ def predict(
     Raises:
         InputError: an answer is not finite, or the CPU lacks the precision.
     """
+    calibration = model.calibration if isinstance(model, SDST) else None
+    records = []
+    for annotations, lengths, outputs in outputs_of(
+        model, dataset, batch_size, device, progress, precision
+    ):
+        check_finite(outputs)
+        durations = [annotation.duration for annotation in annotations]
+        answers = decode(outputs, lengths, durations, dataset.clip_length, options, calibration)
+        records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
+    return records
+
+
+def outputs_of(
+    model: nn.Module,
+    dataset: GroundingDataset,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    precision: str = "fp32",
+) -> Iterator[tuple[list[Annotation], Tensor, Outputs]]:
+    """The outputs for every query of `dataset` in batches, with the clips that each video has.
+
+    Args:
+        precision: as for `predict`.
+
+    Raises:
+        InputError: the CPU lacks the precision.
+    """
     device = torch.device(device)
     check_precision(precision, device)
     model.eval()
     if isinstance(model, SDST):
         model.for_inference()
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
-    records = []
     for samples in progress_bar(loader, desc="predict", leave=False, disable=not progress):
         batch = collate(samples).to(device)
-        annotations = [sample.annotation for sample in samples]
-        durations = [annotation.duration for annotation in annotations]
         with inference(device, precision):
             outputs = model(*batch.inputs())
-        check_finite(outputs)
-        answers = decode(outputs, batch.video_lengths, durations, dataset.clip_length, options)
-        records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
-    return records
+        yield [sample.annotation for sample in samples], batch.video_lengths, outputs
 
 
 def check_finite(outputs: Outputs) -> None:
@@ -97,22 +122,46 @@ def _on_host(embedding: np.ndarray | Tensor | None) -> np.ndarray:
 
 def as_record(annotation: Annotation, answer: Prediction) -> dict:
     """One line of an official submission file."""
-    return {
+    record = {
         "qid": annotation.qid,
         "query": annotation.query,
         "vid": annotation.vid,
         "pred_relevant_windows": [[round(float(x), 4) for x in row] for row in answer.windows],
         "pred_saliency_scores": [float(x) for x in answer.saliency],
     }
+    if answer.presence is not None:
+        record["pred_presence"] = answer.presence
+    return record
+
+
+class SplitPredictions(NamedTuple):
+    """What a checkpoint answers to the queries of a split.
+
+    Args:
+        records: its predictions.
+        annotations: the queries.
+        clip_length: seconds of a clip.
+        others: predictions for sentences of other videos, `of_others`; none without presence.
+    """
+
+    records: list[dict]
+    annotations: list[Annotation]
+    clip_length: float
+    others: list[dict]
 
 
 def predict_split(
-    checkpoint: Path, split: str, precision: str = "fp32", overrides: Sequence[str] = ()
-) -> tuple[list[dict], list[Annotation], float]:
-    """Predictions of a checkpoint on a split, with its annotations and the seconds of a clip.
+    checkpoint: Path,
+    split: str,
+    precision: str = "fp32",
+    overrides: Sequence[str] = (),
+    others: bool = False,
+) -> SplitPredictions:
+    """Predictions of a checkpoint on a split.
 
     Args:
         overrides: of the checkpoint's config, as `--data.root DIR` where its data was moved.
+        others: answer sentences of other videos as well.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, model = load_checkpoint(checkpoint, overrides)
@@ -120,12 +169,23 @@ def predict_split(
     data = open_data(config, fetch=asked_for)
     check_source(checkpoint, data.meta)
     dataset = data.dataset(split)
-    records = predict(
+    answer = partial(
+        predict,
         model.to(device),
-        dataset,
-        config.train.batch_size,
-        device,
+        batch_size=config.train.batch_size,
+        device=device,
         options=config.predict,
         precision=precision,
     )
-    return records, dataset.annotations, config.data.clip_length
+    asked = of_others(dataset.annotations) if others and knows_presence(model) else []
+    return SplitPredictions(
+        answer(dataset),
+        dataset.annotations,
+        config.data.clip_length,
+        answer(dataset.asking(asked)),
+    )
+
+
+def knows_presence(model: SDST) -> bool:
+    """Whether a model's answers say how likely the video has what is asked for."""
+    return model.calibration is not None and model.calibration.presence is not None

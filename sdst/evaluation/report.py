@@ -26,6 +26,7 @@ FIGURES = {
     "HIT@1 Fair": "HL-min-Fair-Hit1",
     "HIT@1 Good": "HL-min-Good-Hit1",
     "HIT@1 VeryGood": "HL-min-VeryGood-Hit1",
+    "AUROC": "presence-AUROC",
 }
 
 
@@ -75,6 +76,8 @@ def format_report(
 def _kind(label: str) -> str:
     if label not in FIGURES:
         return "By domain"
+    if label == "AUROC":
+        return "Own sentence or another video's"
     return "Highlight detection" if label.startswith(("HD", "HIT")) else "Moment retrieval"
 
 

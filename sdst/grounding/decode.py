@@ -16,6 +16,7 @@ from sdst.errors import InputError
 from sdst.grounding.snapping import snap
 from sdst.kernels import library, temporal_nms
 from sdst.model import Outputs
+from sdst.model.calibration import UNCALIBRATED, Calibration
 from sdst.model.layers import length_mask
 from sdst.model.spans import to_ends
 
@@ -27,10 +28,13 @@ class Prediction:
     Attributes:
         windows: [M, 3], start and end in seconds and score, best first.
         saliency: [L], score per clip.
+        presence: probability that the video has what the sentence says; None where the model has
+            no curve for it.
     """
 
     windows: np.ndarray
     saliency: np.ndarray
+    presence: float | None = None
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -62,6 +66,7 @@ def decode(
     durations: Sequence[float],
     clip_length: float,
     options: PredictConfig | None = None,
+    calibration: Calibration | None = None,
 ) -> list[Prediction]:
     """The last step's moments, ranked, in seconds and inside their video.
 
@@ -71,8 +76,9 @@ def decode(
         durations: B, seconds.
         clip_length: seconds per clip.
         options: rounding and suppression; the default does neither.
+        calibration: makes probabilities of the scores of ranked moments, and tells presence.
     """
-    options = options or PredictConfig()
+    options, calibration = options or PredictConfig(), calibration or UNCALIBRATED
     seconds = (lengths * clip_length).float()
     ends = to_ends(outputs.spans[-1].float()) * seconds[:, None, None]
     limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)[:, None, None]
@@ -85,17 +91,26 @@ def decode(
     order, scores = rank(ends, outputs.scores[-1].float(), options)
     ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
     windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
+    windows[..., 2] = calibration.scores(windows[..., 2])
     kept = (order >= 0).sum(1).tolist()
     saliency = outputs.saliency[-1].float()
     if options.smooth:
         saliency = smooth(saliency, lengths)
     saliency = saliency.cpu().numpy()
+    presence = presence_of(outputs, calibration)
     return [
-        Prediction(sample[:count], curve[:length])
-        for sample, count, curve, length in zip(
-            windows, kept, saliency, lengths.tolist(), strict=True
+        Prediction(sample[:count], curve[:length], probability)
+        for sample, count, curve, length, probability in zip(
+            windows, kept, saliency, lengths.tolist(), presence, strict=True
         )
     ]
+
+
+def presence_of(outputs: Outputs, calibration: Calibration) -> Sequence[float | None]:
+    """`Prediction.presence` of B samples."""
+    if calibration.presence is None:
+        return [None] * outputs.spans.shape[1]
+    return calibration.presence(outputs.evidence.cpu().numpy()).tolist()
 
 
 def smooth(saliency: Tensor, lengths: Tensor) -> Tensor:

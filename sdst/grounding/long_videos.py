@@ -15,7 +15,8 @@ by the frozen tokens that the sentence selects under `context: sparse`, patches 
 
 with S_t the window's saliency, scale its learned inverse temperature, and s_j the scores of its
 selected tokens, whose mean is taken at every step and geometrically over the steps. A video of one
-window is scored as if it were not cut.
+window is scored as if it were not cut. What the sentence says is present as surely as in the window
+where it is surest.
 
 The moment queries attend to the tokens selected in their window. Under `predict.select_from:
 video`, a first pass over the store selects from the whole video, and they attend to both.
@@ -32,9 +33,10 @@ import torch
 from torch import Tensor
 
 from sdst.config import PredictConfig
-from sdst.grounding.decode import Prediction, rank, round_ends, smooth
+from sdst.grounding.decode import Prediction, presence_of, rank, round_ends, smooth
 from sdst.grounding.snapping import snap
 from sdst.model import SDST, Outputs
+from sdst.model.calibration import UNCALIBRATED, Calibration
 from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
 from sdst.model.spans import to_ends
@@ -74,7 +76,8 @@ def ground_long(
         For each sentence at most `MOMENTS_KEPT` windows, best first, and the saliency of L clips.
     """
     layers, device = model.config.layers, model.fusion.device
-    answers = [_Answer(tokens.shape[1]) for _ in texts]
+    calibration = model.calibration or UNCALIBRATED
+    answers = [_Answer(tokens.shape[1], calibration) for _ in texts]
     texts = [text.to(device).expand(layers, -1, -1) for text in texts]
     beyond: list[list[SelectedTokens] | None] = [None for _ in texts]
     stretch, overlap = options.stretches
@@ -154,8 +157,9 @@ def _select_from_all(
 class _Answer:
     """One query's answer, as far as the video has been read."""
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, calibration: Calibration = UNCALIBRATED) -> None:
+        self.length, self.calibration = length, calibration
+        self.presence: float | None = None  # in the window where it is greatest
         self.ends = torch.empty(0, 2)  # clips
         self.evidence = torch.empty(0)  # log of a moment's score, before it is compared
         self.best = -torch.inf  # log E of the best window
@@ -166,6 +170,7 @@ class _Answer:
         saliency, scores = outputs.saliency[-1].float().cpu(), outputs.scores[-1].float().cpu()
         size = saliency.shape[1]
         self._blend(starts, saliency.numpy())
+        self._add_presence(outputs)
         mass = (outputs.scale.float().cpu() * saliency).logsumexp(1)
         mass += FIT_WEIGHT * torch.as_tensor(outputs.fit).float().cpu()
         self.best = max(self.best, float(mass.max()))
@@ -180,6 +185,10 @@ class _Answer:
         self.evidence = torch.cat((self.evidence, (scores.log() + mass[:, None])[kept]))
         best = self.evidence.topk(min(MOMENTS_KEPT, len(self.evidence))).indices
         self.ends, self.evidence = self.ends[best], self.evidence[best]
+
+    def _add_presence(self, outputs: Outputs) -> None:
+        found = [self.presence, *presence_of(outputs, self.calibration)]
+        self.presence = max((x for x in found if x is not None), default=None)
 
     def _blend(self, starts: Sequence[int], saliency: np.ndarray) -> None:
         """Add up saliency [S, l], that of a clip counting the more the farther from a border."""
@@ -205,4 +214,5 @@ class _Answer:
         [order], [scores] = rank(ends, (self.evidence - self.best).exp()[None], options)
         count = int((order >= 0).sum())
         windows = torch.cat((ends[0, order[:count]], scores[:count, None]), 1)
-        return Prediction(windows.numpy(), saliency[0].numpy())
+        windows[:, 2] = torch.from_numpy(self.calibration.scores(windows[:, 2].numpy()))
+        return Prediction(windows.numpy(), saliency[0].numpy(), self.presence)

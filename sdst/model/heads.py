@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.model.layers import MLP
+from sdst.model.layers import MLP, length_mask
 
 
 class MomentHeads(nn.Module):
@@ -99,6 +99,12 @@ def saliency_scores(dense: Tensor, sentence: Tensor) -> Tensor:
         dense = functional.normalize(dense.float(), dim=-1)
         sentence = functional.normalize(sentence.float(), dim=-1)
         return torch.einsum("...lf,...f->...l", dense, sentence)
+
+
+def saliency_peak(dense: Tensor, sentence: Tensor, lengths: Tensor) -> Tensor:
+    """[B], the greatest saliency over the valid clips: dense [B, L, F], sentence [B, F]."""
+    real = length_mask(lengths, dense.shape[1])
+    return saliency_scores(dense, sentence).masked_fill(~real, -1.0).amax(1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from sdst.errors import InputError
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
+from sdst.model.calibration import Calibration
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection, log_fit
 from sdst.model.dense import DenseBlock, resample
 from sdst.model.fused import Blocks, can_serve, fuse
-from sdst.model.heads import MomentHeads, TextPooling, saliency_scores
+from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
@@ -50,6 +51,7 @@ class Outputs:
         references: [K, B, M, 2], (center, width) that each step read at, in training; else None.
         offsets: [K, B, M, heads * points], where around them, in half-widths, in training; None
             otherwise, and where the reader samples no points.
+        peaks: [K, B], the greatest saliency over the clips at each step; None in training.
     """
 
     spans: Tensor
@@ -63,11 +65,19 @@ class Outputs:
     fit: Tensor | float = 0.0
     references: Tensor | None = None
     offsets: Tensor | None = None
+    peaks: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
         """[K, B, M], p(class) * actionness."""
         return self.class_logits.sigmoid() * self.actionness
+
+    @property
+    def evidence(self) -> Tensor:
+        """[B, K + 1], what tells whether the video has what the sentence says: peaks and `fit`."""
+        assert self.peaks is not None  # there are some but in training
+        fit = torch.as_tensor(self.fit, device=self.peaks.device).expand(self.peaks.shape[1])
+        return torch.cat((self.peaks.T, fit[:, None].float()), 1)
 
 
 class SDST(
@@ -104,6 +114,7 @@ class SDST(
         # Inverse temperature of the contrastive losses, learned from 1/0.07, as in CLIP [D].
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
         self.selection = TokenSelection(config) if config.context == "sparse" else None
+        self.calibration: Calibration | None = None  # after training
         self._fused: Blocks | None = None
 
     def forward(
@@ -187,7 +198,7 @@ class SDST(
 
         hidden, references = self.queries(batch)
         beta = self.fusion.sigmoid()
-        steps, looks = [], []
+        steps, looks, peaks = [], [], []
         dense = inputs[0].source  # D^0 = V^1 [P]
         for step, (source, time, lengths, stride) in enumerate(inputs):
             if step > 0:
@@ -205,6 +216,8 @@ class SDST(
                 full = resample(dense, lengths, stride, 1, video.clips)
                 steps.append((spans, *blocks.heads.rate(hidden), full))
             looks.append((references, offsets))
+            if not self.training:
+                peaks.append(saliency_peak(dense, sentence[:, step], lengths))
             references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
         spans, class_logits, actionness, dense = (
             torch.stack(outputs) for outputs in zip(*steps, strict=True)
@@ -216,15 +229,16 @@ class SDST(
         )
         if self.training:
             outputs.references, outputs.offsets = map(_stacked, zip(*looks, strict=True))
+        else:
+            outputs.peaks = torch.stack(peaks)
         return outputs
 
     # Of the hub mixin, so that weights and their configuration carry a checksum.
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_tensors(
-            save_directory / SAFETENSORS_SINGLE_FILE,
-            self.state_dict(),
-            config=json.dumps(asdict(self.config)),
-        )
+        metadata = {"config": json.dumps(asdict(self.config))}
+        if self.calibration is not None:
+            metadata["calibration"] = self.calibration.to_json()
+        save_tensors(save_directory / SAFETENSORS_SINGLE_FILE, self.state_dict(), **metadata)
 
     @classmethod
     def _load_as_safetensor(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -234,7 +248,7 @@ class SDST(
         return model.to(map_location).eval()
 
     def load_weights(self, file: Path, strict: bool = True) -> None:
-        """Take the weights that `save_pretrained` wrote.
+        """Take the weights that `save_pretrained` wrote, and their calibration.
 
         Raises:
             InputError: they are damaged, or of another configuration.
@@ -250,6 +264,8 @@ class SDST(
                 f"{ours.get(name)}; take both from one training run"
             )
         self.load_state_dict(weights, strict=strict)
+        calibration = metadata.get("calibration")
+        self.calibration = calibration and Calibration.from_json(calibration)
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """Direction that scores frozen tokens at every step, [K, B, Dv], of `answer`'s text."""

@@ -23,7 +23,8 @@ from sdst.config import Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.errors import InputError, one_line
-from sdst.evaluation.predict import as_record, predict, predict_zero_shot
+from sdst.evaluation.predict import as_record, knows_presence, predict, predict_zero_shot
+from sdst.evaluation.presence import of_others
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.grounding.decode import Prediction
@@ -276,6 +277,11 @@ class Trainer:
             return records
         of_all: list[list[dict]] = gather_object([records])
         return [of_all[i % processes][i // processes] for i in range(len(dataset))]
+
+    def predict_others(self, dataset: GroundingDataset) -> list[dict]:
+        """Predictions for sentences of other videos (`of_others`); none without presence."""
+        asked = of_others(dataset.annotations) if knows_presence(self.bare_model) else []
+        return self.predict(dataset.asking(asked))
 
     def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
         """The official figures, at this dataset's clip length."""
