@@ -5,10 +5,12 @@ python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...
 python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    the best across many videos
 python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        across those of a store
 
-A moment's score is the model's probability that it is what the sentence asks for, given that the
-video has it: it ranks the moments of a video. Across many videos it is lowered where a video as a
-whole fits the sentence less than others. With --zero-shot it is no probability but by how much the
-clips' similarity to the sentence exceeds the rest of the video.
+A moment's score is the probability that it overlaps what the sentence asks for by half (an IoU of
+0.5), given that the video has it; presence is the probability that it has. Both are calibrated on
+the validation split of the training. The table leaves out moments that are one with a better one,
+and unlikely ones; --json has them all. Across many videos a score is lowered where the video rather
+lacks what is asked for. With --zero-shot it is no probability but by how much the clips' similarity
+to the sentence exceeds the rest of the video, and there is no presence.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--query", action="append", default=[], metavar="TEXT", help="may be given repeatedly")
     add("--queries", type=Path, metavar="FILE", help="queries, one a line; - reads the input")
     add("--top", type=int, default=5, metavar="N", help="windows per query (default: %(default)s)")
+    add(
+        "--min-presence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="answer with nothing where the sentence is in the video with less probability, 0 to 1",
+    )
 
     output = parser.add_argument_group("what to write, besides the table")
     add = output.add_argument
@@ -115,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ground(grounder: Grounder | ZeroShotGrounder, options: argparse.Namespace) -> int:
     """Print the moments of one video."""
-    answers = grounder.ground(options.video, options.query, options.top, progress=True)
+    ask = partial(grounder.ground, options.video, options.query, options.top, progress=True)
+    answers = ask(**_least(options))
     tables = [format_video(options.video.name, answers[0]), *map(format_table, answers)]
     if options.plot:
         from sdst.plots import plot_groundings
@@ -131,7 +142,8 @@ def _search(
 ) -> int:
     """Print the best moments across many videos; exit code 1 if one was left out."""
     skipped: list[str] = []
-    answers = grounder.search(corpus, options.query, options.top, skipped, progress=True)
+    ask = partial(grounder.search, corpus, options.query, options.top, skipped, progress=True)
+    answers = ask(**_least(options))
     read = len(corpus) - len(skipped)
     if not read:
         raise InputError(f"none of {len(corpus):,} videos can be read; the first: {skipped[0]}")
@@ -144,6 +156,11 @@ def _search(
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def _least(options: argparse.Namespace) -> dict[str, float]:
+    """The presence asked for, which a backbone alone does not know."""
+    return {} if options.zero_shot else {"min_presence": options.min_presence}
 
 
 def _take_away(moments: list[Moment], options: argparse.Namespace) -> None:
@@ -206,6 +223,8 @@ def _check_options(options: argparse.Namespace) -> None:
     as_queries(options.query)
     if options.top < 1:
         raise InputError(f"--top {options.top}: expected at least 1")
+    if not 0 <= options.min_presence <= 1:
+        raise InputError(f"--min-presence {options.min_presence:g}: expected 0 to 1")
     if options.video is None and options.plot:
         raise InputError("--plot draws one video; give --video FILE, or leave --plot out")
     _check_video(options.video)
@@ -228,6 +247,8 @@ def _check_options(options: argparse.Namespace) -> None:
 def _check_zero_shot(options: argparse.Namespace) -> None:
     if options.backbone is None:
         raise InputError(f"--zero-shot needs --backbone NAME: {BACKBONES}")
+    if options.min_presence:
+        raise InputError("--min-presence goes with --checkpoint; a backbone alone knows none")
     if options.precision is not None:
         raise InputError("--precision goes with --checkpoint; a backbone's follows its name")
     if options.clip_length is not None and not 0 < options.clip_length < math.inf:

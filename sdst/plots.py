@@ -168,7 +168,7 @@ def _title(query: str) -> str:
 
 
 def _row_height(title: str, answer: Grounding) -> float:
-    return GAP + _title_height(title) + CURVE_HEIGHT + LANE * len(answer.windows)
+    return GAP + _title_height(title) + CURVE_HEIGHT + LANE * len(answer.moments)
 
 
 def _axes(figure: Figure, bottom: float, height: float) -> Axes:
@@ -211,11 +211,11 @@ def _draw_answer(figure: Figure, top: float, title: str, answer: Grounding) -> N
     top = _draw_title(figure, top - GAP, title)
     curve = _axes(figure, top - CURVE_HEIGHT, CURVE_HEIGHT)
     _draw_saliency(curve, answer)
-    lanes = len(answer.windows)
+    lanes = len(answer.moments)
     if lanes:
         bars = _axes(figure, top - CURVE_HEIGHT - LANE * lanes, LANE * lanes)
         _draw_windows(bars, answer)
-        start, end, _ = answer.windows[0]
+        start, end, _ = answer.moments[0]
         curve.axvspan(start, end, color=MOMENT, alpha=0.10, linewidth=0)
 
 
@@ -258,8 +258,8 @@ def _draw_saliency(axes: Axes, answer: Grounding) -> None:
 
 def _draw_windows(axes: Axes, answer: Grounding) -> None:
     """Bars, best on top, each with its times and score; the better, the stronger its colour."""
-    best = max(answer.windows[0][2], 1e-6)
-    for lane, (start, end, score) in enumerate(answer.windows):
+    best = max(answer.moments[0][2], 1e-6)
+    for lane, (start, end, score) in enumerate(answer.moments):
         strength = 0.25 + 0.75 * min(max(score / best, 0.0), 1.0)
         axes.barh(lane, end - start, 0.56, start, color=MOMENT, alpha=strength, linewidth=0)
         words = f"{_clock(start)} \N{EN DASH} {_clock(end)}   {score:.2f}"
@@ -275,7 +275,7 @@ def _draw_windows(axes: Axes, answer: Grounding) -> None:
             fontweight="bold" if lane == 0 else "normal",
             color="white" if inside else INK if lane == 0 else MUTED,
         )
-    axes.set(xlim=(0, answer.duration), ylim=(len(answer.windows) - 0.5, -0.5))
+    axes.set(xlim=(0, answer.duration), ylim=(len(answer.moments) - 0.5, -0.5))
 
 
 def _label_place(start: float, end: float, duration: float) -> tuple[float, str, bool]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sdst.checkpoint import RunFolder, load_checkpoint
 from sdst.errors import InputError, run
 from sdst.ground import main
-from sdst.grounding.answers import Grounding
+from sdst.grounding.answers import Grounding, moments_to_show
 from sdst.grounding.report import as_json, format_found, format_table, found_as_json
 from sdst.grounding.search import Found
+from sdst.model.calibration import Calibration, Logistic
 from sdst.times import format_time
 from tests.processor import needs_bf16
 from tests.untrained import QUERIES
@@ -85,7 +88,9 @@ def test_the_command_searches_a_folder(untrained, own_cache, films, tmp_path, ca
     assert "best of 3 videos" in told.out
     assert "left out" in told.err and "noise.mp4" in told.err
     [record] = json.loads(out.read_text())
-    assert [set(moment) for moment in record["moments"]] == 4 * [{"vid", "start", "end", "score"}]
+    assert [set(moment) for moment in record["moments"]] == 4 * [
+        {"vid", "start", "end", "score", "presence"}
+    ]
 
 
 def test_a_search_that_can_read_no_video_is_an_error(untrained, own_cache, tmp_path):
@@ -159,7 +164,8 @@ def test_numbers_in_json_have_four_decimals():
     assert written["pred_relevant_windows"] == [[0.3333, 0.6667, 0.1429]]
     assert written["pred_saliency_scores"] == [0.3333, -0.6667]
     [record] = json.loads(found_as_json(["a cat"], [[Found("a", 1 / 3, 2 / 3, 1 / 7)]], [""]))
-    assert record["moments"] == [{"vid": "a", "start": 0.3333, "end": 0.6667, "score": 0.1429}]
+    times = {"vid": "a", "start": 0.3333, "end": 0.6667, "score": 0.1429}
+    assert record["moments"] == [{**times, "presence": None}]
 
 
 @pytest.mark.parametrize(
@@ -216,3 +222,65 @@ def test_a_broken_video_ends_with_one_line_and_leaves_no_cache(untrained, own_ca
     with pytest.raises(InputError, match="not a readable video"):
         main(["--checkpoint", str(untrained), "--video", str(path), "--query", "a cat"])
     assert not own_cache.exists() or not list(own_cache.iterdir())
+
+
+@pytest.fixture
+def calibrated(untrained, tmp_path) -> Path:
+    """The untrained checkpoint, with curves that know presence."""
+    folder = tmp_path / "calibrated"
+    shutil.copytree(untrained, folder)
+    model = load_checkpoint(folder)[1]
+    model.calibration = Calibration(Logistic((0.0, 0.0, 0.0, 4.0, 0.0), 0.0), None)
+    RunFolder(folder).save_model(model)
+    return folder
+
+
+def test_nothing_is_shown_below_the_presence_asked_for(
+    calibrated, own_cache, films, tmp_path, capsys
+):
+    out, table = tmp_path / "out.json", tmp_path / "moments.csv"
+    query = ["--checkpoint", str(calibrated), "--query", QUERIES[0], "--json", str(out)]
+    one = [*query, "--video", str(films["film0"]), "--export", str(table)]
+    assert main(one) == 0
+    [answer] = json.loads(out.read_text())["answers"]
+    assert f"(presence {answer['presence']:.2f}" in capsys.readouterr().out
+    assert answer["pred_relevant_windows"] and len(table.read_text().splitlines()) > 1
+    assert main([*one, "--min-presence", "0.9999"]) == 0
+    assert "nothing: its presence is less than asked for" in capsys.readouterr().out
+    [none] = json.loads(out.read_text())["answers"]
+    assert none == {**answer, "pred_relevant_windows": []}
+    assert len(table.read_text().splitlines()) == 1
+    many = [*query, "--videos", str(films["film0"].parent)]
+    assert main(many) == 1
+    assert "presence  video" in capsys.readouterr().out
+    assert main([*many, "--min-presence", "0.9999"]) == 1
+    assert json.loads(out.read_text())[0]["moments"] == []
+    assert "nothing: no video's presence" in capsys.readouterr().out
+
+
+def test_a_model_without_presence_refuses_one_to_ask_for(untrained, own_cache, film):
+    arguments = ["--checkpoint", str(untrained), "--video", str(film), "--query", "a cat"]
+    with pytest.raises(InputError, match=r"min_presence 0\.5: this model does not tell .*--resume"):
+        main([*arguments, "--min-presence", "0.5"])
+    with pytest.raises(InputError, match=r"--min-presence 1\.5: expected 0 to 1"):
+        main([*arguments, "--min-presence", "1.5"])
+    with pytest.raises(InputError, match="--min-presence nan: expected 0 to 1"):
+        main([*arguments, "--min-presence", "nan"])
+
+
+def test_a_backbone_alone_knows_no_presence(film):
+    arguments = [*ZERO_SHOT, "--video", str(film), "--query", "a cat", "--min-presence", "0.5"]
+    with pytest.raises(InputError, match="--min-presence goes with --checkpoint"):
+        main(arguments)
+
+
+def test_the_table_has_a_moment_once_and_no_unlikely_one():
+    windows = [[0.0, 4.0, 0.8], [0.5, 4.0, 0.7], [6.0, 8.0, 0.3], [9.0, 10.0, 0.05]]
+    answer = Grounding("a cat", windows, np.zeros(4), 2.0, 10.0)
+    assert answer.moments == [windows[0], windows[2], windows[3]]
+    assert moments_to_show(windows, floor=0.1) == [windows[0], windows[2]]
+    assert moments_to_show(windows[3:], floor=0.1) == [windows[3]]  # the first stays
+    assert moments_to_show(windows, top=1) == [windows[0]]
+    assert moments_to_show([]) == []
+    assert len(format_table(answer).splitlines()) == 5
+    assert "0.700" not in format_table(answer)

@@ -44,13 +44,12 @@ def predict(
     """
     calibration = model.calibration if isinstance(model, SDST) else None
     records = []
-    for annotations, lengths, outputs in outputs_of(
-        model, dataset, batch_size, device, progress, precision
-    ):
+    batches = outputs_of(model, dataset, batch_size, device, progress, precision)
+    for queries, lengths, outputs in batches:
         check_finite(outputs)
-        durations = [annotation.duration for annotation in annotations]
+        durations = [annotation.duration for annotation in queries]
         answers = decode(outputs, lengths, durations, dataset.clip_length, options, calibration)
-        records += [as_record(a, answer) for a, answer in zip(annotations, answers, strict=True)]
+        records += [as_record(a, answer) for a, answer in zip(queries, answers, strict=True)]
     return records
 
 

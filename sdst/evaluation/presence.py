@@ -14,6 +14,7 @@ from sdst.data.annotations import Annotation
 from sdst.evaluation.retrieval import percent
 
 MOST = 1000  # pairs: the standard error of AUROC is then about half a point
+TRIES = 20  # pairs looked at for each, where most sentences are alike
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -28,21 +29,20 @@ def of_others(
     own = defaultdict(list)
     for annotation in annotations:
         own[annotation.vid].append(words(annotation.query))
-    order = np.random.default_rng(seed).permutation(len(annotations))
-    shuffled = [annotations[i] for i in order]
-    pairs = (
-        (video, sentence)
-        for video, sentence in _rolled(shuffled)
-        if not any(words(sentence.query) <= said for said in own[video.vid])
-    )
-    return [
-        replace(video, qid=sentence.qid, query=sentence.query)
-        for video, sentence in islice(pairs, most)
-    ]
+    drawn: dict[tuple[str, int | str], Annotation] = {}
+    for video, sentence in islice(_rolled(some_of(annotations, seed=seed)), TRIES * most):
+        if len(drawn) == most:
+            break
+        if not any(words(sentence.query) <= said for said in own[video.vid]):
+            pair = replace(video, qid=sentence.qid, query=sentence.query)
+            drawn.setdefault((video.vid, sentence.qid), pair)
+    return list(drawn.values())
 
 
-def some_of(annotations: Sequence[Annotation], most: int = MOST, seed: int = 0) -> list[Annotation]:
-    """All of the annotations, or `most` of them, drawn at random."""
+def some_of(
+    annotations: Sequence[Annotation], most: int | None = None, seed: int = 0
+) -> list[Annotation]:
+    """The annotations in random order, or `most` of them."""
     order = np.random.default_rng(seed).permutation(len(annotations))
     return [annotations[i] for i in order[:most]]
 

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sdst.grounding.zero_shot import suppress
 from sdst.times import format_time
+
+SAME_MOMENT = 0.5  # IoU above which two windows are one moment to who reads
+UNLIKELY = 0.1  # probability below which a window is not shown behind the first
+
+
+def moments_to_show(
+    windows: Sequence[Sequence[float]], floor: float = 0.0, top: int | None = None
+) -> list[list[float]]:
+    """The first of every window found several times, of at least a score of `floor`.
+
+    Args:
+        windows: `[[start, end, score], ...]`, best first; the first stays whatever its score.
+        floor: `UNLIKELY` where scores are probabilities.
+        top: most of them.
+    """
+    rows = np.asarray(windows, float).reshape(-1, 3)
+    apart = suppress(rows[:, :2], rows[:, 2], SAME_MOMENT, len(rows))
+    return [windows[i] for i in apart if i == 0 or rows[i, 2] >= floor][:top]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +39,15 @@ class Grounding:
 
     Args:
         query: the sentence.
-        windows: `[[start, end, score], ...]`, seconds, best first.
+        windows: `[[start, end, score], ...]`, seconds, best first; all that the model gave.
         saliency: how well each of L clips fits the sentence, `[L]`, in [-1, 1].
         clip_length: seconds per clip.
         duration: seconds of the video.
         unread: the end of a sentence that is longer than the backbone's text tower reads.
         video: the file that was asked.
+        presence: probability that the video has what the sentence says, where as many sentences
+            are asked that hold as others; None where the model was not calibrated for it.
+        moments: the windows to show, `moments_to_show`; by default those of `windows`.
     """
 
     query: str
@@ -34,6 +57,12 @@ class Grounding:
     duration: float
     unread: str = ""
     video: str = ""
+    presence: float | None = None
+    moments: list[list[float]] = None  # type: ignore[assignment]  # made of `windows`
+
+    def __post_init__(self) -> None:
+        if self.moments is None:
+            object.__setattr__(self, "moments", moments_to_show(self.windows))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grounding):
@@ -68,7 +97,7 @@ class Grounding:
         rows = "".join(
             f"<tr><td>{rank}</td><td>{format_time(start)}</td><td>{format_time(end)}</td>"
             f"<td>{score:.3f}</td></tr>"
-            for rank, (start, end, score) in enumerate(self.windows, 1)
+            for rank, (start, end, score) in enumerate(self.moments, 1)
         )
         return (
             f"<table><caption>{html.escape(self.query)}</caption>"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from sdst.checkpoint import load_checkpoint
 from sdst.data.store.reader import VideoFeatures
 from sdst.devices import pick_device
 from sdst.errors import InputError
-from sdst.grounding.answers import Grounding
+from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
 from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
@@ -32,6 +33,7 @@ from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.kernels import dequantize
 from sdst.model import SDST, EncodedVideo
+from sdst.model.calibration import UNCALIBRATED, Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,12 @@ class Grounder:
         self._told = self.config.data.dataset != "demo"
 
     def ground(
-        self, video: str | Path, queries: str | Sequence[str], top: int = 5, progress: bool = False
+        self,
+        video: str | Path,
+        queries: str | Sequence[str],
+        top: int = 5,
+        progress: bool = False,
+        min_presence: float = 0.0,
     ) -> list[Grounding]:
         """The moments of `video` that each of `queries` describes.
 
@@ -103,12 +110,37 @@ class Grounder:
             queries: a sentence, or any number of them.
             top: most windows per query.
             progress: show a bar while the video is encoded for the first time.
+            min_presence: no windows for a query whose `Grounding.presence` is less.
 
         Raises:
-            InputError: the video cannot be read, a query is empty, or `top` is below 1.
+            InputError: the video cannot be read, a query is empty, `top` is below 1, or
+                `min_presence` is asked of a model without presence.
         """
+        self.check_presence(min_presence)
         self._tell_what_it_is(video)
-        return _ground(self.encoder, self._answers, video, queries, top, progress)
+        calibrated = self._calibration.windows is not None
+        floor = UNLIKELY if calibrated else 0.0
+        answers = _ground(self.encoder, self._answers, video, queries, top, progress, floor)
+        return [_if_present(answer, min_presence) for answer in answers]
+
+    def check_presence(self, least: float) -> None:
+        """Refuse a presence to ask for that is none, or of a model that does not know it.
+
+        Raises:
+            InputError: it is so.
+        """
+        if not 0 <= least <= 1:
+            raise InputError(f"min_presence {least:g}: expected a probability, 0 to 1")
+        if least > 0 and self._calibration.presence is None:
+            raise InputError(
+                f"{self.checkpoint}: min_presence {least:g}: this model does not tell whether a "
+                "video has what is asked for; its training's command with --resume adds that, or "
+                "leave min_presence out"
+            )
+
+    @property
+    def _calibration(self) -> Calibration:
+        return self.model.calibration or UNCALIBRATED
 
     def _tell_what_it_is(self, video: str | Path) -> None:
         """Warn once where a model of the demo is asked about another video."""
@@ -143,7 +175,9 @@ class Grounder:
             outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
             lengths = encoded.lengths.expand(len(some))
             durations = [video.duration] * len(some)
-            predictions += decode(outputs, lengths, durations, clip_length, options)
+            predictions += decode(
+                outputs, lengths, durations, clip_length, options, self._calibration
+            )
         return predictions
 
     def search(
@@ -153,6 +187,7 @@ class Grounder:
         top: int = 10,
         skipped: list[str] | None = None,
         progress: bool = False,
+        min_presence: float = 0.0,
     ) -> list[list[Found]]:
         """The best moments across many videos for each of `queries`.
 
@@ -166,11 +201,14 @@ class Grounder:
             skipped: receives a line for each video that cannot be read; without it such a video
                 is an error.
             progress: show a bar.
+            min_presence: leave out videos in which a query's presence is less.
 
         Raises:
-            InputError: a query is empty, `top` is below 1, a video cannot be read, or the store's
-                features are not those of the training.
+            InputError: a query is empty, `top` is below 1, a video cannot be read, the store's
+                features are not those of the training, or `min_presence` is asked of a model
+                without presence.
         """
+        self.check_presence(min_presence)
         queries = as_queries(queries)
         _check_top(top)
         corpus = open_corpus(videos)
@@ -179,7 +217,9 @@ class Grounder:
                 self._tell_what_it_is(video)
         texts = self.backbone.encode_text(queries)
         stretch = self.config.predict.stretches.clips
-        ranking = Ranking(len(queries), top, self._scale, self.encoder.clip_length, stretch)
+        ranking = Ranking(
+            len(queries), top, self._scale, self.encoder.clip_length, stretch, min_presence
+        )
         encoded = videos_of(corpus, self.encoder, skipped, progress)
         for group in groups(encoded, len(queries), self.clips_at_once, stretch):
             answers = self._answers_of_all([video for _, video in group], texts, top)
@@ -207,7 +247,8 @@ class Grounder:
             outputs = self.model.answer(encoded, tokens, words, index, every_step=False)
         durations = [video.duration for video in videos for _ in texts]
         options = self.config.predict
-        found = decode(outputs, lengths[index], durations, self.encoder.clip_length, options)
+        clip_length, lengths = self.encoder.clip_length, lengths[index]
+        found = decode(outputs, lengths, durations, clip_length, options, self._calibration)
         return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
@@ -302,6 +343,7 @@ def _ground(
     queries: str | Sequence[str],
     top: int,
     progress: bool,
+    floor: float = 0.0,
 ) -> list[Grounding]:
     queries = as_queries(queries)
     _check_top(top)
@@ -316,11 +358,20 @@ def _ground(
             duration=features.duration,
             unread=unread,
             video=str(video),
+            presence=answer.presence,
+            moments=moments_to_show(answer.windows.tolist(), floor, top),
         )
         for query, answer, unread in zip(
             queries, found, encoder.backbone.unread(queries), strict=True
         )
     ]
+
+
+def _if_present(answer: Grounding, least: float) -> Grounding:
+    """`answer`, without windows where its presence is less."""
+    if answer.presence is None or answer.presence >= least:
+        return answer
+    return replace(answer, windows=[], moments=[])
 
 
 def _floats(video: VideoFeatures) -> Tensor:

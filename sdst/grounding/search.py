@@ -1,12 +1,18 @@
 """The best moments across many videos: what `Grounder.search` reads, groups and ranks.
 
 A moment's score is a probability within its video, as in training, where every video holds what is
-asked for. Saliency says which video holds it, as it is trained against other videos as well,
-as for the windows of a long one (`sdst.grounding.long_videos`):
+asked for. Presence says which video holds it:
 
-    score(m) = p(m | video) * mean_t exp(scale * S_t) / (the same of the best moment)
+    score(m) = p(m | video) * o(video) / o(best video),  o = presence / (1 - presence)
 
-over the window of clips around the moment, so that a video's length does not speak for it.
+which, were there one such video, is proportional to the probability of m. A model that was not
+calibrated, and a backbone alone, have no presence; saliency stands in, as it is trained against
+other videos as well, as for the windows of a long one (`sdst.grounding.long_videos`):
+
+    o = mean_t exp(scale * S_t)
+
+over the window of clips around the moment, so that a video's length does not speak for it. A moment
+that a video has twice is found once.
 """
 
 from __future__ import annotations
@@ -14,11 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
+from sdst.grounding.answers import moments_to_show
 from sdst.grounding.corpus import Corpus
 from sdst.grounding.decode import Prediction
 from sdst.grounding.encoder import VideoEncoder
@@ -33,12 +41,27 @@ class Found:
         vid: the video's id.
         start, end: seconds.
         score: the moment's probability, less where the video fits the query less than others.
+        presence: probability that the video has what is asked for; None where the model was not
+            calibrated for it.
     """
 
     vid: str
     start: float
     end: float
     score: float
+    presence: float | None = None
+
+
+class Candidate(NamedTuple):
+    """A moment of a video before it is compared with others."""
+
+    vid: str
+    window: list[float]
+    evidence: float
+    presence: float | None
+
+
+TINY = 1e-12  # that a presence keeps to 0 and 1 where it is compared
 
 
 class Ranking:
@@ -49,43 +72,55 @@ class Ranking:
         top: most moments kept of a video, and given in the end, for each query.
         scale: the model's inverse temperature.
         clip_length: seconds per clip.
-        stretch: clips around a moment whose saliency counts for it.
+        stretch: clips around a moment whose saliency counts for it, without presence.
+        min_presence: of a video whose moments are kept.
     """
 
     def __init__(
-        self, queries: int, top: int, scale: float, clip_length: float, stretch: int
+        self,
+        queries: int,
+        top: int,
+        scale: float,
+        clip_length: float,
+        stretch: int,
+        min_presence: float = 0.0,
     ) -> None:
-        self.top, self.scale = top, scale
+        self.top, self.scale, self.min_presence = top, scale, min_presence
         self.clip_length, self.stretch = clip_length, stretch
-        # of each query: a video, a window with its score, and its evidence
-        self._candidates: list[list[tuple[str, list[float], float]]] = [[] for _ in range(queries)]
+        # of each query: a video, a window with its score, log o of the moment, and presence
+        self._candidates: list[list[Candidate]] = [[] for _ in range(queries)]
 
     def add(self, vid: str, answers: Sequence[Prediction]) -> None:
         """Add the answers of a video to every query."""
         for candidates, answer in zip(self._candidates, answers, strict=True):
-            candidates += [
-                (vid, window, self._evidence(window, answer.saliency))
-                for window in answer.windows[: self.top].tolist()
-            ]
+            if answer.presence is None or answer.presence >= self.min_presence:
+                candidates += [
+                    Candidate(vid, window, self._evidence(window, answer), answer.presence)
+                    for window in moments_to_show(answer.windows.tolist(), top=self.top)
+                ]
 
     def best(self) -> list[list[Found]]:
         """The best moments for every query, best first."""
         return [self._ranked(candidates) for candidates in self._candidates]
 
-    def _ranked(self, candidates: list[tuple[str, list[float], float]]) -> list[Found]:
-        most = max((evidence for *_, evidence in candidates), default=0.0)
+    def _ranked(self, candidates: list[Candidate]) -> list[Found]:
+        most = max((candidate.evidence for candidate in candidates), default=0.0)
         found = [
-            Found(vid, start, end, score * math.exp(evidence - most))
-            for vid, (start, end, score), evidence in candidates
+            Found(vid, start, end, score * math.exp(evidence - most), presence)
+            for vid, (start, end, score), evidence, presence in candidates
         ]
         return sorted(found, key=lambda moment: -moment.score)[: self.top]
 
-    def _evidence(self, window: list[float], saliency: np.ndarray) -> float:
-        """log mean exp(scale * S_t) over the clips around a window."""
-        clips = min(self.stretch, len(saliency))
+    def _evidence(self, window: list[float], answer: Prediction) -> float:
+        """log o of a window."""
+        if answer.presence is not None:
+            return float(
+                np.log(max(answer.presence, TINY)) - np.log(max(1 - answer.presence, TINY))
+            )
+        clips = min(self.stretch, len(answer.saliency))
         center = round((window[0] + window[1]) / 2 / self.clip_length)
-        first = min(max(center - clips // 2, 0), len(saliency) - clips)
-        logits = self.scale * saliency[first : first + clips].astype(float)
+        first = min(max(center - clips // 2, 0), len(answer.saliency) - clips)
+        logits = self.scale * answer.saliency[first : first + clips].astype(float)
         return float(np.logaddexp.reduce(logits) - np.log(clips))
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-MARGIN = 1e-6  # that a score keeps to 0 and 1, so that its logit is finite
+MARGIN = 5e-5  # of a score to 0 and 1, for its logit: predictions are written with four digits
 
 
 @dataclass(frozen=True)

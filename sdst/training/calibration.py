@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression, minimize
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset
 from sdst.evaluation.predict import outputs_of
-from sdst.evaluation.presence import calibration_error, of_others, reliability, some_of
+from sdst.evaluation.presence import MOST, calibration_error, of_others, reliability, some_of
 from sdst.evaluation.retrieval import iou_over_hull
 from sdst.model import SDST
 from sdst.model.calibration import Calibration, Logistic, Rising, logit, sigmoid
@@ -35,7 +35,7 @@ def calibrate(trainer: Trainer) -> None:
     records = trainer.predict(validation)
     if trainer.accelerator.is_main_process:
         annotations = validation.annotations
-        own = validation.asking(some_of(annotations))
+        own = validation.asking(some_of(annotations, MOST))
         others = validation.asking(of_others(annotations))
         model.calibration = Calibration(
             fit_presence(*(evidence_of(model, x, trainer) for x in (own, others))),
@@ -94,7 +94,9 @@ def fit_windows(scores: np.ndarray, right: np.ndarray) -> Rising | None:
     The scores are cut into parts of equal size, each of which is a knot; where the share of right
     ones falls from a part to the next, both have their mean (isotonic regression).
     """
-    parts = np.array_split(np.argsort(scores), min(PARTS, len(scores) // FEWEST) or 1)
+    if len(scores) < 2 * FEWEST:
+        return None
+    parts = np.array_split(np.argsort(scores), min(PARTS, len(scores) // FEWEST))
     at = np.array([logit(scores[part]).mean() for part in parts])
     shares = np.array([(right[part].sum() + 0.5) / (len(part) + 1) for part in parts])
     shares = isotonic_regression(shares).x

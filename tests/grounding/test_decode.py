@@ -8,6 +8,7 @@ import torch
 from sdst.config import PredictConfig
 from sdst.grounding.decode import decode, rank, round_ends, smooth
 from sdst.model import Outputs
+from sdst.model.calibration import Calibration, Logistic, Rising
 
 
 def rounded(start: float, end: float, duration: float, unit: float) -> list[float]:
@@ -75,3 +76,32 @@ def test_dropped_moments_are_not_in_the_answer():
     options = PredictConfig(round_to=1.0, nms="hard", nms_threshold=0.5)
     [answer] = decode(outputs, torch.tensor([10]), [20.0], 2.0, options)
     assert answer.windows[:, :2].tolist() == [[1.0, 9.0], [14.0, 18.0]]
+
+
+def test_calibrated_scores_are_in_the_order_of_the_raw_ones():
+    outputs = Outputs(
+        spans=torch.rand(2, 3, 5, 2),
+        class_logits=torch.randn(2, 3, 5),
+        actionness=torch.rand(2, 3, 5),
+        saliency=torch.rand(2, 3, 8),
+        dense=torch.zeros(2, 3, 8, 4),
+        visual=torch.zeros(2, 3, 8, 4),
+        sentence=torch.zeros(2, 3, 4),
+        scale=torch.tensor(1.0),
+        peaks=torch.tensor([[0.1, 0.2, 0.3], [0.9, 0.2, -0.3]]),
+    )
+    curves = Calibration(
+        Logistic((1.0, 2.0, 5.0), -0.5), Rising((-12.0, -2.0, 2.0, 12.0), (0.0, 0.4, 0.5, 1.0))
+    )
+    for nms in ("none", "linear"):
+        arguments = (outputs, torch.tensor([8, 8, 8]), [16.0] * 3, 2.0, PredictConfig(nms=nms))
+        raw, given = decode(*arguments), decode(*arguments, curves)
+        for before, after in zip(raw, given, strict=True):
+            assert after.windows[:, :2].tolist() == before.windows[:, :2].tolist()
+            assert (after.windows[:-1, 2] >= after.windows[1:, 2]).all()
+            expected = curves.windows(before.windows[:, 2])
+            assert after.windows[:, 2] == pytest.approx(expected, abs=1e-6)
+            assert before.presence is None
+    logits = [0.1 + 1.8 - 0.5, 0.2 + 0.4 - 0.5, 0.3 - 0.6 - 0.5]
+    expected = [1 / (1 + 2.718281828**-x) for x in logits]
+    assert [answer.presence for answer in given] == pytest.approx(expected)

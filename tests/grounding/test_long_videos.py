@@ -14,6 +14,7 @@ from sdst.grounding.decode import decode
 from sdst.grounding.long_videos import MOMENTS_KEPT, _Answer, _batches, ground_long, stretch_starts
 from sdst.kernels import dequantize, pyramid, quantize, select_tokens
 from sdst.model import SDST, ModelConfig, Outputs
+from sdst.model.calibration import Calibration, Logistic
 from sdst.model.running_selection import RunningSelection, SelectedTokens
 
 LAYERS, TOKENS, WIDTH = 2, 3, 12
@@ -226,3 +227,18 @@ def test_what_is_kept_is_bounded() -> None:
         spans = [[[i / 10, i / 10 + 0.05] for i in range(1, 9)]]
         answer.add([start], outputs_of(spans, [[0.5] * 8], [[0.0] * 10]), 4)
     assert len(answer.ends) == len(answer.evidence) == MOMENTS_KEPT
+
+
+def test_a_long_video_has_what_its_surest_window_has() -> None:
+    torch.manual_seed(0)
+    model, texts = SDST(CONFIG).eval(), make_texts(2)
+    video = make_video(40)
+    model.calibration = Calibration(Logistic((20.0,) * CONFIG.layers + (0.0,), -3.0))
+    whole = ground_long(model, video, texts, 1.0, 40.0, CUT)
+    alone = [
+        ground_long(model, video[:, start : start + CUT.stretch], texts, 1.0, 40.0, CUT)
+        for start in stretch_starts(40, CUT)
+    ]
+    for answer, windows in zip(whole, zip(*alone, strict=True), strict=True):
+        assert answer.presence == pytest.approx(max(x.presence for x in windows), rel=1e-4)
+    assert len({round(x.presence, 6) for windows in alone for x in windows}) > 2

@@ -14,6 +14,7 @@ from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
 from sdst.extraction.settings import Settings
 from sdst.grounding.search import groups
+from sdst.model.calibration import Calibration, Logistic
 from tests.untrained import QUERIES
 
 
@@ -28,7 +29,7 @@ def test_moments_of_many_videos_are_ranked_by_score_and_evidence(grounder, films
     for vid in ("film0", "film1", "film2"):
         [answer] = grounder.ground(films[vid], QUERIES[:1], 50)
         evidence = np.exp(grounder.model.scale.item() * answer.saliency.astype(float)).mean()
-        expected |= {(vid, w[0], w[1]): (w[2], evidence) for w in answer.windows}
+        expected |= {(vid, w[0], w[1]): (w[2], evidence) for w in answer.moments}
     most = max(evidence for _, evidence in expected.values())
     scores = [moment.score for moment in found]
     assert scores == sorted(scores, reverse=True)
@@ -134,3 +135,28 @@ def test_the_frozen_backbone_searches_files_and_stores(grounder, films, tmp_path
     assert frozen.search(store, QUERIES, top=4) == found
     with pytest.raises(InputError, match=r"clip_length 1\.0, expected 2\.0"):
         ZeroShotGrounder("demo", clip_length=2.0, device="cpu").search(store, QUERIES)
+
+
+def test_presence_ranks_the_videos_and_leaves_some_out(grounder, films):
+    films.pop("noise")
+    grounder.model.calibration = Calibration(Logistic((0.0, 0.0, 0.0, 30.0, 0.0), 0.0))
+    [found] = grounder.search(films, QUERIES[0], top=50)
+    answers = {vid: grounder.ground(path, QUERIES[0], 50)[0] for vid, path in films.items()}
+    odds = {vid: x.presence / (1 - x.presence) for vid, x in answers.items()}
+    expected = {
+        (vid, w[0], w[1]): w[2] * odds[vid] / max(odds.values())
+        for vid, answer in answers.items()
+        for w in answer.moments
+    }
+    assert {(m.vid, m.start, m.end): m.score for m in found} == pytest.approx(expected, rel=1e-3)
+    presence = {moment.vid: moment.presence for moment in found}
+    assert presence == pytest.approx({vid: x.presence for vid, x in answers.items()}, abs=1e-4)
+    least = sorted(presence.values())[1]
+    [kept] = grounder.search(films, QUERIES[0], top=50, min_presence=least)
+    assert {moment.vid for moment in kept} == {v for v, p in presence.items() if p >= least}
+    assert len({moment.vid for moment in kept}) == 2
+
+
+def test_a_search_by_a_model_without_presence_is_refused_one(grounder, films):
+    with pytest.raises(InputError, match=r"min_presence 0\.5: this model does not tell"):
+        grounder.search(films, QUERIES, min_presence=0.5)

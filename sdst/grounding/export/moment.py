@@ -38,10 +38,10 @@ class Moment:
 
 
 def moments_of(answer: Grounding) -> list[Moment]:
-    """The windows of an answer about one video."""
+    """The moments of an answer about one video."""
     return [
         Moment(Path(answer.video), answer.query, rank, start, end, score)
-        for rank, (start, end, score) in enumerate(answer.windows, 1)
+        for rank, (start, end, score) in enumerate(answer.moments, 1)
     ]
 
 
