@@ -122,8 +122,14 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
         precision = options.precision or "fp32"
         scored = options.submit is None
         found = predict_split(options.checkpoint, split, precision, overrides, others=scored)
-        *answers, others = found
-        yield Answers(split, *answers, str(options.checkpoint), others)
+        yield Answers(
+            split,
+            found.records,
+            found.annotations,
+            found.clip_length,
+            str(options.checkpoint),
+            found.others,
+        )
 
 
 def make_parser() -> ArgumentParser:

@@ -345,7 +345,7 @@ def test_in_bf16_it_learns_and_answers_in_full_precision(
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["losses"]["loss"] for line in lines]
     assert losses[-1] < losses[0]
-    records, _, _ = predict_split(tmp_path / "run", "test")
+    records = predict_split(tmp_path / "run", "test").records
     assert read_predictions(tmp_path / "run" / "predictions.jsonl") == records
     # A process may train in one precision after the other.
     other = ["--output", str(tmp_path / "other"), *tiny_options, "--train.epochs", "1"]

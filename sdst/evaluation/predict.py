@@ -181,7 +181,7 @@ def predict_split(
         answer(dataset),
         dataset.annotations,
         config.data.clip_length,
-        answer(dataset.asking(asked)),
+        answer(dataset.asking(asked)) if asked else [],
     )
 
 

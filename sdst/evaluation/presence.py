@@ -59,10 +59,10 @@ def presence_figures(own: Sequence[dict], others: Sequence[dict]) -> dict[str, f
         own: answers to a video's own sentences.
         others: answers to `of_others`.
     """
-    kinds = [[record.get("pred_presence") for record in records] for records in (own, others)]
-    if not all(kinds) or None in kinds[0]:
+    key = "pred_presence"
+    if not (own and others and key in own[0]):
         return {}
-    return {"presence-AUROC": auroc(*kinds)}
+    return {"presence-AUROC": auroc([x[key] for x in own], [x[key] for x in others])}
 
 
 def auroc(own: Sequence[float], others: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ UNLIKELY = 0.1  # probability below which a window is not shown behind the first
 
 
 def moments_to_show(
-    windows: Sequence[Sequence[float]], floor: float = 0.0, top: int | None = None
+    windows: Sequence[list[float]], floor: float = 0.0, top: int | None = None
 ) -> list[list[float]]:
     """The first of every window found several times, of at least a score of `floor`.
 

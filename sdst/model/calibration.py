@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import isfinite
 
 import numpy as np
 
@@ -74,17 +76,43 @@ class Calibration:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """What `to_json` wrote."""
-        parts = json.loads(text)
-        presence, windows = parts["presence"], parts["windows"]
-        return cls(
-            presence and Logistic(tuple(presence["weights"]), presence["bias"]),
-            windows and Rising(tuple(windows["logits"]), tuple(windows["probabilities"])),
-        )
+    def from_json(cls, text: str, steps: int) -> Calibration:
+        """What `to_json` wrote, of a model of so many steps.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            parts = json.loads(text)
+            presence, windows = parts["presence"], parts["windows"]
+            if presence is not None:
+                presence = Logistic(_numbers(presence["weights"], steps + 1), presence["bias"])
+                _numbers([presence.bias], 1)
+            if windows is not None:
+                knots = len(windows["logits"])
+                at, shares = (_numbers(windows[k], knots) for k in ("logits", "probabilities"))
+                if not (
+                    knots and _rises(at) and _rises(shares) and 0 <= shares[0] <= shares[-1] <= 1
+                ):
+                    raise ValueError("a curve that does not rise from 0 to 1")
+                windows = Rising(at, shares)
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"no calibration: {error}") from error
+        return cls(presence, windows)
 
 
 UNCALIBRATED = Calibration()
+
+
+def _numbers(values: list, count: int) -> tuple[float, ...]:
+    """`values`, checked to be so many finite numbers."""
+    if len(values) != count or not all(isinstance(x, float) and isfinite(x) for x in values):
+        raise ValueError(f"{len(values)} numbers, expected {count} that are finite")
+    return tuple(values)
+
+
+def _rises(values: tuple[float, ...]) -> bool:
+    return all(low < high for low, high in pairwise(values))
 
 
 def logit(scores: np.ndarray) -> np.ndarray:

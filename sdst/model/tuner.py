@@ -264,8 +264,13 @@ class SDST(
                 f"{ours.get(name)}; take both from one training run"
             )
         self.load_state_dict(weights, strict=strict)
-        calibration = metadata.get("calibration")
-        self.calibration = calibration and Calibration.from_json(calibration)
+        self.calibration = None
+        if "calibration" in metadata:
+            try:
+                curves = Calibration.from_json(metadata["calibration"], self.config.layers)
+            except ValueError as error:
+                raise InputError(f"{file}: damaged ({error}); take it from a copy") from None
+            self.calibration = curves
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """Direction that scores frozen tokens at every step, [K, B, Dv], of `answer`'s text."""

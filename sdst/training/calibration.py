@@ -143,7 +143,7 @@ def fit_logistic(x: np.ndarray, happened: np.ndarray, weight: np.ndarray) -> Log
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (rows @ parameters)
         pull = np.append(parameters[:-1], 0.0)
-        cost = weight @ np.logaddexp(0.0, -margin) + pull @ pull / 2
+        cost = float(weight @ np.logaddexp(0.0, -margin) + pull @ pull / 2)
         return cost, pull - rows.T @ (weight * sign * sigmoid(-margin))
 
     *slopes, bias = minimize(loss, np.zeros(rows.shape[1]), jac=True, method="BFGS").x

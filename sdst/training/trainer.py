@@ -281,7 +281,7 @@ class Trainer:
     def predict_others(self, dataset: GroundingDataset) -> list[dict]:
         """Predictions for sentences of other videos (`of_others`); none without presence."""
         asked = of_others(dataset.annotations) if knows_presence(self.bare_model) else []
-        return self.predict(dataset.asking(asked))
+        return self.predict(dataset.asking(asked)) if asked else []
 
     def report(self, records: list[dict], annotations: list[Annotation]) -> dict:
         """The official figures, at this dataset's clip length."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from sdst.errors import InputError
 from sdst.model import SDST
 from sdst.model.calibration import MARGIN, UNCALIBRATED, Calibration, Logistic, Rising, sigmoid
+from sdst.sealed import save_tensors
 from tests.model.small import BATCH, random_inputs, small_config
 
 CURVES = Calibration(
-    Logistic((0.25, -3.0, 1 / 3, 2.0), -1.5), Rising((-9.0, 0.1, 9.0), (0, 0.3, 1))
+    Logistic((0.25, -3.0, 1 / 3, 2.0), -1.5), Rising((-9.0, 0.1, 9.0), (0.0, 0.3, 1.0))
 )
 
 
@@ -38,6 +42,27 @@ def test_a_model_saved_without_curves_has_none(model: SDST, tmp_path: Path) -> N
     model.calibration = CURVES
     model.load_weights(tmp_path / "model.safetensors")
     assert model.calibration is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"presence": {"weights": [1.0, 2.0], "bias": 0.0}},
+        {"presence": {"weights": [1.0, 2.0, 3.0, float("nan")], "bias": 0.0}},
+        {"presence": {"weights": [1.0, 2.0, 3.0, 4.0], "bias": "0"}},
+        {"presence": {"weights": 4}},
+        {"windows": {"logits": [0.0, 1.0], "probabilities": [0.5, 0.4]}},
+        {"windows": {"logits": [0.0, 1.0], "probabilities": [0.5, 1.4]}},
+        {"windows": {"logits": [], "probabilities": []}},
+    ],
+)
+def test_numbers_that_are_no_curve_are_refused(change: dict, model: SDST, tmp_path: Path) -> None:
+    curves = json.loads(CURVES.to_json()) | change
+    config = json.dumps(dataclasses.asdict(model.config))
+    file = tmp_path / "model.safetensors"
+    save_tensors(file, model.state_dict(), config=config, calibration=json.dumps(curves))
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged \(.*take it from a copy"):
+        model.load_weights(file)
 
 
 def test_a_copy_has_the_curves(model: SDST) -> None:
