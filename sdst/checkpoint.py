@@ -7,7 +7,7 @@
     checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
     metrics.jsonl         a line per validation, with the epoch's losses and the figures of
                           `sdst.model.health`
-    metrics.json, predictions.jsonl, curves.png, tensorboard/
+    metrics.json, predictions.jsonl, curves.png, reliability.png, tensorboard/
 
 Every file and folder appears complete or not at all, so a run may be killed at any moment. Nothing
 is written through a symbolic link: a run that came from somebody else may hold some.

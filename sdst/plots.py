@@ -110,7 +110,9 @@ def plot_reliability(reliable: Mapping[str, Mapping], out: str | Path) -> None:
         given, happened, share = np.transpose(found["bins"])
         axes.plot((0, 1), (0, 1), color=HAIR, linewidth=1.2)
         axes.plot(given, happened, color=MOMENT, linewidth=1.6, zorder=2)
-        axes.scatter(given, happened, s=600 * share + 12, color=MOMENT, alpha=0.5, zorder=3)
+        axes.scatter(
+            given, happened, s=600 * share + 12, color=MOMENT, alpha=0.5, zorder=3, clip_on=False
+        )
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set_xlabel("probability given", color=MUTED)
         axes.set_ylabel("share that it was so; area: how often given", color=MUTED)

@@ -13,7 +13,13 @@ from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.fonts import families_for
 from sdst.grounding.grounder import Grounding
-from sdst.plots import check_picture_name, plot_curves, plot_dataset, plot_groundings
+from sdst.plots import (
+    check_picture_name,
+    plot_curves,
+    plot_dataset,
+    plot_groundings,
+    plot_reliability,
+)
 
 HISTORY = [
     {
@@ -181,3 +187,12 @@ def test_no_temporary_file_stays(tmp_path):
 def test_names_of_no_picture_are_refused(name):
     with pytest.raises(InputError, match="no picture format"):
         check_picture_name(name)
+
+
+def test_reliability_has_a_panel_for_each_probability(tmp_path):
+    bins = [[0.1, 0.2, 0.5], [0.95, 1.0, 0.5]]
+    one = {"presence": {"error": 7.5, "bins": bins}}
+    plot_reliability(one, tmp_path / "one.png")
+    plot_reliability({**one, "windows": one["presence"]}, tmp_path / "two.png")
+    sizes = [Image.open(tmp_path / name).width for name in ("one.png", "two.png")]
+    assert sizes[1] == pytest.approx(2 * sizes[0], abs=2)

@@ -100,6 +100,7 @@ def test_a_run_leaves_what_the_readme_lists(tiny_checkpoint: Path) -> None:
         "metrics.jsonl",
         "predictions.jsonl",
         "curves.png",
+        "reliability.png",
     }
     assert expected | {"model", "checkpoints", "tensorboard"} <= left
     assert not any(name.startswith(".") for name in left)

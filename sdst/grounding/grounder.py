@@ -134,7 +134,7 @@ class Grounder:
         if least > 0 and self._calibration.presence is None:
             raise InputError(
                 f"{self.checkpoint}: min_presence {least:g}: this model does not tell whether a "
-                "video has what is asked for; its training's command with --resume adds that, or "
+                "video has what is asked for; resume its finished training, which adds that, or "
                 "leave min_presence out"
             )
 

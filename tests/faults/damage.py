@@ -105,6 +105,9 @@ def grow_store(folder: Path) -> list:
     return store_content(FeatureStore(folder / "store"))
 
 
+UNREAD = {"tensorboard", "curves.png", "reliability.png", "metrics.json", "predictions.jsonl"}
+
+
 def make_run(folder: Path) -> None:
     """A finished training of two epochs."""
     layouts.write_annotations(folder / "data")
@@ -114,7 +117,7 @@ def make_run(folder: Path) -> None:
         raise RuntimeError("the training failed")
     shutil.rmtree(folder / "data")
     for path in (folder / "run").iterdir():  # what no command reads
-        if path.name in ("tensorboard", "curves.png", "metrics.json", "predictions.jsonl"):
+        if path.name in UNREAD:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
