@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sdst.errors import InputError, one_line, unreadable
 from sdst.publish import replacing
-from sdst.text import read_text
+from sdst.text import open_file, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,7 @@ def load_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
     """
     from safetensors import SafetensorError, safe_open
 
+    open_file(path).close()  # safetensors takes a file that may not be read for a missing one
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_HEADER, "{}"))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from sdst.checkpoint import RunFolder
+from sdst.config import load_config
+from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.publish import (
+    is_locked,
     own_file,
     publish,
     remove_leftovers,
@@ -20,6 +26,7 @@ from sdst.publish import (
     replacing,
     scratch_folder,
 )
+from tests.features import META, text_features
 
 HOLD = """
 import sys, time
@@ -141,6 +148,27 @@ def test_an_own_file_is_written_where_it_ends(tmp_path: Path) -> None:
             file.seek(0)
             assert file.read().endswith(text)
     assert (tmp_path / "journal").read_text() == "ab"
+
+
+def test_without_locks_nothing_waits_and_nobody_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS without its daemon."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for _ in range(2):
+        with scratch_folder(tmp_path / "store") as building:
+            (building / "file").touch()
+            assert not is_locked(building)
+    with closing(RunFolder(tmp_path / "run")) as one, closing(RunFolder(tmp_path / "run")) as other:
+        one.begin(load_config("demo"))
+        other.begin(load_config("demo"))
+    for number in range(2):
+        with FeatureWriter(tmp_path / str(number), META, resume=True) as writer:
+            writer.add_query(0, *text_features(3))
 
 
 def test_a_pipe_that_looks_like_a_leftover_is_not_waited_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,17 @@ def test_a_header_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(save({"a": torch.zeros(1)}, {"sdst": "[1]"}))
     with pytest.raises(InputError, match=r"damaged .*again"):
         load_tensors(tmp_path / "file", "again")
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0, "Permission denied"), (None, "No such file")])
+def test_tensors_that_may_not_be_read_are_not_called_missing(
+    tmp_path: Path, mode: int | None, reason: str
+) -> None:
+    file = tmp_path / "file"
+    if mode is not None:
+        save_tensors(file, tensors())
+        file.chmod(mode)
+        if os.access(file, os.R_OK):
+            pytest.skip("this user may read everything")
+    with pytest.raises(InputError, match=reason):
+        load_tensors(file, "again")
