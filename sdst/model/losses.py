@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sdst.kernels import linear_assignment
 from sdst.model.config import LossConfig
+from sdst.model.contrast import contrastive_losses
 from sdst.model.layers import length_mask, take_rows
 from sdst.model.spans import distance_outside, iou
 from sdst.model.tuner import Outputs
@@ -73,17 +74,9 @@ def grounding_loss(
     spans, logits, actionness, saliency, sentence, clip, visual = predictions
     targets = Targets(*(gather(getattr(targets, f.name), 0) for f in fields(targets)))
     anchored, scale = targets.positive_clip >= 0, outputs.scale
-    pairs = anchored & anchored[:, None]
-    between = (scale * _similarities(sentence, clip)).masked_fill(~pairs, _NEVER)
-    aligned = (scale * _similarities(sentence, visual)).masked_fill(~pairs, _NEVER)
-    over_steps = scale * _similarities(sentence.transpose(0, 1), visual.transpose(0, 1))
-    dropout = weights.query_dropout
-    terms = moment_losses(spans, logits, actionness, targets, dropout) | {
-        "saliency": saliency_loss(scale * saliency, targets),
-        "contrast": _mean(info_nce(between), anchored),
-        "alignment": _mean(symmetric_info_nce(aligned), anchored),
-        "layer_alignment": _mean(symmetric_info_nce(over_steps), anchored[:, None]),
-    }
+    terms = moment_losses(spans, logits, actionness, targets, weights.query_dropout)
+    terms["saliency"] = saliency_loss(scale * saliency, targets)
+    terms |= contrastive_losses(sentence, clip, visual, scale, anchored)
     if weights.outside and outputs.offsets is not None and outputs.references is not None:
         terms["outside"] = distance_outside(outputs.offsets, outputs.references).mean()
     weighted = (getattr(weights, name) * term for name, term in terms.items())
@@ -201,21 +194,6 @@ def _take_in_order(values: Tensor, index: Tensor) -> Tensor:
     first = size * torch.arange(batch, device=index.device)[:, None]
     rows = take_rows(values.flatten(1).mT, (first + index).flatten())
     return rows.mT.unflatten(1, (batch, -1))
-
-
-def info_nce(logits: Tensor) -> Tensor:
-    """-log softmax at the diagonal: logits [..., n, n] -> [..., n]."""
-    return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
-
-
-def symmetric_info_nce(logits: Tensor) -> Tensor:
-    """InfoNCE of rows against columns and of columns against rows, averaged; as `info_nce`."""
-    return (info_nce(logits) + info_nce(logits.mT)) / 2
-
-
-def _similarities(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of all pairs: a, b [..., n, F] -> [..., n, n]."""
-    return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).mT
 
 
 def _widen(x: Tensor) -> Tensor:

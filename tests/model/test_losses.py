@@ -13,11 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from sdst.model.losses import (
     Targets,
     focal_loss,
-    info_nce,
     match,
     moment_losses,
     saliency_loss,
-    symmetric_info_nce,
 )
 from sdst.model.spans import iou, to_center_width, to_ends
 
@@ -145,16 +143,6 @@ def test_saliency_compares_a_clip_with_the_lower_rated_of_its_video(targets) -> 
             if terms:
                 per_sample.append(torch.stack(terms).mean())
     torch.testing.assert_close(saliency_loss(logits, targets), torch.stack(per_sample).mean())
-
-
-def test_info_nce_is_cross_entropy_with_the_diagonal() -> None:
-    logits = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(4))
-    labels = torch.arange(4)
-    for one in logits:
-        rows = torch.nn.functional.cross_entropy(one, labels, reduction="none")
-        columns = torch.nn.functional.cross_entropy(one.T, labels, reduction="none")
-        torch.testing.assert_close(info_nce(one), rows)
-        torch.testing.assert_close(symmetric_info_nce(one), (rows + columns) / 2)
 
 
 def test_a_batch_without_moments_gives_finite_losses_and_gradients(targets, predictions) -> None:
