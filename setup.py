@@ -98,6 +98,7 @@ setup(
     packages=find_packages(include=["sdst", "sdst.*"]),
     package_data={
         "sdst": ["py.typed", "configs/*.yaml", "configs/parts/*.yaml", "demo/backbone/*"],
+        "sdst.serving": ["page/*", "page/js/*"],
         "sdst.kernels": ["csrc/cuda/*.cu", "csrc/include/*.h", "csrc/nvrtc/*"],
     },
     ext_modules=native_libraries(),

@@ -13,6 +13,7 @@ from sdst.errors import InputError, run
 VERBS = {
     "train": "train a side-tuner on any config, evaluate it, leave a checkpoint",
     "ground": "find the moments of a video that sentences describe",
+    "serve": "a page and a REST interface to ask a library of videos",
     "evaluate": "score predictions with the official metrics, or write a submission",
     "import": "make a dataset of your own videos from a CSV, ELAN, subtitles, ...",
     "extract": "encode videos and sentences with a frozen backbone",

@@ -19,6 +19,7 @@ BELOW = {
     "importing": {"data"},
     "extraction": {"data", "backbones"},
     "grounding": {"data", "demo", "backbones", "model", "kernels", "extraction"},
+    "serving": {"data", "grounding"},
     "sources": {"data", "backbones", "demo", "extraction"},
     "evaluation": {"data", "model", "grounding", "sources"},
     "training": {"data", "model", "kernels", "grounding", "sources", "evaluation"},

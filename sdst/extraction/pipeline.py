@@ -35,6 +35,8 @@ QUERIES_AT_ONCE = 256
 # A film of hours is one video, so parts of it count.
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}{postfix}]"
 
+Progress = Callable[[float], None]  # is given the share that is done
+
 
 class Frames(NamedTuple):
     """Frames of some clips of a video, and what reads them."""
@@ -67,7 +69,7 @@ def extract_features(
     out: str | Path,
     settings: Settings,
     *,
-    progress: bool = True,
+    progress: bool | Progress = True,
     resume: bool = False,
     report: Report | None = None,
     may_be_empty: bool = False,
@@ -79,7 +81,9 @@ def extract_features(
     of frames if the backbone takes several at once.
 
     Args:
-        progress: show a bar with videos and frames per second.
+        progress: show a bar with videos and frames per second; or a function that is given the
+            share of the videos that is done, in [0, 1], after every batch. What it raises ends the
+            run.
         resume: go on where a run that did not get to its end, were it killed, has left off; and
             add to a finished store what it lacks of `videos` and `queries`, changed files and
             sentences included.
@@ -170,8 +174,10 @@ class Report:
 class _Progress:
     """A bar of videos, parts of one counted, and frames per second; a context manager."""
 
-    def __init__(self, videos: int, frames_per_clip: int, shown: bool) -> None:
+    def __init__(self, videos: int, frames_per_clip: int, progress: bool | Progress) -> None:
+        shown = progress is True
         self._bar = progress_bar(total=videos, desc="encode", bar_format=BAR, disable=not shown)
+        self._videos, self._tell = videos, progress if callable(progress) else None
         self._frames_per_clip = frames_per_clip
         self._done = self._clips = 0
 
@@ -192,6 +198,8 @@ class _Progress:
         rate = self._clips * self._frames_per_clip / max(self._bar.format_dict["elapsed"], 1e-3)
         self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
         self._bar.update(self._done + part - self._bar.n)
+        if self._tell is not None:
+            self._tell((self._done + part) / self._videos)
 
     def finish_video(self) -> None:
         """A video is done, or left out."""

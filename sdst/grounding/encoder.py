@@ -24,7 +24,7 @@ from sdst.config import Config
 from sdst.data.feature_files import endpoint_features
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
-from sdst.extraction.pipeline import Report, extract_features
+from sdst.extraction.pipeline import Progress, Report, extract_features
 from sdst.extraction.settings import Settings
 from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
@@ -61,12 +61,13 @@ class VideoEncoder:
         self.frames_per_clip, self._endpoints = frames_per_clip, endpoints
         self._recent: Recent[str, VideoFeatures] = Recent(VIDEOS_IN_MEMORY)
 
-    def encode(self, video: str | Path, progress: bool = False) -> VideoFeatures:
+    def encode(self, video: str | Path, progress: bool | Progress = False) -> VideoFeatures:
         """The features of a video file. What is wrong with a damaged one is logged.
 
         Args:
             video: a video file.
-            progress: show a bar while it is encoded for the first time.
+            progress: show a bar while it is encoded for the first time; or a function that is
+                given the share that is done.
 
         Raises:
             InputError: it cannot be read.
@@ -76,6 +77,11 @@ class VideoEncoder:
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
         return self._recent.get(key, partial(self._made, path, _place(key), progress))
+
+    def forget(self, video: Path) -> None:
+        """Remove the features of a video file from the disk; who uses them keeps them."""
+        if (folder := _place(self._identity(video))) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _identity(self, path: Path) -> str:
         """Names a video's features: the file, the backbone and how clips are sampled."""
@@ -90,11 +96,13 @@ class VideoEncoder:
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
-    def _made(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
+    def _made(self, path: Path, folder: Path | None, progress: bool | Progress) -> VideoFeatures:
         features = self._load_or_encode(path, folder, progress)
         return with_endpoints(features) if self._endpoints else features
 
-    def _load_or_encode(self, path: Path, folder: Path | None, progress: bool) -> VideoFeatures:
+    def _load_or_encode(
+        self, path: Path, folder: Path | None, progress: bool | Progress
+    ) -> VideoFeatures:
         if folder is not None and (kept := _kept(folder)) is not None:
             logger.debug("%s: encoded before, in %s", path, folder)
             return kept
@@ -120,7 +128,7 @@ class VideoEncoder:
                     np.array(features.tokens), np.array(features.embedding), features.duration
                 )
 
-    def _encode(self, path: Path, folder: Path, progress: bool) -> FeatureStore:
+    def _encode(self, path: Path, folder: Path, progress: bool | Progress) -> FeatureStore:
         report = Report(strict=True)
         videos, settings = {_VID: path}, Settings(self.clip_length, self.frames_per_clip)
         store = extract_features(

@@ -10,17 +10,20 @@ from typing import cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from PIL import Image
 
 from sdst.data.video.container import (
     VideoInfo,
+    file_start,
     file_version,
     last_packet_end,
     open_video,
     probe,
     stated_end,
+    video_stream,
 )
 from sdst.data.video.frames import ROUNDING, Frames, JumpError
 from sdst.errors import InputError
@@ -243,8 +246,33 @@ def thumbnails(path: str | Path, spacing: float, height: int) -> Iterator[np.nda
     """Small pictures `[height, w, 3]`, uint8, from the middle of every `spacing` seconds."""
     for batch in ClipReader(path, spacing):
         for frame in batch:
-            width = max(1, round(frame.shape[1] * height / frame.shape[0]))
-            yield np.asarray(Image.fromarray(frame).resize((width, height)))
+            yield _resized(frame, height)
+
+
+def frame_at(path: str | Path, second: float, height: int) -> np.ndarray:
+    """The frame shown at `second`, or the last one before, as a picture `[height, w, 3]`, uint8.
+
+    Decodes from the key frame before it on.
+
+    Raises:
+        InputError: the file is no video, or no frame of it can be decoded there.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        stream.thread_type = "AUTO"
+        time = second + (file_start(container) or 0.0)
+        try:
+            container.seek(max(round(time * av.time_base), 0))
+            frame = None
+            for later in container.decode(stream):
+                if frame is not None and later.time is not None and later.time > time:
+                    break
+                frame = later
+        except (FFmpegError, OSError) as error:
+            raise InputError(f"{path}: no frame at {second:g} s ({error})") from None
+        if frame is None:
+            raise InputError(f"{path}: no frame at {second:g} s")
+        return _resized(displayed(frame), height)
 
 
 def displayed(frame: av.VideoFrame) -> np.ndarray:
@@ -270,3 +298,8 @@ def _display(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     if abs(a) + abs(d) < abs(b) + abs(c):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _resized(pixels: np.ndarray, height: int) -> np.ndarray:
+    width = max(1, round(pixels.shape[1] * height / pixels.shape[0]))
+    return np.asarray(Image.fromarray(pixels).resize((width, height)))

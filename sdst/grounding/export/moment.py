@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from sdst.grounding.answers import Grounding
@@ -22,6 +23,7 @@ class Moment:
         rank: 1 is the query's best.
         start, end: seconds.
         score: of the answer.
+        shown: the file's name in what is written, in place of its path here.
     """
 
     video: Path
@@ -30,6 +32,17 @@ class Moment:
     start: float
     end: float
     score: float
+    shown: str = ""
+
+    @property
+    def name(self) -> str:
+        """The video as tables have it."""
+        return self.shown or str(self.video)
+
+    @property
+    def uri(self) -> str:
+        """The video as time lines refer to it; relative to them where `shown` names it."""
+        return quote(self.shown) if self.shown else self.video.resolve().as_uri()
 
     @property
     def title(self) -> str:

@@ -29,7 +29,7 @@ def as_json(moments: Sequence[Moment]) -> str:
 
 def _row(moment: Moment) -> dict[str, Any]:
     return {
-        "video": str(moment.video),
+        "video": moment.name,
         "query": moment.query,
         "rank": moment.rank,
         "start": round(moment.start, 3),

@@ -42,7 +42,7 @@ def as_edl(moments: Sequence[Moment]) -> str:
         clocks = " ".join(_timecode(frames, rate) for frames in times)
         lines += [
             f"{number:03}  AX       V     C        {clocks}",
-            f"* FROM CLIP NAME: {part.moment.video.name}",
+            f"* FROM CLIP NAME: {Path(part.moment.name).name}",
             f"* COMMENT: {part.moment.title}",
         ]
     return "\n".join(lines) + "\n"
@@ -57,7 +57,7 @@ def as_otio(moments: Sequence[Moment]) -> str:
         moment, info = part.moment, sources[part.moment.video]
         media = {
             "OTIO_SCHEMA": "ExternalReference.1",
-            "target_url": moment.video.resolve().as_uri(),
+            "target_url": moment.uri,
             "available_range": _range(0, round(info.duration * rate), rate),
         }
         clips.append(
@@ -85,10 +85,12 @@ def as_fcpxml(moments: Sequence[Moment]) -> str:
     size = {"width": str(first.width), "height": str(first.height)}
     ET.SubElement(resources, "format", {"id": "r1", "frameDuration": _seconds(1, rate), **size})
     names = {}
+    shown = {moment.video: moment for moment in moments}
     for number, (video, info) in enumerate(sources.items(), 2):
         names[video] = f"r{number}"
         length = _seconds(round(info.duration * rate), rate)
-        about = {"name": video.stem, "src": video.resolve().as_uri(), "start": "0s"}
+        moment = shown[video]
+        about = {"name": Path(moment.name).stem, "src": moment.uri, "start": "0s"}
         about |= {"duration": length, "hasVideo": "1", "format": "r1"}
         ET.SubElement(resources, "asset", {"id": names[video], **about})
     event = ET.SubElement(ET.SubElement(root, "library"), "event", name=NAME)

@@ -1,0 +1,169 @@
+"""A grounder, a library and what works for them in the background: all that requests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sdst.grounding.answers import Grounding
+from sdst.grounding.export import FORMATS
+from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+from sdst.grounding.search import Found
+from sdst.serving.batching import Batcher
+from sdst.serving.jobs import Encodings
+from sdst.serving.library import Library, Video
+from sdst.serving.metrics import Metrics
+from sdst.serving.refusals import BUSY, CONFLICT, Refused
+
+QUERIES_AT_ONCE = 64  # of a batch
+QUERIES_WAITING = 1024
+VIDEOS_WAITING = 32
+UPLOADS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """The best moments for one sentence, across `searched` videos."""
+
+    found: list[Found]
+    searched: int
+    skipped: list[str]
+
+
+class Service:
+    """Answers about a library's videos; threads may share it.
+
+    Args:
+        grounder: the model.
+        library: the videos; all of them are encoded, one after the other.
+        model: its name, for people.
+    """
+
+    def __init__(self, grounder: Grounder | ZeroShotGrounder, library: Library, model: str) -> None:
+        self.grounder, self.library, self.model = grounder, library, model
+        self.metrics = Metrics()
+        self.encodings = Encodings(grounder.encoder.encode, VIDEOS_WAITING)
+        self.metrics.watch(library, self.encodings)
+        self._questions: Batcher[tuple[str, int], str, Grounding] = Batcher(
+            self._ground,
+            QUERIES_AT_ONCE,
+            QUERIES_WAITING,
+            seen=self.metrics.batches.labels("ground").observe,
+        )
+        self._searches: Batcher[int, str, SearchAnswer] = Batcher(
+            self._search,
+            QUERIES_AT_ONCE,
+            QUERIES_WAITING,
+            seen=self.metrics.batches.labels("search").observe,
+        )
+        self._uploads = 0
+        self._change = Lock()
+        for video in library.videos():
+            self.encodings.add(video)
+
+    def ground(self, vid: str, queries: Sequence[str], top: int) -> list[Future[Grounding]]:
+        """Ask about one video.
+
+        Raises:
+            Refused: there is no such video, it is not encoded yet, or too many questions wait.
+        """
+        video = self.library.find(vid)
+        job = self.encodings.of(vid)
+        if job.state == "failed":
+            raise Refused(CONFLICT, job.error)
+        if job.state != "ready":
+            raise Refused(
+                CONFLICT,
+                f"{video.name}: is being encoded ({job.progress:.0%}); ask again in a while",
+            )
+        return self._submit_all(partial(self._questions.submit, (vid, top)), queries)
+
+    def search(self, queries: Sequence[str], top: int) -> list[Future[SearchAnswer]]:
+        """Ask about all videos that are encoded.
+
+        Raises:
+            Refused: none is, or too many questions wait.
+        """
+        if not self._encoded():
+            raise Refused(CONFLICT, "no video of the library is encoded yet; ask again in a while")
+        return self._submit_all(partial(self._searches.submit, top), queries)
+
+    def about(self) -> dict[str, Any]:
+        """The model and the limits, as `sdst.serving.schemas.About` has them."""
+        config = getattr(self.grounder, "config", None)
+        return {
+            "model": self.model,
+            "device": str(self.grounder.backbone.device),
+            "demo": config is not None and config.data.dataset == "demo",
+            "clip_length": self.grounder.encoder.clip_length,
+            "formats": [ending.removeprefix(".") for ending in FORMATS],
+            "max_upload": self.library.max_bytes,
+        }
+
+    def begin_upload(self) -> None:
+        """Take the place of an upload, which `end_upload` gives back.
+
+        Raises:
+            Refused: too many are being received, or wait to be encoded.
+        """
+        with self._change:
+            if self._uploads >= UPLOADS_AT_ONCE:
+                raise Refused(BUSY, f"{self._uploads} uploads are being received; try again later")
+            self.encodings.check_room(self._uploads)
+            self._uploads += 1
+
+    def end_upload(self) -> None:
+        """See `begin_upload`."""
+        with self._change:
+            self._uploads -= 1
+
+    def remove(self, vid: str) -> None:
+        """Delete a video, its job and its features.
+
+        Raises:
+            Refused: there is none, or it is only read here.
+        """
+        video = self.library.find(vid)
+        if video.removable:
+            self.encodings.cancel(vid)
+            self.grounder.encoder.forget(video.path)
+        self.library.remove(vid)
+
+    def close(self) -> None:
+        """Answer what waits, end the threads and let the library go."""
+        self.encodings.stop()
+        self._questions.stop()
+        self._searches.stop()
+        self.library.close()
+
+    def _submit_all(self, submit, queries: Sequence[str]) -> list[Future]:
+        futures: list[Future] = []
+        try:
+            for query in queries:
+                futures.append(submit(query))
+        except Refused:
+            for future in futures:
+                future.cancel()
+            raise
+        return futures
+
+    def _encoded(self) -> dict[str, Video]:
+        videos = self.library.videos()
+        return {video.id: video for video in videos if self.encodings.of(video.id).state == "ready"}
+
+    def _ground(self, key: tuple[str, int], queries: list[str]) -> list[Grounding]:
+        vid, top = key
+        return self.grounder.ground(self.library.find(vid).path, queries, top)
+
+    def _search(self, top: int, queries: list[str]) -> list[SearchAnswer]:
+        videos = self._encoded()
+        skipped: list[str] = []
+        paths: dict[str, str | Path] = {vid: video.path for vid, video in videos.items()}
+        answers = self.grounder.search(paths, queries, top, skipped)
+        searched = len(videos) - len(skipped)
+        return [SearchAnswer(found, searched, skipped) for found in answers]
