@@ -43,6 +43,8 @@ NOT_LEARNED = {
     "data.root",
     "data.backbone",
     "data.on_device",
+    "data.pad_to",
+    "train.graphs",
     "train.workers",
 }
 
@@ -74,9 +76,11 @@ class DataConfig:
         protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
         limit: keep only the first so many queries of every split (for short trials).
         allow_missing: go on without the queries whose features are missing; else that is an error.
-        on_device: keep all features in the memory of the GPU, where they fit.
-        pad_to: pad clips, words and moments of a training batch to a multiple of this, so that a
-            compiled step sees few shapes; what is padded changes nothing.
+        on_device: keep all features in the memory of the GPU where they fit; `auto` does for a
+            training run that reads a store without `train.workers`.
+        pad_to: pad clips, words and moments of a training batch to a multiple of this; what is
+            padded changes nothing. `auto` pads to 16, 16 and 8 where each shape takes a graph
+            (`train.graphs`), else not at all.
     """
 
     dataset: Literal["demo", "custom"] = "demo"
@@ -98,8 +102,8 @@ class DataConfig:
     protocol: str = "custom"
     limit: int | None = None
     allow_missing: bool = False
-    on_device: bool = False
-    pad_to: int = 1
+    on_device: bool | Literal["auto"] = "auto"
+    pad_to: int | Literal["auto"] = "auto"
 
 
 @dataclass
@@ -125,9 +129,9 @@ class TrainConfig:
         select_by: figure of the validation report that decides which checkpoint is best.
         precision: `auto` is bf16 where the GPU computes it natively, fp16 with a scaled loss on
             older ones, fp32 on a CPU.
-        compile: run forward, matching and losses as one graph of `torch.compile`: `default`, or
-            `reduce-overhead`, which keeps it as a CUDA graph. Compiling takes a minute or more for
-            every shape: set data.pad_to as well.
+        graphs: `auto` replays training steps as CUDA graphs, one for every shape of batches, in a
+            run of one process on a GPU; `no` launches every kernel of every step.
+        compile: `default` compiles the two blocks by `torch.compile`, which takes a minute or more.
         tracker: what losses and validations are logged to: `tensorboard` writes files into the
             run's folder, `wandb` and `mlflow` are installed and set up on their own.
         workers: processes that load batches; 0 loads in the training process.
@@ -148,7 +152,8 @@ class TrainConfig:
     validate_every: int = 1
     select_by: str = "MR-full-mAP"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    compile: Literal["no", "default", "reduce-overhead"] = "no"
+    graphs: Literal["auto", "no"] = "auto"
+    compile: Literal["no", "default"] = "no"
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     workers: int = 0
     seed: int = 0
@@ -343,7 +348,7 @@ def _problems(config: Config) -> list[str]:
             f"train.batch_size {config.train.batch_size} is not a multiple of "
             f"train.accumulation {config.train.accumulation}"
         )
-    if config.data.on_device and config.train.workers:
+    if config.data.on_device is True and config.train.workers:
         found.append("data.on_device needs train.workers 0; other processes cannot share it")
     return found + _data_problems(config.data) + _planted_problems(config)
 

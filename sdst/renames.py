@@ -21,7 +21,7 @@ KEYS = {
     "predict.context": "predict.select_from",
 }
 # Their values.
-VALUES = {"train.precision": {"no": "fp32"}}
+VALUES = {"train.precision": {"no": "fp32"}, "train.compile": {"reduce-overhead": "default"}}
 # Options of commands.
 OPTIONS = {"--dtype": "--store-dtype"}
 

@@ -63,7 +63,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     with main_process_first(accelerator):
         if accelerator.is_main_process:
             folder.resume(config) if resume else folder.check_free()
-        data = open_data(config)
+        data = open_data(config, for_training=True)
         config = data.config
         check_run(config, data, accelerator, model_class)
     data_ready = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measuring.gpu import captured
 from benchmarks.measuring.steps import TrainingStep
@@ -20,7 +21,11 @@ from sdst import Grounder
 from sdst.backbones import load_backbone
 from sdst.config import load_config
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
+from sdst.model.layers import take_rows
+from sdst.training.graphs import StepGraphs
+from sdst.training.trainer import Trainer
 from tests.model.small import random_inputs, random_targets, small_config
+from tests.training.small import make_trainer, train, write_store
 from tests.untrained import QUERIES
 
 pytestmark = [
@@ -119,11 +124,67 @@ def test_a_run_in_bf16_learns(tiny_options, tmp_path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_a_run_in_cuda_graphs_learns_what_an_eager_one_learns(comparable, tmp_path) -> None:
-    options = [*comparable, "--data.pad_to", "64", "--data.on_device", "true"]
-    graphs = [*options, "--train.compile", "reduce-overhead"]
-    expected = epoch_losses(tmp_path / "eager", options)
-    assert epoch_losses(tmp_path / "graphs", graphs) == pytest.approx(expected, rel=1e-2)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_a_run_in_cuda_graphs_learns_what_an_eager_one_learns(
+    comparable: list[str], precision: str, resident: str, tmp_path: Path
+) -> None:
+    """As by default; fp16 has graphs of its passes alone."""
+    options = [*comparable, "--train.precision", precision, "--data.on_device", resident]
+    options += ["--data.pad_to", "64", "--train.epochs", "6"]
+    expected = epoch_losses(tmp_path / "eager", [*options, "--train.graphs", "no"])
+    assert epoch_losses(tmp_path / "graphs", options) == pytest.approx(expected, rel=1e-2)
+
+
+def test_accumulated_passes_in_cuda_graphs_learn_the_same(comparable, tmp_path) -> None:
+    options = [*comparable, "--train.accumulation", "2", "--train.epochs", "6"]
+    expected = epoch_losses(tmp_path / "eager", [*options, "--train.graphs", "no"])
+    assert epoch_losses(tmp_path / "graphs", options) == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    """A run with dropout on random features, in graphs as by default."""
+    write_store(tmp_path)
+    return make_trainer(tmp_path, device=torch.device("cuda"))
+
+
+def test_every_bucket_of_a_run_gets_a_graph_that_proves_itself(trainer: Trainer, capfd) -> None:
+    losses = train(trainer, range(1, 5))
+    assert isinstance(trainer.step, StepGraphs)
+    assert len(trainer.step) == 1
+    assert "eagerly" not in capfd.readouterr().out
+    assert losses[-1]["loss"] < losses[0]["loss"]
+
+
+def test_replayed_steps_never_wait_for_the_device(trainer: Trainer, no_waiting) -> None:
+    torch.cuda.set_sync_debug_mode("default")  # a proof compares figures on the host
+    train(trainer, (1, 2))
+    batch = next(iter(trainer.loader))
+    torch.cuda.set_sync_debug_mode("error")
+    trainer.train_step(batch)
+
+
+def test_a_seed_fixes_a_run(tmp_path: Path) -> None:
+    """Attention is PyTorch's plain one: the gradients of fused ones may be summed in any order."""
+    write_store(tmp_path)
+    found = []
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, ["--model.context", "none"], torch.device("cuda"))
+        with sdpa_kernel(SDPBackend.MATH):
+            train(trainer, (1, 2, 3))
+        found.append([x.cpu() for x in trainer.bare_model.state_dict().values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_repeated_rows_have_the_same_gradient_every_time() -> None:
+    index = torch.randint(50, (4000,)).sort().values.cuda()
+    rows, grad = torch.randn(60, 256).cuda().requires_grad_(), torch.randn(4000, 256).cuda()
+    found = [torch.autograd.grad(take_rows(rows, index), rows, grad)[0] for _ in range(20)]
+    expected = torch.autograd.grad(rows.index_select(0, index), rows, grad)[0]
+    assert all(torch.equal(x, found[0]) for x in found)
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_answers_are_those_of_the_cpu(untrained, own_cache, film) -> None:

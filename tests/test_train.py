@@ -216,6 +216,7 @@ def test_features_in_a_devices_memory_give_the_same_run(
         store._maps = {name: values.as_subclass(Elsewhere) for name, values in store._maps.items()}
         return store
 
+    monkeypatch.setattr("sdst.sources.dataset._hindrance", lambda store: None)
     monkeypatch.setattr("sdst.sources.dataset._on_device", on_device)
     main(["--output", str(tmp_path), *tiny_options, "--data.on_device", "true"])
     assert_same_weights(tmp_path, tiny_checkpoint)

@@ -70,12 +70,15 @@ class Data:
         )
 
 
-def open_data(config: Config, wait: bool = True, fetch: bool = True) -> Data:
+def open_data(
+    config: Config, wait: bool = True, fetch: bool = True, for_training: bool = False
+) -> Data:
     """Render (the demo), encode and open what `config.data` names; each only if not yet done.
 
     Args:
         wait: for another process that is encoding the same, a run of another seed, say.
         fetch: the backbone may be downloaded; not for a name that only a checkpoint gives.
+        for_training: the features are read many times, so that `data.on_device` is worth it.
 
     Raises:
         StoreInUse: another process is encoding the same, and `wait` is not set.
@@ -88,8 +91,8 @@ def open_data(config: Config, wait: bool = True, fetch: bool = True) -> Data:
     else:
         splits, source = published(config, root, splits)
         meta = files_identity(config)
-    if config.data.on_device and isinstance(source, FeatureStore):
-        source = _on_device(source)
+    if isinstance(source, FeatureStore):
+        source = _placed(source, config, for_training)
     if not isinstance(source, PlantedFeatures):
         splits["train"] = _in_sight(splits["train"], source, config.data.clip_length)
     kept = 1 if config.data.last_layer else config.model.layers
@@ -153,21 +156,30 @@ def _clips(source: FeatureSource, vid: str) -> int:
     return source.video(vid).tokens.shape[1]
 
 
-def _on_device(store: FeatureStore) -> FeatureStore:
-    """`store` in the memory of the GPU if there is one and it fits."""
-    if not torch.cuda.is_available():
-        logger.warning("data.on_device: no GPU here; %s stays a memory map", store.path)
+def _placed(store: FeatureStore, config: Config, for_training: bool) -> FeatureStore:
+    """`store` as `data.on_device` says; where it is not met, only a request is worth a line."""
+    if config.data.on_device == "auto":
+        if not for_training or config.train.workers or _hindrance(store):
+            return store
+    elif not config.data.on_device:
         return store
+    elif hindrance := _hindrance(store):
+        logger.warning("data.on_device: %s; %s stays a memory map", hindrance, store.path)
+        return store
+    return _on_device(store)
+
+
+def _hindrance(store: FeatureStore) -> str | None:
+    """Why `store` cannot be in the memory of a GPU; None if it can."""
+    if not torch.cuda.is_available():
+        return "no GPU here"
     free, _ = torch.cuda.mem_get_info()
     if store.nbytes > DEVICE_SHARE * free:
-        logger.warning(
-            "data.on_device: %s has %.1f GB, more than half of the GPU's free %.1f GB; it stays a "
-            "memory map",
-            store.path,
-            store.nbytes / 1e9,
-            free / 1e9,
-        )
-        return store
+        return f"{store.nbytes / 1e9:.1f} GB are more than half of the GPU's free {free / 1e9:.1f}"
+    return None
+
+
+def _on_device(store: FeatureStore) -> FeatureStore:
     return FeatureStore(store.path, torch.device("cuda", torch.cuda.current_device()))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, distributed
-from torch.nn import functional
+
+from sdst.data.batches import Batch
 
 
 @contextmanager
@@ -34,23 +36,39 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
         broadcast_object_list(failed)
 
 
+def agree_on_sizes(batch: Batch) -> Batch:
+    """This process's part of a batch, padded to the sizes that the parts of all have at most.
+
+    The host asks the others, once a batch; no device is waited for.
+    """
+    clips, _, moments = batch.sizes
+    largest = torch.tensor((clips, moments))
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX, _hosts())
+    return batch.with_sizes(*largest.tolist())
+
+
+@cache
+def _hosts() -> distributed.ProcessGroup | None:
+    """The processes as they talk without a device."""
+    if distributed.get_backend() == "gloo":
+        return None
+    group = distributed.new_group(backend="gloo")
+    assert isinstance(group, distributed.ProcessGroup)  # each process is a member
+    return group
+
+
 def gather_batch(x: Tensor, dim: int) -> Tensor:
     """Join a tensor over all processes along its batch dimension, with gradient.
 
-    Processes may differ in the other sizes (each pads its own samples): all are padded with zeros
-    to the largest. Gradients of every process's loss flow back to where a part came from; averaged
-    over processes, as DDP does, they equal those of one process with the joint batch.
+    Gradients of every process's loss flow back to where a part came from; averaged over processes,
+    as DDP does, they equal those of one process with the joint batch.
 
     Args:
-        x: any shape; size `dim` must be the same in every process.
+        x: of the same shape in every process (`agree_on_sizes`).
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return x
-    shape = torch.tensor(x.shape, device=x.device)
-    distributed.all_reduce(shape, distributed.ReduceOp.MAX)
-    missing = [new - old for old, new in zip(x.shape, shape.tolist(), strict=True)]
-    padding = [size for after in reversed(missing) for size in (0, after)]
-    return _Gather.apply(functional.pad(x, padding).contiguous(), dim)
+    return _Gather.apply(x.contiguous(), dim)
 
 
 class _Gather(torch.autograd.Function):

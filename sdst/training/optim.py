@@ -58,3 +58,17 @@ def lr_factor(step: int, config: TrainConfig, total_steps: int) -> float:
         return 0.1 if step >= config.decay_at * total_steps else 1.0
     done = (step - warmup) / max(total_steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def place_rates(optimizer: torch.optim.Optimizer, device: torch.device | None) -> None:
+    """Keep the learning rates on `device`, where a graph of a step reads what the schedule writes.
+
+    Again after `load_state_dict`, which brings those of the run that was saved.
+
+    Args:
+        device: None keeps them as numbers, for steps that are not in graphs.
+    """
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        group["lr"] = rate if device is None else torch.tensor(rate, device=device)
+        group["capturable"] = device is not None and device.type == "cuda"

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sdst.checkpoint import ANEW, Progress, RunFolder
-from sdst.config import Config
+from sdst.config import Config, DataConfig
 from sdst.data.annotations import Annotation
-from sdst.data.batches import Batch, GroundingDataset, collate
+from sdst.data.batches import BUCKETS, TIGHT, Batch, GroundingDataset, Multiples, collate
 from sdst.errors import InputError, one_line
 from sdst.evaluation.predict import as_record, knows_presence, predict, predict_zero_shot
 from sdst.evaluation.presence import of_others
@@ -32,9 +32,11 @@ from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.sources.dataset import Data
-from sdst.training.distributed import gather_batch
+from sdst.training.compiling import compile_blocks
+from sdst.training.distributed import agree_on_sizes, gather_batch
+from sdst.training.graphs import Step, StepGraphs, make_capture
 from sdst.training.initial import other_features, start_from
-from sdst.training.optim import make_optimizer, make_scheduler
+from sdst.training.optim import make_optimizer, make_scheduler, place_rates
 from sdst.training.state import load_state, save_state
 from sdst.training.tracking import check_tracker, log
 from sdst.verbosity import is_quiet, progress_bar
@@ -69,20 +71,35 @@ class Trainer:
         set_seed(config.train.seed)
         self.dataset = data.dataset("train")
         self.validation = data.dataset("val")
-        loader = make_loader(self.dataset, config, accelerator.num_processes)
+        capture = make_capture(config.train, accelerator.device, accelerator.num_processes)
+        padding = multiples(config.data, in_graphs=capture is not None)
+        loader = make_loader(self.dataset, config, accelerator.num_processes, padding)
         model = model_class(config.model)
         self.start = start_from(model, Path(config.train.init)) if config.train.init else None
         optimizer = make_optimizer(model, config.train)
-        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        # Batches are moved where a step needs them, perhaps into the buffers of a graph.
+        self.model, self.optimizer, self.loader = accelerator.prepare(
+            model, optimizer, loader, device_placement=[True, True, False]
+        )
         # Autocast is for training alone (`batch_loss`): rounded scores of validation would tie.
         self.precision = autocast_dtype(config.train.precision)
         is_fp16 = self.precision is torch.float16  # small gradients need scaling to survive
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=is_fp16)
-        compiled = config.train.compile
-        compile = partial(torch.compile, mode=compiled)
-        self.batch_loss = batch_loss if compiled == "no" else compile(batch_loss)
+        if config.train.compile != "no":
+            compile_blocks(self.bare_model)
         self.steps_per_epoch = len(self.loader) // config.train.accumulation
         self.scheduler = make_scheduler(optimizer, config.train, self.total_steps)
+        # Of more passes than one, or with a scale to be decided on, an update stays outside.
+        self.updates_at_once = config.train.accumulation == 1 and not is_fp16
+        self.step: Callable[[Batch], Step] = self.pass_and_update
+        if not self.updates_at_once:
+            self.step = self.pass_alone
+        self.is_in_graphs = capture is not None
+        if capture is not None:
+            self.step = StepGraphs(
+                self.step, self._changed_by_steps, capture, accelerator.device, self.say
+            )
+        self._place_rates()
 
     @property
     def total_steps(self) -> int:
@@ -183,26 +200,61 @@ class Trainer:
         Returns:
             The loss, its terms and the figures of `SparseHealth`.
         """
-        batch = batch.to(self.accelerator.device)
-        inputs, targets = batch.inputs(), targets_of(batch)
+        if self.accelerator.num_processes > 1:
+            batch = agree_on_sizes(batch)
+        if not self.is_in_graphs:
+            batch = batch.to(self.accelerator.device)
         try:
-            loss, terms, health = self.batch_loss(
-                self.model, inputs, targets, self.config.loss, self.precision
-            )
+            terms = self.step(batch).terms
         except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
             raise self.diverged(math.nan) from error
-        self.accelerator.backward(self.scaler.scale(loss))
         if self.accelerator.sync_gradients:
-            self.scaler.unscale_(self.optimizer)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            if not self.updates_at_once:
+                self.update()
             self.scheduler.step()
-        self.optimizer.zero_grad()
-        terms = {"loss": loss, **terms, **vars(health)}
-        # A copy: under `reduce-overhead` they lie where the next step's will.
-        values = torch.stack([term.detach() for term in terms.values()])
+        # A copy: those of a graph lie where the next step's will.
+        values = torch.stack([*terms.values()])
         return dict(zip(terms, values.unbind(), strict=True))
+
+    def pass_and_update(self, batch: Batch) -> Step:
+        """A whole step but for the schedule."""
+        terms = self.pass_through(batch)
+        return Step(terms, self.update())
+
+    def pass_alone(self, batch: Batch) -> Step:
+        """A step's part that adds to the gradients."""
+        terms = self.pass_through(batch)
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return Step(terms, torch.stack([grad.norm() for grad in grads]).norm())
+
+    def pass_through(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, loss and backward of a batch on its device."""
+        loss, terms, health = batch_loss(
+            self.model, batch.inputs(), targets_of(batch), self.config.loss, self.precision
+        )
+        self.accelerator.backward(self.scaler.scale(loss))
+        figures = {"loss": loss, **terms, **vars(health)}
+        return {name: figure.detach() for name, figure in figures.items()}
+
+    def update(self) -> Tensor:
+        """Clip the gradients, follow them and drop them; [], their norm before that."""
+        self.scaler.unscale_(self.optimizer)
+        norm = self.accelerator.clip_grad_norm_(
+            self.model.parameters(), self.config.train.clip_norm
+        )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # A graph of `pass_alone` adds to the gradients where they were when it was captured.
+        self.optimizer.zero_grad(set_to_none=self.updates_at_once)
+        assert norm is not None  # it is of DeepSpeed alone
+        return norm
+
+    def _changed_by_steps(self) -> Iterator[Tensor]:
+        """The weights, the optimizer's state, and gradients that outlive a step."""
+        yield from self.model.parameters()
+        yield from (p.grad for p in self.model.parameters() if p.grad is not None)
+        for moments in self.optimizer.state.values():
+            yield from moments.values()
 
     def log_step(self, epoch: int, terms: dict[str, Tensor], bar: tqdm) -> None:
         """Show the loss and hand it to the tracker."""
@@ -319,6 +371,9 @@ class Trainer:
         parts = {"model": self.bare_model, "optimizer": self.optimizer, "schedule": self.scheduler}
         return {**parts, "scaler": self.scaler} if self.scaler.is_enabled() else parts
 
+    def _place_rates(self) -> None:
+        place_rates(self.optimizer, self.accelerator.device if self.is_in_graphs else None)
+
     def _save_state(self, folder: Path) -> None:
         save_state(folder, {name: part.state_dict() for name, part in self._stateful.items()})
 
@@ -327,6 +382,7 @@ class Trainer:
         try:
             for name, part in self._stateful.items():
                 part.load_state_dict(state[name])
+            self._place_rates()
         except Exception as error:  # PyTorch trusts what a state holds
             reason = one_line(error)
             raise InputError(
@@ -386,7 +442,7 @@ def check_kernels(
     config: Config, data: Data, accelerator: Accelerator, model_class: type[SDST]
 ) -> None:
     """The loss of one query, by an untrained model."""
-    batch = collate([data.dataset("train")[0]], config.data.pad_to).to(accelerator.device)
+    batch = collate([data.dataset("train")[0]]).to(accelerator.device)
     model = model_class(config.model).to(accelerator.device)
     precision = autocast_dtype(config.train.precision)
     with torch.no_grad(), suppress(NonFiniteCostError):  # the first step reports what to do
@@ -422,8 +478,6 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor], SparseHealth]:
     """What a batch costs, in all and by its terms, and how the sparse stream fares.
 
-    All of it is what `train.compile` makes a graph of.
-
     Args:
         precision: of the model, by autocast; None is fp32, which the losses are in any case.
     """
@@ -433,11 +487,24 @@ def batch_loss(
     return *grounding_loss(outputs, targets, config, gather_batch), sparse_health(outputs)
 
 
-def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -> DataLoader:
+def multiples(data: DataConfig, in_graphs: bool) -> Multiples:
+    """What training batches are padded to; by default to few shapes where each takes a graph."""
+    if data.pad_to == "auto":
+        return BUCKETS if in_graphs else TIGHT
+    return Multiples(data.pad_to, data.pad_to, data.pad_to)
+
+
+def make_loader(
+    dataset: GroundingDataset,
+    config: Config,
+    processes: int = 1,
+    padding: Multiples = TIGHT,
+) -> DataLoader:
     """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step.
 
     Args:
         processes: that will share each of them.
+        padding: of the batches.
     """
     if len(dataset) < config.train.batch_size:
         raise InputError(
@@ -456,7 +523,7 @@ def make_loader(dataset: GroundingDataset, config: Config, processes: int = 1) -
         at_once,
         shuffle=True,
         drop_last=True,
-        collate_fn=partial(collate, multiple=config.data.pad_to),
+        collate_fn=partial(collate, multiples=padding),
         num_workers=config.train.workers,
         pin_memory=torch.cuda.is_available(),
     )

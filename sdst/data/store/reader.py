@@ -156,7 +156,8 @@ class FeatureStore:
 
             self.verify(progress=False)
             self._maps = {
-                name: torch.tensor(values, device=device) for name, values in self._maps.items()
+                name: self._resident(torch.tensor(values), self._rows[name][1], device)
+                for name, values in self._maps.items()
             }
 
     def __reduce__(self) -> tuple:
@@ -332,6 +333,13 @@ class FeatureStore:
         if expected == 0:
             return np.empty(0, self._types[name])
         return np.memmap(file, self._types[name], mode="r", shape=(rows * width,))
+
+    @staticmethod
+    def _resident(values: Tensor, width: int, device: torch.device) -> Tensor:
+        """`values` on `device`, with a row of zeros behind them: what batches are padded with."""
+        rows = values.new_zeros(len(values) + width, device=device)
+        rows[: len(values)] = values
+        return rows
 
     def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray | Tensor:
         start = row * self._rows[name][1]
