@@ -157,8 +157,8 @@ def make_parser() -> ArgumentParser:
     of_checkpoint = parser.add_argument_group("with --checkpoint")
     of_checkpoint.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
-        help="of its matrix multiplies (default fp32); bf16 where the processor has it",
+        choices=("auto", "fp32", "bf16"),
+        help="of its matrix multiplies (default fp32); auto is bf16 where the processor has it",
     )
     of_predictions = parser.add_argument_group("with --predictions")
     of_predictions.add_argument("--annotations", type=Path, help="the ground truth, JSON lines")

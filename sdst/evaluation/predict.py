@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from sdst.data.batches import GroundingDataset, collate
 from sdst.errors import InputError
 from sdst.evaluation.presence import of_others
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
+from sdst.grounding.graphs import AnswerGraphs, make_capture
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.model import SDST, Outputs
 from sdst.sources.dataset import open_data
@@ -37,7 +38,7 @@ def predict(
     """Predictions for every query of `dataset`, in its order, as official submission records.
 
     Args:
-        precision: of the model's products, one of PRECISIONS.
+        precision: of the model's products, one of PRECISIONS or `auto`.
 
     Raises:
         InputError: an answer is not finite, or the CPU lacks the precision.
@@ -70,16 +71,32 @@ def outputs_of(
         InputError: the CPU lacks the precision.
     """
     device = torch.device(device)
-    check_precision(precision, device)
+    precision = check_precision(precision, device)
     model.eval()
     if isinstance(model, SDST):
         model.for_inference()
+    answers = _answers(model, device)
     loader = DataLoader(dataset, batch_size, collate_fn=lambda samples: samples)
     for samples in progress_bar(loader, desc="predict", leave=False, disable=not progress):
         batch = collate(samples).to(device)
         with inference(device, precision):
-            outputs = model(*batch.inputs())
+            outputs = answers(*batch.inputs())
         yield [sample.annotation for sample in samples], batch.video_lengths, outputs
+
+
+def _answers(model: nn.Module, device: torch.device) -> Callable[..., Outputs]:
+    """`model`, whose answers are graphs where the device has them."""
+    capture = make_capture(device)
+    if capture is None or not isinstance(model, SDST):
+        return model
+    graphs = AnswerGraphs(model, capture)
+
+    def answers(
+        video: Tensor, text: Tensor, clips: Tensor, words: Tensor, scales: Tensor | None = None
+    ) -> Outputs:
+        return graphs.answer(model.encode_video(video, clips, scales), text, words)
+
+    return answers
 
 
 def check_finite(outputs: Outputs) -> None:

@@ -37,19 +37,29 @@ class Prediction:
     presence: float | None = None
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse one that is none, or that would make answers on `device` slower.
+def check_precision(precision: str, device: torch.device) -> str:
+    """The precision of answers on `device`: `auto` is bf16 where it is native, else fp32.
 
     Raises:
-        InputError: `precision` is not one of PRECISIONS, or bf16 where no products of it are.
+        InputError: `precision` is none, or bf16 on a CPU that would be slower in it.
     """
+    if precision == "auto":
+        return "bf16" if _has_bf16(device) else "fp32"
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if precision == "bf16" and device.type == "cpu" and not library.multiplies_bf16():
+        raise InputError(f"precision {precision!r}: expected one of auto, {', '.join(PRECISIONS)}")
+    if precision == "bf16" and device.type == "cpu" and not _has_bf16(device):
         raise InputError(
             "precision bf16: this CPU has no bf16 matrix multiplies (AVX512_BF16), or the native "
             "library was not built; leave it out for fp32"
         )
+    return precision
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether it multiplies bf16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return library.multiplies_bf16()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
 from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
+from sdst.grounding.graphs import CALLS_TO_WARM, AnswerGraphs, make_capture
 from sdst.grounding.long_videos import ground_long
 from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 # caches, or that a GPU computes longer than launching takes.
 CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
 CLIP_SCALE = 100.0  # inverse temperature that CLIP was trained to [P]
+# A sentence of each of the shorter lengths that share a graph.
+MADE_UP = ("a dog jumps", "a dog jumps into the lake and swims to the other side")
 ZERO_SHOT_STRETCH = 32  # clips about a moment whose similarity speaks for its video
 
 
@@ -70,7 +73,8 @@ class Grounder:
         backbone: for a checkpoint trained on features published by SDST, which name no backbone:
             `internvideo2:PATH`; or the one that the checkpoint names, to have it fetched.
         precision: of the side-tuner's matrix multiplies. `bf16` is about 2x faster on a CPU
-            with native bf16 (`sdst.info` reports it), 2.7x for many queries at once.
+            with native bf16 (`sdst.info` reports it), 2.7x for many queries at once. `auto` is
+            bf16 where it is native.
 
     Raises:
         InputError: there is no checkpoint, or the CPU lacks the precision.
@@ -84,10 +88,11 @@ class Grounder:
         precision: str = "fp32",
     ) -> None:
         device = pick_device(device)
-        check_precision(precision, device)
-        self.precision, self.checkpoint = precision, Path(checkpoint)
+        self.precision = check_precision(precision, device)
+        self.checkpoint = Path(checkpoint)
         self.config, model = load_checkpoint(Path(checkpoint))
         self.model: SDST = model.to(device).for_inference()
+        self.graphs = AnswerGraphs(self.model, make_capture(device))
         self._scale = self.model.scale.item()
         self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
         self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
@@ -142,6 +147,25 @@ class Grounder:
     def _calibration(self) -> Calibration:
         return self.model.calibration or UNCALIBRATED
 
+    def warm(self, queries: Sequence[int] = (1,), clips: int | None = None) -> None:
+        """Answer made-up questions, so that the first real ones take no longer than others.
+
+        On a GPU kernels are compiled and graphs captured; each kind of question has one.
+
+        Args:
+            queries: how many will be asked at once.
+            clips: of the videos; default: as most of the training.
+        """
+        backbone = self.encoder.backbone
+        clips = clips or self.config.predict.stretches.clips
+        shape = backbone.layers, clips, backbone.tokens_per_frame, backbone.video_width
+        seconds = clips * self.encoder.clip_length
+        video = VideoFeatures(np.zeros(shape, np.float16), None, seconds)
+        for text in backbone.encode_text(MADE_UP):
+            for count in queries:
+                for _ in range(CALLS_TO_WARM):
+                    self._answers(video, [text] * count, top=1)
+
     def _tell_what_it_is(self, video: str | Path) -> None:
         """Warn once where a model of the demo is asked about another video."""
         if self._told:
@@ -167,12 +191,19 @@ class Grounder:
         clip_length, options = self.encoder.clip_length, self.config.predict
         if video.tokens.shape[1] > options.stretches.clips:
             return ground_long(
-                self.model, video.tokens, tokens, clip_length, video.duration, options, video.scales
+                self.model,
+                video.tokens,
+                tokens,
+                clip_length,
+                video.duration,
+                options,
+                video.scales,
+                self.graphs.answer,
             )
         encoded = self._encode(video)
         predictions: list[Prediction] = []
         for some in _batches(tokens, max(self.clips_at_once // encoded.clips, 1)):
-            outputs = self.model.answer(encoded, *self._padded(some), every_step=False)
+            outputs = self.graphs.answer(encoded, *self._padded(some))
             lengths = encoded.lengths.expand(len(some))
             durations = [video.duration] * len(some)
             predictions += decode(

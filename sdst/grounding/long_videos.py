@@ -35,7 +35,7 @@ from torch import Tensor
 from sdst.config import PredictConfig
 from sdst.grounding.decode import Prediction, presence_of, rank, round_ends, smooth
 from sdst.grounding.snapping import snap
-from sdst.model import SDST, Outputs
+from sdst.model import SDST, EncodedVideo, Outputs
 from sdst.model.calibration import UNCALIBRATED, Calibration
 from sdst.model.context import SelectedTokens
 from sdst.model.running_selection import RunningSelection
@@ -58,6 +58,7 @@ def ground_long(
     duration: float,
     options: PredictConfig,
     scales: np.ndarray | Tensor | None = None,
+    answer: Callable[[EncodedVideo, Tensor, Tensor], Outputs] | None = None,
 ) -> list[Prediction]:
     """The moments of a long video that each sentence describes, and its saliency.
 
@@ -71,6 +72,7 @@ def ground_long(
         options: `stretch` and `overlap` say how the video is cut. Moments found twice are dropped
             even where `nms` is none.
         scales: [K, L, P] or [1, L, P], what tokens of int8 are multiplied by.
+        answer: answers queries about encoded windows, as `AnswerGraphs.answer`; None: the model.
 
     Returns:
         For each sentence at most `MOMENTS_KEPT` windows, best first, and the saliency of L clips.
@@ -88,12 +90,15 @@ def ground_long(
         lengths = torch.full((len(starts),), video.shape[2], device=device)
         by_token = None if scales is None else stack(scales).to(device).expand(-1, layers, -1, -1)
         encoded = model.encode_video(video, lengths, by_token)
-        for answer, text, context in zip(answers, texts, beyond, strict=True):
+        for so_far, text, context in zip(answers, texts, beyond, strict=True):
             words = torch.full_like(lengths, text.shape[1])
             text = text.expand(len(starts), -1, -1, -1)
-            outputs = model.answer(encoded, text, words, every_step=False, beyond=context)
-            answer.add(starts, outputs, overlap)
-    return [answer.predict(clip_length, duration, options) for answer in answers]
+            if answer is not None and context is None:
+                outputs = answer(encoded, text, words)
+            else:
+                outputs = model.answer(encoded, text, words, every_step=False, beyond=context)
+            so_far.add(starts, outputs, overlap)
+    return [so_far.predict(clip_length, duration, options) for so_far in answers]
 
 
 def stretch_starts(length: int, options: PredictConfig) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sdst.model.dense import average_stride
 from sdst.model.layers import sine_encoding
@@ -54,6 +55,47 @@ class EncodedVideo:
         features = self.tokens if self.visual is None else self.visual
         assert features is not None  # one of them is kept
         return features.shape[2]
+
+    def tensors(self) -> list[Tensor]:
+        """All that differ from video to video, in a fixed order."""
+        parts = self.lengths, self.tokens, self.scales, self.visual
+        steps = [part for step in self.steps or () for part in (step.source, step.lengths)]
+        return [part for part in parts if part is not None] + steps
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> EncodedVideo:
+        """With `change` applied to all `tensors`."""
+
+        def changed(part: Tensor | None) -> Tensor | None:
+            return None if part is None else change(part)
+
+        steps = self.steps and [
+            step._replace(source=change(step.source), lengths=change(step.lengths))
+            for step in self.steps
+        ]
+        tokens, scales, visual = map(changed, (self.tokens, self.scales, self.visual))
+        return EncodedVideo(change(self.lengths), tokens, scales, visual, steps)
+
+    def padded(self, videos: int, clips: int, strides: Sequence[int]) -> EncodedVideo:
+        """With so many videos and clips, of which those beyond the own ones change no answer.
+
+        Args:
+            strides: of the steps.
+        """
+        more_videos, more_clips = videos - len(self.lengths), clips - self.clips
+        if not more_videos and not more_clips:
+            return self
+
+        def pad(x: Tensor | None) -> Tensor | None:
+            if x is None:
+                return None
+            layers = x[:1] if x.stride(0) == 0 else x  # one serves all steps
+            padding = (0, 0) * (x.ndim - 3) + (0, more_clips, 0, more_videos)
+            return functional.pad(layers, padding).expand(len(x), *(-1,) * (x.ndim - 1))
+
+        lengths = functional.pad(self.lengths, (0, more_videos), value=1)
+        visual = pad(self.visual)
+        steps = None if visual is None else dense_inputs(visual, lengths, strides)
+        return EncodedVideo(lengths, pad(self.tokens), pad(self.scales), visual, steps)
 
     def for_queries(self, count: int, videos: Tensor | None = None) -> EncodedVideo:
         """One video for each of `count` queries.

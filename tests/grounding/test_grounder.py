@@ -86,7 +86,7 @@ def test_a_search_in_bf16_is_near_one_in_fp32(untrained, own_cache, films):
 
 
 def test_a_precision_that_cannot_be_had_is_refused(untrained, monkeypatch):
-    with pytest.raises(InputError, match="precision 'fp8': expected one of fp32, bf16"):
+    with pytest.raises(InputError, match="precision 'fp8': expected one of auto, fp32, bf16"):
         Grounder(untrained, "cpu", precision="fp8")
     monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
     with pytest.raises(InputError, match=r"precision bf16: this CPU has no bf16 matrix multiplies"):
