@@ -162,7 +162,7 @@ class Recorder(TorchDispatchMode):
         start = time.perf_counter()
         result = func(*args, **kwargs)
         seconds = time.perf_counter() - start
-        if not _is_free(func):
+        if not is_free(func):
             node = torch._C._current_autograd_node()
             part = _notes(node).get("part", "recurrence") if node else self._part
             name, work = func.overloadpacket.__name__, Work.of(func, args, kwargs, result)
@@ -197,7 +197,7 @@ def _notes(node: Node) -> dict[str, str]:
     return cast(dict[str, str], node.metadata)
 
 
-def _is_free(func: torch._ops.OpOverload) -> bool:
+def is_free(func: torch._ops.OpOverload) -> bool:
     """Whether `func` moves nothing: it returns views only, asks something, or allocates."""
     returns = func._schema.returns
     views = returns and all(r.alias_info and not r.alias_info.is_write for r in returns)

@@ -20,6 +20,7 @@ from benchmarks.measuring.steps import TrainingStep
 from sdst import Grounder
 from sdst.backbones import load_backbone
 from sdst.config import load_config
+from sdst.grounding.graphs import AnswerGraphs
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.layers import take_rows
 from sdst.training.graphs import StepGraphs
@@ -194,6 +195,21 @@ def test_answers_are_those_of_the_cpu(untrained, own_cache, film) -> None:
     for mine, theirs in zip(there, here, strict=True):
         np.testing.assert_allclose(mine.saliency, theirs.saliency, atol=2e-2)
         assert len(mine.windows) == len(theirs.windows)
+
+
+@pytest.mark.parametrize("stretch", [40, 8], ids=["whole", "in windows"])
+def test_answers_of_graphs_are_the_eager_ones(untrained, own_cache, film, stretch) -> None:
+    found, expected = Grounder(untrained, device="cuda"), Grounder(untrained, device="cuda")
+    expected.graphs = AnswerGraphs(expected.model, None)
+    for grounder in (found, expected):
+        grounder.config.predict.stretch, grounder.config.predict.overlap = stretch, stretch // 2
+    found.warm(queries=(1, 2))
+    assert len(found.graphs)
+    for queries in (QUERIES, QUERIES[:1], QUERIES):
+        answers = zip(found.ground(film, queries), expected.ground(film, queries), strict=True)
+        for one, other in answers:
+            np.testing.assert_allclose(one.windows, other.windows, atol=1e-3)
+            np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-3)
 
 
 def test_a_backbone_encodes_what_it_encodes_on_the_cpu() -> None:
