@@ -194,7 +194,12 @@ def test_features_are_encoded_once(
 
 
 class Elsewhere(torch.Tensor):
-    """Like a GPU's in that numpy cannot see it."""
+    """Like a GPU's in that numpy cannot see it; batches gathered from it are the model's."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs)
+        return result.as_subclass(torch.Tensor) if func is torch.Tensor.index_select else result
 
     def numpy(self, *_: object, **__: object) -> None:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
