@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,11 +46,21 @@ class Frames(NamedTuple):
     frames: np.ndarray
 
 
+class Read(Protocol):
+    """What a `ClipReader` tells of a video: clips it should have; seconds and faults in the end."""
+
+    expected: int
+    faults: list[str]
+
+    @property
+    def duration(self) -> float: ...
+
+
 class Features(NamedTuple):
     """Features of some clips of a video: tokens `[K, L, P, Dv]`, unit embedding `[L, E]`, fp16."""
 
     vid: str
-    reader: ClipReader
+    reader: Read
     tokens: np.ndarray
     embedding: np.ndarray
 
@@ -62,8 +72,20 @@ class Unreadable(NamedTuple):
     error: InputError
 
 
+class Engine(Protocol):
+    """Encodes videos elsewhere: `sdst.extraction.ray_data`."""
+
+    def origins(self, videos: Mapping[str, Any]) -> dict[str, int | None]:
+        """What videos are made of (`sdst.data.store.origins`)."""
+        ...
+
+    def pieces(self, videos: Mapping[str, Any]) -> Iterator[Features | Unreadable]:
+        """Their features, in order."""
+        ...
+
+
 def extract_features(
-    videos: Mapping[str, Path],
+    videos: Mapping[str, str | Path],
     queries: Mapping[int | str, str],
     backbone: Backbone,
     out: str | Path,
@@ -73,6 +95,7 @@ def extract_features(
     resume: bool = False,
     report: Report | None = None,
     may_be_empty: bool = False,
+    engine: Engine | None = None,
 ) -> FeatureStore:
     """Encode `videos` (by vid) and `queries` (by qid) into a store at `out`.
 
@@ -90,6 +113,7 @@ def extract_features(
         report: receives what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
         may_be_empty: make a store even where no video can be read.
+        engine: encodes the videos in place of this process.
 
     Raises:
         InputError: a video cannot be read and must not be left out, not one can be read, `out`
@@ -104,7 +128,8 @@ def extract_features(
             f"{backbone.frames_at_once} frames at once; expected a multiple of that"
         )
     writer = FeatureWriter(out, settings.meta(backbone), settings.store_dtype, resume)
-    files, texts = video_origins(videos), query_origins(queries)
+    files = video_origins(videos) if engine is None else engine.origins(videos)
+    texts = query_origins(queries)
     report = report or Report(strict=True)
     if not writer.grows or writer.lacks(files, texts) or writer.is_interrupted:
         threads = torch.get_num_threads()
@@ -140,7 +165,10 @@ def extract_features(
                     writer.add_query(qid, tokens, embedding, texts[qid])
             rest = {vid: videos[vid] for vid in lacking(files, writer.video_origins)}
             bar.begin(len(videos) - len(rest))
-            pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
+            if engine is None:
+                pieces = encode(clips.encode, _decode_ahead(decoders, rest, clips.open))
+            else:
+                pieces = engine.pieces(rest)
             for vid, of_video in groupby(pieces, key=attrgetter("vid")):
                 for part, written in _write_video(writer, vid, files[vid], of_video, report):
                     bar.advance(part, written)
@@ -150,6 +178,16 @@ def extract_features(
     store = FeatureStore(out)
     report.add_faults(store, videos)
     return store
+
+
+def encoded_pieces(
+    vid: str, path: Path, backbone: Backbone, settings: Settings
+) -> Iterator[Features | Unreadable]:
+    """The features of one video, some clips at a time, as `extract_features` makes them."""
+    clips, ahead = _Clips(backbone, settings, budget=None), torch.get_num_threads() + 1
+    with ThreadPoolExecutor(1) as decoder, encoder_threads(backbone.device) as encoders:
+        frames = _decode_ahead(decoder, {vid: path}, clips.open)
+        yield from map_ahead(encoders, clips.encode, frames, ahead)
 
 
 @dataclass
@@ -219,7 +257,7 @@ class _Clips:
     settings: Settings
     budget: MemoryBudget | None
 
-    def open(self, path: Path) -> ClipReader:
+    def open(self, path: str | Path) -> ClipReader:
         """What reads the clips of a video."""
         reader = ClipReader(path, self.settings.clip_length, self.settings.frames_per_clip)
         if self.budget is not None:
@@ -276,7 +314,9 @@ def _groups(qids: list[int | str]) -> list[list[int | str]]:
 
 
 def _decode_ahead(
-    pool: ThreadPoolExecutor, videos: Mapping[str, Path], open_video: Callable[[Path], ClipReader]
+    pool: ThreadPoolExecutor,
+    videos: Mapping[str, str | Path],
+    open_video: Callable[[str | Path], ClipReader],
 ) -> Iterator[Frames | Unreadable]:
     """The batches of frames of all videos, or the error of one; videos are decoded ahead."""
     started: deque[Ahead[Frames | Unreadable]] = deque()
@@ -298,7 +338,7 @@ def _room_for_more(waiting: Sequence[Frames | Unreadable]) -> bool:
 
 
 def _read(
-    vid: str, path: Path, open_video: Callable[[Path], ClipReader]
+    vid: str, path: str | Path, open_video: Callable[[str | Path], ClipReader]
 ) -> Iterator[Frames | Unreadable]:
     """The pieces of one video. A generator, so that the decoding thread reads the header, too."""
     try:

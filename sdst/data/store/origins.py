@@ -25,7 +25,7 @@ ENDS = 2**16  # bytes, of either end of a file
 READERS = 8  # files at once: on a shared disk every file is waited for
 
 
-def video_origins(videos: Mapping[str, Path]) -> dict[str, int | None]:
+def video_origins(videos: Mapping[str, str | Path]) -> dict[str, int | None]:
     """The checksum of every file's size and ends, by vid."""
     with ThreadPoolExecutor(READERS) as pool:
         return dict(zip(videos, pool.map(_file_origin, videos.values()), strict=True))
@@ -45,7 +45,7 @@ def lacking(requested: Mapping[Key, int | None], there: Mapping[Key, int | None]
     ]
 
 
-def _file_origin(path: Path) -> int | None:
+def _file_origin(path: str | Path) -> int | None:
     try:
         with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
