@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "score predictions with the official metrics, or write a submission",
     "import": "make a dataset of your own videos from a CSV, ELAN, subtitles, ...",
     "extract": "encode videos and sentences with a frozen backbone",
+    "index": "index videos, so that a search looks into few of them",
     "convert": "pack published features into a store, copy or verify a store",
     "inspect": "show a dataset: counts, lengths, repairs, and what is missing",
     "cache": "show what is kept of encoded videos, and clear it",

@@ -3,6 +3,7 @@
 python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train` then finds
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
 torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared out over processes
+python -m sdst.extract --ray --videos ...                      the same, by a cluster of Ray
 
 The same command resumes a run that was stopped or killed. On a finished store it adds the videos
 and queries that are new or changed, without disturbing readers; a video has changed when its file
@@ -20,8 +21,8 @@ from pathlib import Path
 
 from sdst.config import BACKBONES, Config, load_config
 from sdst.data.annotations import read_annotations
+from sdst.data.remote import as_place, find_anywhere
 from sdst.data.store.reader import INDEX, STORED, FeatureStore
-from sdst.data.video_files import find_videos
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
 from sdst.renames import rename_options
@@ -39,7 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
-    add("--videos", type=Path, nargs="+", metavar="PATH", help="files, folders, or lists in .txt")
+    add(
+        "--videos",
+        type=as_place,
+        nargs="+",
+        metavar="PATH",
+        help="files, folders, or lists in .txt; with --ray also s3://, gs:// and the like",
+    )
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
     add("--backbone", metavar="NAME", help=f"{BACKBONES}; options follow as ,dtype=bfloat16")
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
@@ -47,6 +54,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
     add("--store-dtype", choices=STORED, default="float16", help="default: %(default)s")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="encode by Ray, on the cluster there (default: $RAY_ADDRESS, or this machine)",
+    )
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store; one that is there already grows")
     add_verbosity(parser)
@@ -99,7 +113,9 @@ def _extract_dataset(config: Config) -> FeatureStore:
 
 def _extract_videos(options: argparse.Namespace) -> int:
     """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
-    videos = find_videos(options.videos)
+    if options.ray is not None and options.memory_budget:
+        raise InputError("--memory-budget bounds one process; with --ray leave it out")
+    videos = find_anywhere(options.videos, remote=options.ray is not None)
     annotations = {str(path): read_annotations(path) for path in options.annotations}
     if options.output.exists() and not (options.output / INDEX).is_file():
         raise InputError(
@@ -121,7 +137,12 @@ def _extract_videos(options: argparse.Namespace) -> int:
     report = Report(options.strict)
     settings = Settings(options.clip_length, options.frames_per_clip, options.store_dtype, memory)
     inputs = (videos, queries, backbone, options.output, settings)
-    if share.world == 1:
+    if options.ray is not None:
+        from sdst.extraction.ray_data import RayEngine
+
+        engine = RayEngine(options.backbone, options.layers, settings, options.ray or None)
+        store = extract_features(*inputs, resume=True, report=report, engine=engine)
+    elif share.world == 1:
         store = extract_features(*inputs, resume=True, report=report)
     else:
         store = extract_share(share, *inputs, report)

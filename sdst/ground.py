@@ -4,6 +4,7 @@ python -m sdst.ground --checkpoint DIR --video FILE --query TEXT [...]
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
 python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    the best across many videos
 python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        across those of a store
+python -m sdst.ground --checkpoint DIR --index INDEX --query TEXT        of an index, by its best
 
 A moment's score is the probability that it overlaps what the sentence asks for by half (an IoU of
 0.5), given that the video has it; presence is the probability that it has. Both are calibrated on
@@ -19,7 +20,7 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from sdst.grounding.export.clips import cut_all
 from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
+from sdst.indexing.clip_index import CANDIDATES, ClipIndex
 from sdst.options import OneLineParser
 from sdst.publish import replace_text
 from sdst.verbosity import add_verbosity
@@ -79,7 +81,16 @@ def make_parser() -> argparse.ArgumentParser:
     one = where.add_mutually_exclusive_group()
     one.add_argument("--video", type=Path, metavar="FILE", help="one video")
     one.add_argument("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders")
-    one.add_argument("--store", type=Path, metavar="DIR", help="a store of sdst.extract")
+    add = where.add_argument
+    add("--store", type=Path, metavar="DIR", help="a store of sdst.extract")
+    add("--index", metavar="INDEX", help="of sdst.index; with the --store it was made of, if any")
+    add("--where", metavar="SQL", help="with --index, a condition on the fields of videos")
+    add(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help=f"with --index, videos that are looked into for a query (default: {CANDIDATES})",
+    )
 
     asked = parser.add_argument_group("what to look for")
     add = asked.add_argument
@@ -138,7 +149,7 @@ def _ground(grounder: Grounder | ZeroShotGrounder, options: argparse.Namespace) 
 
 
 def _search(
-    grounder: Grounder | ZeroShotGrounder, corpus: Corpus, options: argparse.Namespace
+    grounder: Grounder | ZeroShotGrounder, corpus: Corpus | ClipIndex, options: argparse.Namespace
 ) -> int:
     """Print the best moments across many videos; exit code 1 if one was left out."""
     skipped: list[str] = []
@@ -149,7 +160,7 @@ def _search(
         raise InputError(f"none of {len(corpus):,} videos can be read; the first: {skipped[0]}")
     tables = map(format_found, options.query, answers, [read] * len(answers))
     unread = grounder.backbone.unread(options.query)
-    files = {} if isinstance(corpus, FeatureStore) else corpus
+    files = corpus if isinstance(corpus, Mapping) else {}
     pairs = zip(options.query, answers, strict=True)
     _take_away([moment for pair in pairs for moment in moments_found(*pair, files)], options)
     _write("\n\n".join(tables), found_as_json(options.query, answers, unread), options.json)
@@ -180,10 +191,13 @@ def _write(table: str, record: str, out: Path | None) -> None:
     print(table)
 
 
-def _open_corpus(options: argparse.Namespace) -> Corpus | None:
+def _open_corpus(options: argparse.Namespace) -> Corpus | ClipIndex | None:
     """What is searched; None where a single video is asked about."""
     if options.video is not None:
         return None
+    if options.index is not None:
+        candidates = CANDIDATES if options.candidates is None else options.candidates
+        return ClipIndex(options.index, options.store, candidates, options.where)
     corpus = open_corpus(options.videos) if options.videos else FeatureStore(options.store)
     if not len(corpus):
         given = " ".join(map(str, options.videos or [options.store]))
@@ -212,8 +226,7 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
     if not options.zero_shot and options.checkpoint is None:
         raise InputError("give either --checkpoint DIR or --zero-shot")
-    if [options.video, options.videos, options.store] == [None] * 3:
-        raise InputError("give one of --video FILE, --videos PATH ... and --store DIR")
+    _check_places(options)
     if options.zero_shot:
         _check_zero_shot(options)
     elif options.clip_length is not None:
@@ -234,14 +247,27 @@ def _check_options(options: argparse.Namespace) -> None:
     _check_output("--export", options.export)
     if options.export:
         check_export_name(options.export, one_video=options.video is not None)
-    if options.clips and options.store:
-        raise InputError("--clips cuts video files; give --video or --videos in place of --store")
+    if options.clips and not (options.video or options.videos):
+        given = "--index" if options.index else "--store"
+        raise InputError(f"--clips cuts video files; give --video or --videos in place of {given}")
     if options.clips and options.clips.exists() and not options.clips.is_dir():
         raise InputError(f"--clips {options.clips}: is a file; expected a folder")
     if options.plot:
         from sdst.plots import check_picture_name
 
         check_picture_name(options.plot)
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """One place to look in; a store may be beside an index."""
+    given = [name for name in ("video", "videos", "index", "store") if getattr(options, name)]
+    if given not in (["video"], ["videos"], ["index"], ["store"], ["index", "store"]):
+        raise InputError(
+            "give one of --video FILE, --videos PATH ..., --store DIR and --index INDEX"
+        )
+    for name in ("where", "candidates"):
+        if getattr(options, name) is not None and options.index is None:
+            raise InputError(f"--{name} goes with --index")
 
 
 def _check_zero_shot(options: argparse.Namespace) -> None:

@@ -22,16 +22,21 @@ TAKE_CONFIG_KEYS = OPEN_DATA
 SHARED = {
     "backbones/openclip_files": {"extract"},  # the one that has both of the options it names
     "checkpoint": {"train"},
+    "data/remote": {"extract", "index"},
     "data/video_files": {"ground", "extract"},
     "demo/__init__": OPEN_DATA,
     "evaluation/predict": {"evaluate"},
     "evaluation/submission": {"evaluate"},
     "extraction/budget": {"extract"},
+    "extraction/ray_data": {"extract", "index"},
     "grounding/encoder": {"ground"},
     "grounding/export/__init__": {"ground"},
     "grounding/grounder": {"ground"},
     "grounding/queries": {"ground"},
     "grounding/search": {"extract"},  # which its message is a command of
+    "indexing/build": {"index"},
+    "indexing/clip_index": {"ground"},
+    "indexing/metadata": {"index"},
     "key_help": {"train"},
     "options": set(VERBS),
     "renames": {"extract", "convert"},

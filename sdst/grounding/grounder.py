@@ -23,7 +23,7 @@ from sdst.data.store.reader import VideoFeatures
 from sdst.devices import pick_device
 from sdst.errors import InputError
 from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
-from sdst.grounding.corpus import Corpus, open_corpus
+from sdst.grounding.corpus import Corpus, PartOfStore, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.grounding.graphs import CALLS_TO_WARM, AnswerGraphs, make_capture
@@ -32,6 +32,7 @@ from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.indexing.clip_index import ClipIndex
 from sdst.kernels import dequantize
 from sdst.model import SDST, EncodedVideo
 from sdst.model.calibration import UNCALIBRATED, Calibration
@@ -213,7 +214,7 @@ class Grounder:
 
     def search(
         self,
-        videos: Corpus | str | Path | Sequence[str | Path],
+        videos: Corpus | ClipIndex | str | Path | Sequence[str | Path],
         queries: str | Sequence[str],
         top: int = 10,
         skipped: list[str] | None = None,
@@ -226,12 +227,13 @@ class Grounder:
 
         Args:
             videos: files by their ids; a folder, or a list of files and folders, whose videos go by
-                their relative paths; or a store of `sdst.extract`, open or by its path.
+                their relative paths; a store of `sdst.extract`, open or by its path; or an index,
+                whose candidates for each sentence are looked into.
             queries: a sentence, or any number of them.
             top: most moments found for each.
             skipped: receives a line for each video that cannot be read; without it such a video
                 is an error.
-            progress: show a bar.
+            progress: show a bar; an index has none.
             min_presence: leave out videos in which a query's presence is less.
 
         Raises:
@@ -242,17 +244,31 @@ class Grounder:
         self.check_presence(min_presence)
         queries = as_queries(queries)
         _check_top(top)
-        corpus = open_corpus(videos)
+        corpus = videos if isinstance(videos, ClipIndex) else open_corpus(videos)
         if isinstance(corpus, Mapping):
             for video in corpus.values():
                 self._tell_what_it_is(video)
-        texts = self.backbone.encode_text(queries)
+        progress &= not isinstance(corpus, ClipIndex)
+        return [
+            found
+            for part, texts in _parts(corpus, self.backbone.encode_text(queries))
+            for found in self._search(part, texts, top, skipped, progress, min_presence)
+        ]
+
+    def _search(
+        self,
+        corpus: Corpus,
+        texts: list[TextFeatures],
+        top: int,
+        skipped: list[str] | None,
+        progress: bool,
+        min_presence: float,
+    ) -> list[list[Found]]:
         stretch = self.config.predict.stretches.clips
-        ranking = Ranking(
-            len(queries), top, self._scale, self.encoder.clip_length, stretch, min_presence
-        )
+        clip_length = self.encoder.clip_length
+        ranking = Ranking(len(texts), top, self._scale, clip_length, stretch, min_presence)
         encoded = videos_of(corpus, self.encoder, skipped, progress)
-        for group in groups(encoded, len(queries), self.clips_at_once, stretch):
+        for group in groups(encoded, len(texts), self.clips_at_once, stretch):
             answers = self._answers_of_all([video for _, video in group], texts, top)
             for (vid, _), of_video in zip(group, answers, strict=True):
                 ranking.add(vid, of_video)
@@ -348,7 +364,7 @@ class ZeroShotGrounder:
 
     def search(
         self,
-        videos: Corpus | str | Path | Sequence[str | Path],
+        videos: Corpus | ClipIndex | str | Path | Sequence[str | Path],
         queries: str | Sequence[str],
         top: int = 10,
         skipped: list[str] | None = None,
@@ -357,14 +373,16 @@ class ZeroShotGrounder:
         """As `Grounder.search`; videos are weighed against each other at CLIP's temperature."""
         queries = as_queries(queries)
         _check_top(top)
-        texts = self.backbone.encode_text(queries)
-        ranking = Ranking(
-            len(queries), top, CLIP_SCALE, self.encoder.clip_length, ZERO_SHOT_STRETCH
-        )
-        corpus = open_corpus(videos)
-        for vid, video in videos_of(corpus, self.encoder, skipped, progress, layers=False):
-            ranking.add(vid, self._answers(video, texts, top))
-        return ranking.best()
+        corpus = videos if isinstance(videos, ClipIndex) else open_corpus(videos)
+        progress &= not isinstance(corpus, ClipIndex)
+        best: list[list[Found]] = []
+        for part, texts in _parts(corpus, self.backbone.encode_text(queries)):
+            clip_length = self.encoder.clip_length
+            ranking = Ranking(len(texts), top, CLIP_SCALE, clip_length, ZERO_SHOT_STRETCH)
+            for vid, video in videos_of(part, self.encoder, skipped, progress, layers=False):
+                ranking.add(vid, self._answers(video, texts, top))
+            best += ranking.best()
+        return best
 
 
 def _ground(
@@ -403,6 +421,18 @@ def _if_present(answer: Grounding, least: float) -> Grounding:
     if answer.presence is None or answer.presence >= least:
         return answer
     return replace(answer, windows=[], moments=[])
+
+
+def _parts(
+    corpus: Corpus | ClipIndex, texts: list[TextFeatures]
+) -> Iterator[tuple[Corpus, list[TextFeatures]]]:
+    """What is looked into for which sentences: all for all, or an index's candidates for each."""
+    if not isinstance(corpus, ClipIndex):
+        yield corpus, texts
+        return
+    for text in texts:
+        vids = corpus.candidates(text.embedding.cpu().numpy())
+        yield PartOfStore(corpus.store, vids), [text]
 
 
 def _floats(video: VideoFeatures) -> Tensor:

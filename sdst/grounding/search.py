@@ -27,7 +27,7 @@ import numpy as np
 from sdst.data.store.reader import FeatureStore, VideoFeatures
 from sdst.errors import InputError
 from sdst.grounding.answers import moments_to_show
-from sdst.grounding.corpus import Corpus
+from sdst.grounding.corpus import Corpus, PartOfStore
 from sdst.grounding.decode import Prediction
 from sdst.grounding.encoder import VideoEncoder
 from sdst.verbosity import progress_bar
@@ -144,14 +144,15 @@ def videos_of(
         InputError: the store's features are not those that `encoder` makes, or a file cannot be
             read.
     """
-    if isinstance(corpus, FeatureStore):
-        _check_store(corpus, encoder, layers)
+    store = corpus.store if isinstance(corpus, PartOfStore) else corpus
+    if isinstance(store, FeatureStore):
+        _check_store(store, encoder, layers)
     for vid in progress_bar(corpus, "search", unit="video", disable=not progress):
-        if isinstance(corpus, FeatureStore):
-            yield vid, corpus.video(vid)
+        if isinstance(store, FeatureStore):
+            yield vid, store.video(vid)
             continue
         try:
-            yield vid, encoder.encode(corpus[vid])
+            yield vid, encoder.encode(store[vid])
         except InputError as error:
             if skipped is None:
                 raise

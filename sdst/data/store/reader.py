@@ -214,6 +214,11 @@ class FeatureStore:
         _, _, clips, duration, _ = self._videos[vid]
         return clips, duration
 
+    def checksum(self, vid: str) -> int:
+        """Of a video's features, as the index notes it."""
+        self.extent(vid)
+        return self._videos[vid][-1]
+
     def _views_of_video(self, vid: str) -> VideoFeatures:
         clips, duration = self.extent(vid)
         row = self._videos[vid][1]

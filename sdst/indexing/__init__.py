@@ -1,0 +1,1 @@
+"""A corpus of videos in a vector index: which of them may hold what a sentence describes."""

@@ -1,0 +1,356 @@
+"""The vector index of a corpus: one row for every clip, with its embedding and its video's fields.
+
+A search through many videos has two stages: the clips nearest to the sentence in the backbone's
+joint space name the candidate videos, and the grounder looks for the moment in those alone.
+
+The index is a table of LanceDB, in a folder or in object storage (`s3://`, `gs://`, `az://`), whose
+commits are atomic. A row has
+
+    vid       the video's id
+    clip      its number in the video, from 0
+    checksum  of the video's features, as their store notes it
+    vector    [E], the clip's unit embedding, fp32
+    ...       the video's fields, of which a filter speaks
+
+All rows of a video come in one commit, so that a video is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdst.data.store.reader import INDEX, FeatureStore
+from sdst.errors import InputError, one_line
+from sdst.indexing.metadata import Fields
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE = "clips"
+FEATURES = "features"  # the store within an index that encodes its videos itself
+COLUMNS = ("vid", "clip", "checksum", "vector")
+SETTINGS = ("backbone", "fingerprint", "clip_length", "frames_per_clip")
+# Fewer clips are compared with a sentence one by one, in some 10 ms.
+TRAINED_FROM = 50_000
+TRAININGS, SAMPLED = 10, 64  # passes of k-means, over so many clips for each partition
+# What is looked at of an index of a million clips and more; how chosen: benchmarks/RESULTS.md
+PROBED = 32  # partitions
+REFINED = 4  # clips compared exactly, for each one returned
+CANDIDATES = 32  # videos
+CLIPS_PER_CANDIDATE = 32
+MOST_CLIPS = 32_768
+IDS_AT_ONCE = 500  # in a condition
+FRESH = timedelta(seconds=5)  # after which an open index looks for changes
+OLD = timedelta(hours=1)  # versions that readers may still be in
+UNINSTALLED = "an index needs LanceDB, which is not installed; pip install 'sdst[index]'"
+
+
+@dataclass(frozen=True)
+class IndexedVideo:
+    """A video as the index has it: its features' checksum, and its fields."""
+
+    checksum: int
+    fields: Fields
+
+
+class ClipTable:
+    """The rows of an index, which one process at a time may change.
+
+    Args:
+        table: of LanceDB.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    @classmethod
+    def open(cls, path: str | Path) -> ClipTable:
+        """The index at `path`.
+
+        Raises:
+            InputError: there is none, or LanceDB is not installed.
+        """
+        place = str(path)
+        if "://" not in place and not Path(place, f"{TABLE}.lance").is_dir():
+            raise InputError(f"{path}: no index there; make one with sdst.index")
+        with _speaking_of(path):
+            return cls(_connect(path).open_table(TABLE))
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, settings: dict, width: int) -> ClipTable:
+        """The index at `path`, made where there is none.
+
+        Args:
+            settings: `SETTINGS` of the features.
+            width: E of the embeddings.
+
+        Raises:
+            InputError: it was made of other features.
+        """
+        pa = _arrow()
+        types = {
+            "vid": pa.string(),
+            "clip": pa.int32(),
+            "checksum": pa.int64(),
+            "vector": pa.list_(pa.float32(), width),
+        }
+        schema = pa.schema(types.items(), metadata={"sdst": json.dumps(settings)})
+        with _speaking_of(path):
+            database = _connect(path)
+            try:
+                table = cls(database.open_table(TABLE))
+            except ValueError:  # there is none
+                table = cls(database.create_table(TABLE, schema=schema))
+        _check_settings(path, table.settings, settings)
+        return table
+
+    @property
+    def settings(self) -> dict:
+        """What the indexed features were made with, `SETTINGS`."""
+        return json.loads((self._table.schema.metadata or {})[b"sdst"])
+
+    @property
+    def fields(self) -> dict[str, pa.DataType]:
+        """The fields of videos, and their types."""
+        schema = self._table.schema
+        return {name: schema.field(name).type for name in schema.names if name not in COLUMNS}
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    def videos(self) -> dict[str, IndexedVideo]:
+        """The indexed videos, by id."""
+        names = ["vid", "checksum", *self.fields]
+        first = self._table.search().where("clip = 0").select(names).to_arrow()
+        return {
+            row.pop("vid"): IndexedVideo(row.pop("checksum"), _given(row))
+            for row in first.to_pylist()
+        }
+
+    def add(self, videos: Sequence[tuple[str, np.ndarray, IndexedVideo]]) -> None:
+        """Add videos with their embeddings `[L, E]` in one commit."""
+        pa = _arrow()
+        schema = self._table.schema
+        lengths = [len(embedding) for _, embedding, _ in videos]
+        vectors = np.concatenate([embedding for _, embedding, _ in videos]).astype(np.float32)
+        clips = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        of_video = np.repeat(np.arange(len(videos)), lengths)
+        columns = {
+            "vid": pa.array([vid for vid, _, _ in videos]).take(pa.array(of_video)),
+            "clip": pa.array(clips),
+            "checksum": pa.array(np.array([video.checksum for *_, video in videos])[of_video]),
+            "vector": pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), vectors.shape[1]
+            ),
+        }
+        for name, kind in self.fields.items():
+            values = pa.array([video.fields.get(name) for *_, video in videos], kind)
+            columns[name] = values.take(pa.array(of_video))
+        self._table.add(pa.table(columns, schema=schema))
+
+    def remove(self, vids: Sequence[str]) -> None:
+        """Remove videos."""
+        for first in range(0, len(vids), IDS_AT_ONCE):
+            names = ", ".join(map(_quoted, vids[first : first + IDS_AT_ONCE]))
+            self._table.delete(f"vid IN ({names})")
+
+    def add_fields(self, types: Mapping[str, str], path: str | Path) -> None:
+        """Make room for fields of these types, `number`, `text` or `truth`.
+
+        Raises:
+            InputError: a field is there with another type.
+        """
+        pa = _arrow()
+        known = {"number": pa.float64(), "text": pa.string(), "truth": pa.bool_()}
+        for name, kind in types.items():
+            there = self.fields.get(name)
+            if there is not None and there != known[kind]:
+                named = next(k for k, value in known.items() if value == there)
+                raise InputError(
+                    f"{path}: field {name} is {named}, in the metadata it is {kind}; rename the "
+                    "field, or make a new index"
+                )
+        new = [(name, known[kind]) for name, kind in types.items() if name not in self.fields]
+        if new:
+            self._table.add_columns(pa.schema(new))
+
+    def finish(self) -> None:
+        """Index the rows that came since the last time, and merge small files."""
+        rows = len(self)
+        indices = {index.name: index for index in self._table.list_indices()}
+        [name] = indices or [None]
+        if name is None and rows >= TRAINED_FROM:
+            from lancedb.index import IvfSq
+
+            config = IvfSq(
+                distance_type="cosine",
+                num_partitions=partitions(rows),
+                max_iterations=TRAININGS,
+                sample_rate=SAMPLED,
+            )
+            self._table.create_index("vector", config=config)
+        self._table.optimize(cleanup_older_than=OLD)
+
+    def nearest(
+        self, embedding: np.ndarray, clips: int, where: str | None = None
+    ) -> list[tuple[str, int, float]]:
+        """The clips nearest to an embedding `[E]`: video, number and cosine, best first.
+
+        Raises:
+            InputError: `where` is no condition on the fields.
+        """
+        found = self._table.search(embedding.astype(np.float32), vector_column_name="vector")
+        found = found.distance_type("cosine").refine_factor(REFINED)
+        # Where a condition leaves too few clips in the partitions probed, others are.
+        found = found.minimum_nprobes(PROBED).maximum_nprobes(0)
+        if where is not None:
+            found = found.where(where, prefilter=True)
+        try:
+            rows = found.limit(clips).select(["vid", "clip", "_distance"]).to_arrow()
+        except (ValueError, RuntimeError) as error:
+            if where is None:
+                raise
+            raise InputError(f"--where {where!r}: {self._advice(error)}") from None
+        columns = (rows[name].to_pylist() for name in ("vid", "clip", "_distance"))
+        return [(vid, clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)]
+
+    def _advice(self, error: Exception) -> str:
+        """What is wrong with a condition, without where LanceDB's own source says so."""
+        reason = one_line(error).split(", /")[0].rpartition("error: ")[2]
+        fields = ", ".join(self.fields) or "none, as sdst.index was given no metadata"
+        return f"{reason}; expected SQL such as \"year >= 2020 AND place = 'park'\" on {fields}"
+
+
+class ClipIndex:
+    """A corpus to search in two stages: `grounder.search(ClipIndex("INDEX"), "a dog jumps")`.
+
+    What is added to the index later is found without opening it again.
+
+    Args:
+        path: folder or URL of an index of `sdst.index`.
+        store: the feature store of its videos; None: the one in the index's folder.
+        videos: how many candidates are grounded for each sentence.
+        where: a condition in SQL on the videos' fields, such as `year >= 2020`.
+
+    Raises:
+        InputError: there is no index or no store, or they are of different features.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        store: str | Path | FeatureStore | None = None,
+        videos: int = CANDIDATES,
+        where: str | None = None,
+    ) -> None:
+        if videos < 1:
+            raise InputError(f"--candidates {videos}: expected at least 1 video")
+        self.path, self.videos, self.where = path, videos, where
+        self.table = ClipTable.open(path)
+        self.store = store if isinstance(store, FeatureStore) else _open_store(path, store)
+        _check_settings(path, self.table.settings, settings_of(self.store))
+
+    def __len__(self) -> int:
+        """How many videos are looked into for a sentence, at most."""
+        return min(self.videos, len(self.store))
+
+    def candidates(self, embedding: np.ndarray) -> list[str]:
+        """The videos whose clips are nearest to a sentence's embedding `[E]`, best first.
+
+        As many as `videos` says, where the index has them; neighbouring clips look alike, so that
+        more of them are looked at until they are of so many videos.
+        """
+        clips = CLIPS_PER_CANDIDATE * self.videos
+        while True:
+            found = self.table.nearest(embedding, clips, self.where)
+            vids = list(dict.fromkeys(vid for vid, *_ in found))
+            if len(vids) >= self.videos or len(found) < clips or clips >= MOST_CLIPS:
+                break
+            clips *= 4
+        return self._grounded(vids[: self.videos])
+
+    def _grounded(self, vids: list[str]) -> list[str]:
+        """Those whose features are in the store, opened again where it has grown."""
+        if any(vid not in self.store for vid in vids):
+            self.store = FeatureStore(self.store.path)
+        return [vid for vid in vids if vid in self.store]
+
+
+def partitions(clips: int) -> int:
+    """How many partitions an index of so many clips has: what a query reads of their centers and
+    of the clips in `PROBED` of them grows with the root."""
+    return max(1, math.isqrt(clips))
+
+
+def settings_of(store: FeatureStore) -> dict:
+    """What decides whether embeddings of a store can be compared with others."""
+    settings = {name: store.meta.get(name) for name in SETTINGS}
+    # The embedding is the same however many layers are kept.
+    settings["fingerprint"] = re.sub(r"-k\d+$", "", str(settings["fingerprint"]))
+    return settings
+
+
+def _open_store(path: str | Path, store: str | Path | None) -> FeatureStore:
+    """The store that is named, or the one in the index's folder."""
+    place = Path(path, FEATURES) if store is None else Path(store)
+    if store is None and ("://" in str(path) or not (place / INDEX).is_file()):
+        raise InputError(
+            f"{path}: the index has no features of its own; give --store DIR, the store that it "
+            "was made of"
+        )
+    return FeatureStore(place)
+
+
+def _check_settings(path: str | Path, found: dict, expected: dict) -> None:
+    for name in SETTINGS:
+        if found.get(name) != expected[name]:
+            raise InputError(
+                f"{path}: the index is of features with {name} {found.get(name)}, the store's has "
+                f"{expected[name]}; give the store it was made of, or make another index"
+            )
+
+
+def _connect(path: str | Path) -> Any:
+    try:
+        import lancedb
+    except ImportError:
+        raise InputError(UNINSTALLED) from None
+    return lancedb.connect(str(path), read_consistency_interval=FRESH)
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError(UNINSTALLED) from None
+    return pyarrow
+
+
+@contextmanager
+def _speaking_of(path: str | Path) -> Iterator[None]:
+    """Make what LanceDB raises while it opens `path` an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = one_line(error).split(", /")[0]
+        raise InputError(f"{path}: cannot be opened as an index ({reason})") from error
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _given(row: dict) -> Fields:
+    return {name: value for name, value in row.items() if value is not None}
