@@ -38,7 +38,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Path]:
 @pytest.fixture(scope="module")
 def engine() -> RayEngine:
     """A cluster of several processes on this machine."""
-    ray.init("local", num_cpus=3, log_to_driver=False, include_dashboard=False)
+    ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield RayEngine("demo", LAYERS, SETTINGS)
     ray.shutdown()
 

@@ -128,7 +128,7 @@ def test_fields_narrow_a_search_and_may_come_later(store, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("yaer > 2", r"--where 'yaer > 2': No field named yaer.*on year$"),
+        ("years > 2", r"--where 'years > 2': No field named years.*on year$"),
         ("year >> '", r"--where .*Unterminated string literal.*; expected SQL such as"),
         ("year = 'a'", r"--where .*could not convert to literal of type 'Float64'; expected"),
         ("year", r"--where 'year': .*; expected SQL"),
