@@ -145,7 +145,8 @@ def _extract_videos(options: argparse.Namespace) -> int:
     elif share.world == 1:
         store = extract_features(*inputs, resume=True, report=report)
     else:
-        store = extract_share(share, *inputs, report)
+        files = {vid: Path(place) for vid, place in videos.items()}
+        store = extract_share(share, files, *inputs[1:], report)
     if store is None:  # the first process reports
         return 0
     _show(store)

@@ -98,8 +98,8 @@ def lancedb_ivf(folder: Path, vectors: np.ndarray) -> Search:
 def lancedb_pq(folder: Path, vectors: np.ndarray) -> Search:
     from lancedb.index import IvfPq
 
-    size = {"num_sub_vectors": vectors.shape[1] // 4}
-    config = IvfPq(distance_type="cosine", **_partitions(vectors), **size)
+    size = vectors.shape[1] // 4
+    config = IvfPq(distance_type="cosine", num_sub_vectors=size, **_partitions(vectors))
     return _lancedb(folder, vectors, config)
 
 
@@ -116,7 +116,7 @@ def lancedb_hnsw(folder: Path, vectors: np.ndarray) -> Search:
     return _lancedb(folder, vectors, config)
 
 
-def _partitions(vectors: np.ndarray) -> dict[str, int]:
+def _partitions(vectors: np.ndarray) -> dict[str, Any]:
     return {"num_partitions": int(len(vectors) ** 0.5), "max_iterations": 10, "sample_rate": 64}
 
 
@@ -126,7 +126,7 @@ def _lancedb(folder: Path, vectors: np.ndarray, config: Any) -> Search:
 
     width = vectors.shape[1]
     kind = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), width))])
-    table = lancedb.connect(folder).create_table("clips", schema=kind)
+    table: Any = lancedb.connect(folder).create_table("clips", schema=kind)
     for first in range(0, len(vectors), 50_000):
         some = np.ascontiguousarray(vectors[first : first + 50_000])
         column = pa.FixedSizeListArray.from_arrays(pa.array(some.reshape(-1)), width)

@@ -39,11 +39,13 @@ def find_anywhere(given: Sequence[Place], remote: bool = True) -> dict[str, Plac
     Raises:
         InputError: as `find_videos`; also, a URL cannot be read.
     """
+    places = list(_unlisted(given))
+    urls = [str(place) for place in places if is_remote(place)]
+    if urls and not remote:
+        raise InputError(f"--videos {urls[0]}: is a URL; give --ray as well, or a file")
     videos: dict[str, Place] = {}
-    for place in _unlisted(given):
-        if is_remote(place) and not remote:
-            raise InputError(f"--videos {place}: is a URL; give --ray as well, or a file")
-        found = _remote(str(place)) if is_remote(place) else find_videos([Path(place)])
+    local = [Path(place) for place in places if not is_remote(place)]
+    for found in (find_videos(local), *map(_remote, urls)):
         for vid, video in found.items():
             if videos.setdefault(vid, video) != video:
                 raise InputError(
@@ -83,13 +85,15 @@ def local_copy(place: Place) -> Iterator[Path]:
 
 
 def _unlisted(given: Sequence[Place]) -> Iterator[Place]:
-    """What is given, of lists their lines."""
+    """What is given, of lists with URLs their lines."""
     for place in given:
         path = Path(place)
-        if is_remote(place) or path.suffix != ".txt" or not path.is_file():
+        listed = not is_remote(place) and path.suffix == ".txt" and path.is_file()
+        lines = read_lines(path) if listed else []
+        if not any(map(is_remote, lines)):
             yield place
             continue
-        for line in read_lines(path):
+        for line in lines:
             yield line if is_remote(line) else path.parent / line
 
 

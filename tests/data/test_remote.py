@@ -9,6 +9,7 @@ import pytest
 
 from sdst.data.remote import as_place, find_anywhere, local_copy, origins_anywhere
 from sdst.data.store.origins import ENDS, video_origins
+from sdst.data.video_files import find_videos
 from sdst.errors import InputError
 
 CONTENTS = {"a": b"first", "b": b"x" * (3 * ENDS), "c": b""}
@@ -77,3 +78,11 @@ def test_one_id_twice_is_refused(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"own")
     with pytest.raises(InputError, match="have the same id a"):
         find_anywhere([bucket, tmp_path])
+
+
+def test_files_are_found_as_without_urls(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"own")
+    (tmp_path / "list.txt").write_text("a.mp4\nmissing.mp4")
+    given = [tmp_path / "list.txt", tmp_path / "a.mp4", tmp_path / ".." / tmp_path.name / "a.mp4"]
+    expected = {"a": tmp_path / "a.mp4", "missing": tmp_path / "missing.mp4"}
+    assert find_anywhere(given) == find_videos(given) == expected
