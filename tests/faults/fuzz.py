@@ -2,7 +2,7 @@
 
     python -m tests.faults.fuzz --n 10000 --seed 0
     python -m tests.faults.fuzz --only 1234            one input again, with all that it prints
-    python -m tests.faults.fuzz --n 1000 --kinds imported    of the kinds with this in their names
+    python -m tests.faults.fuzz --n 1000 --imported    files of other programs, by sdst.import
 
 Every input is a function of the seed and its number. The commands run in a fork of this process,
 which is replaced after one that hung or ended it.
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -57,7 +57,6 @@ class Kind:
 
 REPORTED = re.compile(r"^(damaged|left out): ", re.MULTILINE)  # with exit code 1
 CUSTOM = "--config {root}/features.yaml --data.root {root}/features"
-IMPORT = "import {} {root}/more.csv --videos {root}/films --output {root}/imported --overwrite"
 KINDS = {
     "annotations, inspected": Kind(160, "train.jsonl", "inspect --annotations {}"),
     "annotations, scored": Kind(
@@ -98,13 +97,16 @@ KINDS = {
         1, "queries.txt", "ground --checkpoint {root}/run --video {root}/film.mp4 --queries {}"
     ),
     "videos": Kind(2, "film.mp4", "{ground} --video {}", BINARY),
-    "imported, table": Kind(20, "moments.csv", IMPORT),
-    "imported, JSON": Kind(20, "moments.json", IMPORT),
-    "imported, ELAN": Kind(20, "moments.eaf", IMPORT, (*TEXT, put_value)),
-    "imported, Label Studio": Kind(20, "tasks.json", IMPORT),
-    "imported, VIA": Kind(20, "via.json", IMPORT),
-    "imported, VIA's table": Kind(20, "via.csv", IMPORT),
-    "imported, subtitles": Kind(10, "park.srt", IMPORT),
+}
+IMPORT = "import {} {root}/more.csv --videos {root}/films --output {root}/imported --overwrite"
+IMPORTED = {
+    "table": Kind(20, "moments.csv", IMPORT),
+    "JSON": Kind(20, "moments.json", IMPORT),
+    "ELAN": Kind(20, "moments.eaf", IMPORT, (*TEXT, put_value)),
+    "Label Studio": Kind(20, "tasks.json", IMPORT),
+    "VIA": Kind(20, "via.json", IMPORT),
+    "VIA's table": Kind(20, "via.csv", IMPORT),
+    "subtitles": Kind(10, "park.srt", IMPORT),
 }
 
 
@@ -362,20 +364,18 @@ def fault(code: int | None, memory: int, printed: str) -> str | None:
 
 
 def fuzz(
-    numbers: Sequence[int], seed: int, say: Callable[[str], None] = print, some: str = ""
+    numbers: Sequence[int],
+    seed: int,
+    say: Callable[[str], None] = print,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> tuple[dict[str, Tally], list[str]]:
-    """Try these inputs; what came of each kind, and a line for each input that failed.
-
-    Args:
-        some: in the names of the kinds to try.
-    """
+    """Try these inputs; what came of each kind, and a line for each input that failed."""
     import torch
 
     torch.set_num_threads(1)
     for module in ("ground", "evaluate", "convert", "inspect", "info", "checkpoint", "import"):
         import_module(f"sdst.{module}")
     import_module("sdst.grounding.grounder")
-    kinds = {name: kind for name, kind in KINDS.items() if some in name}
     tallies, failures = {name: Tally() for name in kinds}, []
     with tempfile.TemporaryDirectory() as folder:
         good, root = Path(folder) / "good", Path(folder) / "tried"
@@ -452,14 +452,14 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=200, help="inputs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--kinds", default="", metavar="TEXT", help="those with it in their names")
+    parser.add_argument("--imported", action="store_true", help="what sdst.import reads, alone")
     parser.add_argument("--only", type=int, help="try this input alone, and show what it prints")
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.n)
     if options.only is not None:
         numbers = [options.only]
     sys.stdout.reconfigure(line_buffering=True)
-    tallies, failures = fuzz(numbers, options.seed, some=options.kinds)
+    tallies, failures = fuzz(numbers, options.seed, kinds=IMPORTED if options.imported else KINDS)
     print(table(tallies))
     print(*failures[WORST:], f"{len(failures):,} of {len(numbers):,} inputs failed", sep="\n")
     return 1 if failures else 0

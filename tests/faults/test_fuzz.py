@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.fuzz import KINDS, fuzz, table
+from tests.faults.fuzz import IMPORTED, KINDS, fuzz, table
 
 
 @pytest.mark.slow
@@ -14,3 +14,10 @@ def test_hostile_files_end_commands_in_one_line() -> None:
     assert not failures, "\n".join(said)
     assert tallies.keys() == KINDS.keys()
     assert f"| {max(tally.codes[2] for tally in tallies.values()):,} |" in table(tallies)
+
+
+@pytest.mark.slow
+def test_hostile_files_of_other_programs_end_import_in_one_line() -> None:
+    said: list[str] = []
+    _, failures = fuzz(range(40), seed=24, say=said.append, kinds=IMPORTED)
+    assert not failures, "\n".join(said)
