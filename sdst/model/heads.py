@@ -102,9 +102,15 @@ def saliency_scores(dense: Tensor, sentence: Tensor) -> Tensor:
 
 
 def saliency_peak(dense: Tensor, sentence: Tensor, lengths: Tensor) -> Tensor:
-    """[B], the greatest saliency over the valid clips: dense [B, L, F], sentence [B, F]."""
-    real = length_mask(lengths, dense.shape[1])
-    return saliency_scores(dense, sentence).masked_fill(~real, -1.0).amax(1)
+    """[B], the greatest saliency over the valid clips: dense [B, L, F], sentence [B, F].
+
+    As `saliency_scores`, without a normalised copy of the stream.
+    """
+    with torch.autocast(dense.device.type, enabled=False):
+        dense, sentence = dense.float(), functional.normalize(sentence.float(), dim=-1)
+        along = (dense @ sentence[..., None]).squeeze(-1)
+        cosine = along / torch.linalg.vector_norm(dense, dim=-1).clamp(min=1e-12)
+    return cosine.masked_fill(~length_mask(lengths, dense.shape[1]), -1.0).amax(1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
