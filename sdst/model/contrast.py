@@ -25,14 +25,16 @@ def contrastive_losses(
         layer_alignment   a sample's sentences against its visual features of all steps, likewise
 
     Args:
-        sentence, clip, visual: [K, B, F], the latter two of one clip of each sample.
+        sentence, clip, visual: [K, B, F] in fp32 at least, the latter two of one clip of each
+            sample.
         scale: [], that cosines are multiplied by.
         anchored: [B] bool, samples that have such a clip.
 
     Returns:
         A scalar by each of NAMES, the mean over steps and anchored samples; 0 without any.
     """
-    terms = _Contrast.apply(sentence, clip, visual, scale, anchored)
+    with torch.autocast(sentence.device.type, enabled=False):  # nor is the backward pass under it
+        terms = _Contrast.apply(sentence, clip, visual, scale, anchored)
     return dict(zip(NAMES, terms.unbind(), strict=True))
 
 

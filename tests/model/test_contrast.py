@@ -96,3 +96,16 @@ def test_samples_without_a_clip_are_not_read() -> None:
     torch.testing.assert_close(
         contrastive_losses(*changed, anchored), contrastive_losses(*inputs, anchored)
     )
+
+
+def test_autocast_changes_nothing() -> None:
+    inputs, anchored = make_inputs(torch.float32), torch.tensor(ANCHORED[1])
+    expected = contrastive_losses(*inputs, anchored)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_losses(*inputs, anchored)
+    for name, term in found.items():
+        assert torch.equal(term, expected[name])
+        ours, theirs = (
+            torch.autograd.grad(x, inputs, retain_graph=True) for x in (term, expected[name])
+        )
+        assert all(map(torch.equal, ours, theirs))
