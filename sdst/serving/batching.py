@@ -13,6 +13,8 @@ from sdst.serving.refusals import BUSY, Refused
 
 logger = logging.getLogger(__name__)
 
+SECONDS_TO_FINISH = 10  # what waits when the server ends; a thread does not outlive the process
+
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -70,12 +72,12 @@ class Batcher(Generic[Key, Item, Answer]):
         return future
 
     def stop(self) -> None:
-        """Refuse what comes, answer what waits, end the threads."""
+        """Refuse what comes, answer what waits as far as that is soon done, end the threads."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(SECONDS_TO_FINISH)
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:

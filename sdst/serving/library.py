@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
@@ -131,7 +131,8 @@ class Library:
             del self._videos[vid]
         # Under its hidden name a half-removed folder is no video at the next start.
         hidden = self.folder / f".{vid}-{token_hex(4)}"
-        (self.folder / vid).rename(hidden)
+        with suppress(FileNotFoundError):  # it may have been deleted by hand
+            (self.folder / vid).rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
         return video
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,8 @@ class Service:
         video = self.library.find(vid)
         if video.removable:
             self.encodings.cancel(vid)
-            self.grounder.encoder.forget(video.path)
+            with suppress(OSError):  # its file may have been deleted by hand
+                self.grounder.encoder.forget(video.path)
         self.library.remove(vid)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_a_removed_video_is_gone_with_its_folder(library: Library, film: Path) -
     assert not list(library.folder.iterdir())
     with pytest.raises(Refused, match="no video"):
         library.find(video.id)
+
+
+def test_a_video_whose_folder_was_deleted_by_hand_can_be_removed(library, film: Path) -> None:
+    video = receive(library, film.read_bytes())
+    shutil.rmtree(library.folder / video.id)
+    library.remove(video.id)
+    assert len(library) == 0
 
 
 def test_files_of_others_are_served_and_not_removed(tmp_path: Path, film: Path) -> None:
