@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sdst.publish import lock, remove_leftovers
 
 LIMIT = "SDST_CACHE_GB"
 DEFAULT_GB = 20.0
+_ENTRY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def entries(folder: Path) -> list[Kept]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
-            if not path.name.startswith("."):
+            # A link or pipe is nobody's entry: what is behind it is neither counted nor removed.
+            if not path.name.startswith(".") and stat.S_ISDIR(path.lstat().st_mode):
                 found.append(Kept(path, folder_size(path), path.stat().st_mtime))
         except FileNotFoundError:  # another process has removed it
             continue
@@ -82,7 +85,7 @@ def folder_size(folder: Path) -> int:
 def open_entry(folder: Path) -> int | None:
     """Lock the entry in `folder` for use; None where there is none, or it is being removed."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, _ENTRY)
     except OSError:
         return None
     if lock(descriptor, shared=True) is False:
@@ -121,7 +124,7 @@ def trim(folder: Path, most: float) -> int:
 def _remove(path: Path) -> bool:
     """Remove an entry that nobody uses."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, _ENTRY)
     except OSError:
         return False
     try:

@@ -57,6 +57,16 @@ def test_what_killed_processes_left_goes(cache: Path) -> None:
     assert sorted(os.listdir(cache)) == ["first", "second", "third"]
 
 
+def test_what_is_no_entry_is_neither_counted_nor_removed(cache: Path, tmp_path: Path) -> None:
+    os.mkfifo(cache / "pipe")
+    (tmp_path / "precious").mkdir()
+    (cache / "link").symlink_to(tmp_path / "precious")
+    (cache / "loop").symlink_to("loop")
+    assert names(cache) == ["first", "second", "third"]
+    assert trim(cache, 0) == 3000
+    assert (tmp_path / "precious").is_dir()
+
+
 def test_the_limit_is_in_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDST_CACHE_GB", "0.5")
     assert limit() == 5e8
