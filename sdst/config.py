@@ -70,6 +70,7 @@ class DataConfig:
             `local-dir:FOLDER`.
         clip_length: seconds of video that one clip stands for.
         frames_per_clip: frames encoded per clip; their features are averaged.
+        reader: of video files: PyAV, or `decord` where it is installed.
         store_dtype: of the store of encoded features; int8 takes half the disk and memory.
         domain: keep only the videos of this topic, where annotations name one: TVSum and YouTube
             Highlights train a model for each.
@@ -97,6 +98,7 @@ class DataConfig:
     backbone: str = "demo"
     clip_length: float = 2.0
     frames_per_clip: int = 1
+    reader: Literal["pyav", "decord"] = "pyav"
     store_dtype: Literal["float16", "int8"] = "float16"
     domain: str | None = None
     protocol: str = "custom"

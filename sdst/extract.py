@@ -23,6 +23,8 @@ from sdst.config import BACKBONES, Config, load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.remote import as_place, find_anywhere
 from sdst.data.store.reader import INDEX, STORED, FeatureStore
+from sdst.data.video import READERS
+from sdst.data.video.decord_frames import check_decord
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
 from sdst.renames import rename_options
@@ -52,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
     add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
     add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add("--reader", choices=READERS, default="pyav", help="of video files (default: %(default)s)")
     add("--store-dtype", choices=STORED, default="float16", help="default: %(default)s")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
     add(
@@ -122,6 +125,8 @@ def _extract_videos(options: argparse.Namespace) -> int:
             f"--output {options.output}: exists and is no feature store; choose another folder"
         )
     memory = parse_bytes(options.memory_budget) if options.memory_budget else None
+    if options.reader == "decord":
+        check_decord()
 
     from sdst.backbones import load_backbone
     from sdst.backbones.text_length import describe_unread
@@ -135,7 +140,9 @@ def _extract_videos(options: argparse.Namespace) -> int:
     if share.rank == 0 and (cut := describe_unread(backbone, list(queries.values()))):
         print(f"cut: {cut}", file=sys.stderr)
     report = Report(options.strict)
-    settings = Settings(options.clip_length, options.frames_per_clip, options.store_dtype, memory)
+    settings = Settings(
+        options.clip_length, options.frames_per_clip, options.store_dtype, memory, options.reader
+    )
     inputs = (videos, queries, backbone, options.output, settings)
     if options.ray is not None:
         from sdst.extraction.ray_data import RayEngine

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from sdst.config import BACKBONES, PRECISIONS
 from sdst.data.store.reader import FeatureStore
-from sdst.data.video_files import as_spelled
+from sdst.data.video_files import FRAME_RATE, as_spelled, is_picture_folder, is_url
 from sdst.errors import InputError, run
 from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.export import FORMATS, Moment, check_export_name, export
@@ -79,7 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     where = parser.add_argument_group("where to look")
     one = where.add_mutually_exclusive_group()
-    one.add_argument("--video", type=Path, metavar="FILE", help="one video")
+    one.add_argument(
+        "--video",
+        type=_video,
+        metavar="FILE",
+        help="one video: a file, a folder of pictures with a frame_rate.txt, or http(s)://...",
+    )
     one.add_argument("--videos", type=Path, nargs="+", metavar="PATH", help="files or folders")
     add = where.add_argument
     add("--store", type=Path, metavar="DIR", help="a store of sdst.extract")
@@ -123,7 +128,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.ground --help`."""
     options = make_parser().parse_args(arguments)
-    options.video = options.video and as_spelled(options.video)
+    if isinstance(options.video, Path):
+        options.video = as_spelled(options.video)
     options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
     corpus = _open_corpus(options)
@@ -138,7 +144,7 @@ def _ground(grounder: Grounder | ZeroShotGrounder, options: argparse.Namespace) 
     """Print the moments of one video."""
     ask = partial(grounder.ground, options.video, options.query, options.top, progress=True)
     answers = ask(**_least(options))
-    tables = [format_video(options.video.name, answers[0]), *map(format_table, answers)]
+    tables = [format_video(Path(options.video).name, answers[0]), *map(format_table, answers)]
     if options.plot:
         from sdst.plots import plot_groundings
 
@@ -247,6 +253,8 @@ def _check_options(options: argparse.Namespace) -> None:
     _check_output("--export", options.export)
     if options.export:
         check_export_name(options.export, one_video=options.video is not None)
+    if is_url(options.video or "") and (options.export or options.clips):
+        raise InputError("--export and --clips are of files; get the video, and give --video FILE")
     if options.clips and not (options.video or options.videos):
         given = "--index" if options.index else "--store"
         raise InputError(f"--clips cuts video files; give --video or --videos in place of {given}")
@@ -281,13 +289,20 @@ def _check_zero_shot(options: argparse.Namespace) -> None:
         raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
 
 
-def _check_video(video: Path | None) -> None:
-    if video is not None and video.is_dir():
+def _video(text: str) -> str | Path:
+    return text if is_url(text) else Path(text)
+
+
+def _check_video(video: str | Path | None) -> None:
+    if video is None or is_url(video) or is_picture_folder(video):
+        return
+    video = Path(video)
+    if video.is_dir():
         raise InputError(
             f"--video {video}: is a folder; expected a video file, or search it with "
-            f"--videos {video}"
+            f"--videos {video}; a folder of pictures has a {FRAME_RATE} with pictures per second"
         )
-    if video is not None and not video.is_file():
+    if not video.is_file():
         raise InputError(f"--video {video}: no such video file")
 
 

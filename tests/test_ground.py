@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from sdst.model.calibration import Calibration, Logistic
 from sdst.times import format_time
 from tests.processor import needs_bf16
 from tests.untrained import QUERIES
+from tests.videos import cut_in_pictures
 
 ZERO_SHOT = ("--zero-shot", "--backbone", "demo")
 
@@ -44,6 +46,33 @@ def test_the_command_grounds_without_training(own_cache, film, tmp_path, capsys)
     assert main([*arguments, "--queries", str(queries), "--plot", str(tmp_path / "a.png")]) == 0
     told = capsys.readouterr().out
     assert all(query in told for query in QUERIES)
+
+
+def test_a_url_and_a_folder_of_pictures_are_asked_like_a_file(
+    own_cache, film, server, tmp_path, capsys
+):
+    cut_in_pictures(film, tmp_path / "film.mp4", kept=1)  # all of it, with the header in front
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with av.open(str(film)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            frame.to_image().save(folder / f"{number}.png")
+        rate = container.streams.video[0].average_rate
+    (folder / "frame_rate.txt").write_text(str(rate))
+    windows = []
+    for video in (film, f"{server}/film.mp4", folder):
+        asked = [*ZERO_SHOT, "--clip-length", "1", "--video", str(video), "--query", QUERIES[0]]
+        assert main([*asked, "--json", str(tmp_path / "a.json")]) == 0
+        written = json.loads((tmp_path / "a.json").read_text())
+        assert written["video"] == str(video)
+        windows.append(written["answers"][0]["pred_relevant_windows"])
+    assert windows[0] == windows[1]
+    np.testing.assert_allclose(windows[0], windows[2], atol=0.02)
+    assert "film.mp4: 0:" in capsys.readouterr().out
+    assert len(list(own_cache.iterdir())) == 2
+    with pytest.raises(InputError, match="--export and --clips are of files; get the video"):
+        asked = [*ZERO_SHOT, "--video", f"{server}/film.mp4", "--query", "a cat"]
+        main([*asked, "--export", str(tmp_path / "a.csv")])
 
 
 def test_a_zero_shot_command_needs_a_backbone(film):

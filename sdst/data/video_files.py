@@ -1,5 +1,8 @@
 """Which files are videos, by their ids: the file name without its ending.
 
+A folder of numbered pictures is a video, too, where its `frame_rate.txt` says how many are shown a
+second; its id is its name. An address with a scheme (`https://...`) is one where a person gives it.
+
 A name may be spelled in several ways that look alike: `é` is one letter, or an e and an accent, as
 macOS writes it. Ids are in the composed form (NFC), and names are compared in it.
 """
@@ -7,6 +10,7 @@ macOS writes it. Ids are in the composed form (NFC), and names are compared in i
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +46,37 @@ VIDEO_ENDINGS = frozenset(
         ".wmv",
     ]
 )
+
+PICTURE_ENDINGS = frozenset(
+    [".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+)
+FRAME_RATE = "frame_rate.txt"  # in a folder of pictures
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def is_url(video: str | Path) -> bool:
+    """Whether a text has a scheme; a `Path` has none."""
+    return isinstance(video, str) and _SCHEME.match(video) is not None
+
+
+def is_picture_folder(path: str | Path) -> bool:
+    """Whether a folder is a video made of pictures."""
+    return (Path(path) / FRAME_RATE).is_file()
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order: 2 before 10."""
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
+    ]
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
+def video_id(path: Path) -> str:
+    """The id of a video: its name without ending, of a folder its name."""
+    return composed(path.name if is_picture_folder(path) else path.stem)
 
 
 def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
@@ -82,10 +117,12 @@ def list_videos(paths: Sequence[Path]) -> list[Path]:
     for path in map(as_spelled, paths):
         if path.suffix == ".txt" and path.is_file():
             found += _listed(path)
+        elif is_picture_folder(path):
+            found.append(path)
         elif path.is_dir():
             files = list(_videos_in(path))
             if not files:
-                raise InputError(f"--videos {path}: no video files in this folder")
+                raise InputError(f"--videos {path}: no video files in this folder{_pictures(path)}")
             found += files
         elif path.is_file():
             found.append(path)
@@ -106,14 +143,14 @@ def dataset_videos(folder: Path, vids: Collection[str]) -> dict[str, Path]:
     names = {composed(vid): vid for vid in vids}
     found: dict[str, Path] = {}
     for file in _videos_in(folder):
-        for name in {composed(file.stem), composed(file.name)} & names.keys():
+        for name in {video_id(file), composed(file.name)} & names.keys():
             _add(found, names[name], file)
     return found
 
 
 def near_misses(folder: Path, vids: Iterable[str]) -> list[str]:
     """Files in `folder` whose names are nearly those of missing videos, one in words for each."""
-    alike = {_alike(file.stem): file for file in _files_in(folder)}
+    alike = {_alike(video_id(file)): file for file in _files_in(folder)}
     alike |= {_alike(file.name): file for file in _files_in(folder)}
     return [f"{alike[_alike(vid)]} for {vid}" for vid in vids if _alike(vid) in alike]
 
@@ -132,11 +169,16 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _videos_in(folder: Path) -> Iterator[Path]:
-    return (file for file in _files_in(folder) if file.suffix.lower() in VIDEO_ENDINGS)
+    return (
+        file
+        for file in _files_in(folder)
+        if file.suffix.lower() in VIDEO_ENDINGS or is_picture_folder(file)
+    )
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """All files in a folder in the order of their names, links followed, a folder entered once.
+    """All files in a folder in the order of their names, links followed, a folder entered once; of
+    those with a frame rate the folder itself.
 
     What macOS leaves beside files on other systems' disks, `._<name>`, is passed over.
     """
@@ -152,6 +194,10 @@ def _files_in(folder: Path) -> Iterator[Path]:
             continue
         entered.add((found.st_dev, found.st_ino))
         folders.sort()
+        if FRAME_RATE in files:
+            folders.clear()
+            yield Path(root)
+            continue
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("._"))
 
 
@@ -161,6 +207,22 @@ def _hint(path: Path) -> str:
         return ""
     alike = [x.name for x in path.parent.iterdir() if _alike(x.stem) == _alike(path.stem)]
     return f"; there is {sorted(alike)[0]}" if alike else ""
+
+
+def _pictures(folder: Path) -> str:
+    """What to do with a folder of pictures that has no frame rate."""
+    number = len(picture_files(folder))
+    return (
+        f"; of its {number:,} pictures {folder / FRAME_RATE} must say how many are shown a second"
+        if number
+        else ""
+    )
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sorts digits as numbers."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def composed(name: str) -> str:
@@ -177,7 +239,7 @@ def _alike(name: str) -> str:
 def _by_id(files: Iterable[Path]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for file in files:
-        _add(videos, composed(file.stem), file)
+        _add(videos, video_id(file), file)
     return videos
 
 

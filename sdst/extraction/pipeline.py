@@ -259,7 +259,8 @@ class _Clips:
 
     def open(self, path: str | Path) -> ClipReader:
         """What reads the clips of a video."""
-        reader = ClipReader(path, self.settings.clip_length, self.settings.frames_per_clip)
+        settings = self.settings
+        reader = ClipReader(path, settings.clip_length, settings.frames_per_clip, settings.reader)
         if self.budget is not None:
             most = self.budget.frames(reader.info, self.settings.frames_per_clip)
             reader.most_frames = min(reader.most_frames, most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdst.backbones import Backbone
+from sdst.data.video import Reader
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,22 @@ class Settings:
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
             slower, and may change the last bit of a feature. The text tower is let go where no
             sentence is encoded. None sets no bound.
+        reader: of video files.
     """
 
     clip_length: float
     frames_per_clip: int = 1
     store_dtype: str = "float16"
     memory: int | None = None
+    reader: Reader = "pyav"
 
     def meta(self, backbone: Backbone) -> dict:
         """The `meta` of a store: what decides its features, besides the videos and queries."""
-        return {
+        meta = {
             "backbone": backbone.name,
             "fingerprint": backbone.fingerprint,
             "clip_length": self.clip_length,
             "frames_per_clip": self.frames_per_clip,
         }
+        # Stores of PyAV's frames have no such key.
+        return meta if self.reader == "pyav" else {**meta, "reader": self.reader}

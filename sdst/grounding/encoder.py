@@ -23,6 +23,8 @@ from sdst.checkpoint import trained_on
 from sdst.config import Config
 from sdst.data.feature_files import endpoint_features
 from sdst.data.store.reader import FeatureStore, VideoFeatures
+from sdst.data.video.kinds import video_version
+from sdst.data.video_files import is_picture_folder, is_url
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Progress, Report, extract_features
 from sdst.extraction.settings import Settings
@@ -65,48 +67,48 @@ class VideoEncoder:
         """The features of a video file. What is wrong with a damaged one is logged.
 
         Args:
-            video: a video file.
+            video: a video file, a folder of pictures, or a URL, which is not cached on disk.
             progress: show a bar while it is encoded for the first time; or a function that is
                 given the share that is done.
 
         Raises:
             InputError: it cannot be read.
         """
-        path = Path(video)
-        if not path.is_file():
+        path = video if is_url(video) else Path(video)
+        if isinstance(path, Path) and not (path.is_file() or is_picture_folder(path)):
             raise InputError(f"{video}: no such video file")
         key = self._identity(path)
-        return self._recent.get(key, partial(self._made, path, _place(key), progress))
+        place = _place(key) if isinstance(path, Path) else None
+        return self._recent.get(key, partial(self._made, path, place, progress))
 
     def forget(self, video: Path) -> None:
         """Remove the features of a video file from the disk; who uses them keeps them."""
         if (folder := _place(self._identity(video))) is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _identity(self, path: Path) -> str:
+    def _identity(self, path: str | Path) -> str:
         """Names a video's features: the file, the backbone and how clips are sampled."""
-        status = path.stat()
         identity = [
-            str(path.resolve()),
-            status.st_size,
-            status.st_mtime_ns,
+            *_file_identity(path),
             self.backbone.fingerprint,
             self.clip_length,
             self.frames_per_clip,
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
-    def _made(self, path: Path, folder: Path | None, progress: bool | Progress) -> VideoFeatures:
+    def _made(
+        self, path: str | Path, folder: Path | None, progress: bool | Progress
+    ) -> VideoFeatures:
         features = self._load_or_encode(path, folder, progress)
         return with_endpoints(features) if self._endpoints else features
 
     def _load_or_encode(
-        self, path: Path, folder: Path | None, progress: bool | Progress
+        self, path: str | Path, folder: Path | None, progress: bool | Progress
     ) -> VideoFeatures:
         if folder is not None and (kept := _kept(folder)) is not None:
             logger.debug("%s: encoded before, in %s", path, folder)
             return kept
-        logger.info("encoding %s", path.name)
+        logger.info("encoding %s", Path(path).name)
         with _one_at_a_time:
             try:
                 if folder is not None:
@@ -128,7 +130,7 @@ class VideoEncoder:
                     np.array(features.tokens), np.array(features.embedding), features.duration
                 )
 
-    def _encode(self, path: Path, folder: Path, progress: bool | Progress) -> FeatureStore:
+    def _encode(self, path: str | Path, folder: Path, progress: bool | Progress) -> FeatureStore:
         report = Report(strict=True)
         videos, settings = {_VID: path}, Settings(self.clip_length, self.frames_per_clip)
         store = extract_features(
@@ -145,6 +147,17 @@ def with_endpoints(features: VideoFeatures) -> VideoFeatures:
     ends = endpoint_features(tokens.shape, tokens.shape[1]).astype(tokens.dtype)
     joined = np.concatenate([tokens, ends], axis=3)
     return VideoFeatures(joined, features.embedding, features.duration)
+
+
+def _file_identity(path: str | Path) -> list[str | int]:
+    """The path of a file, its size and when it was written."""
+    if is_url(path):
+        return [str(path)]
+    resolved = Path(path).resolve()
+    if is_picture_folder(path):
+        return [str(resolved), *video_version(path)]
+    status = resolved.stat()
+    return [str(resolved), status.st_size, status.st_mtime_ns]
 
 
 def _place(key: str) -> Path | None:

@@ -58,7 +58,7 @@ def format_found(query: str, found: Sequence[Found], videos: int) -> str:
     return "\n".join(lines)
 
 
-def as_json(video: Path, answers: Sequence[Grounding]) -> str:
+def as_json(video: str | Path, answers: Sequence[Grounding]) -> str:
     """The answers under the names of the official submission; what was not read of a query."""
     first = answers[0]
     content = {

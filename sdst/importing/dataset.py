@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdst.data.annotations import Annotation, write_annotations
-from sdst.data.video_files import composed
+from sdst.data.video_files import composed, is_picture_folder, video_id
 from sdst.errors import InputError
 from sdst.importing.splits import SPLITS
 from sdst.publish import publish, scratch_folder
@@ -50,7 +50,7 @@ def write_dataset(
             _refuse_files(output / VIDEOS)
             (made / VIDEOS).mkdir()
             for vid, path in videos.items():
-                ending = "" if vid.endswith(path.suffix) else path.suffix
+                ending = "" if is_picture_folder(path) or vid.endswith(path.suffix) else path.suffix
                 (made / VIDEOS / f"{vid}{ending}").symlink_to(path.resolve())
         if not output.exists() or not any(output.iterdir()):
             publish(made, output)
@@ -72,8 +72,7 @@ def _replace(output: Path, made: Path) -> None:
 def _are_in(folder: Path, videos: Mapping[str, Path]) -> bool:
     """Whether all videos are files in a folder and can be found there by their ids."""
     return folder.is_dir() and all(
-        folder.resolve() in path.resolve().parents
-        and vid in (composed(path.stem), composed(path.name))
+        folder.resolve() in path.resolve().parents and vid in (video_id(path), composed(path.name))
         for vid, path in videos.items()
     )
 

@@ -9,7 +9,13 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 from sdst.data.video import Measured, measure
-from sdst.data.video_files import VIDEO_ENDINGS, by_relative_path, composed, list_videos
+from sdst.data.video_files import (
+    VIDEO_ENDINGS,
+    by_relative_path,
+    composed,
+    list_videos,
+    video_id,
+)
 from sdst.errors import InputError
 from sdst.suggest import did_you_mean
 
@@ -22,6 +28,11 @@ class Video:
 
     path: Path
     name: str
+
+    @property
+    def stem(self) -> str:
+        """The name of the file without ending; of a folder of pictures, the folder's."""
+        return video_id(self.path)
 
 
 class Library:
@@ -40,7 +51,7 @@ class Library:
         self.videos = [Video(path, name) for name, path in found.items()]
         self._named: dict[str, list[Video]] = {}
         for video in self.videos:
-            for name in _names_of(video.name):
+            for name in _names_of(video):
                 self._named.setdefault(name, []).append(video)
         self._answers: dict[tuple[str, ...], Video | InputError] = {}
 
@@ -78,7 +89,7 @@ class Library:
 
     @cached_property
     def _stems(self) -> list[str]:
-        return [Path(video.name).stem for video in self.videos]
+        return [video.stem for video in self.videos]
 
 
 def measure_all(videos: Iterable[Video]) -> dict[Video, Measured | InputError]:
@@ -91,7 +102,7 @@ def measure_all(videos: Iterable[Video]) -> dict[Video, Measured | InputError]:
 def ids_of(videos: Sequence[Video], library: Library) -> dict[Video, str]:
     """An id for each of `videos` that no other video of the library has: its name without ending,
     with it, or its path."""
-    stems = [Path(video.name).stem for video in library.videos]
+    stems = [video.stem for video in library.videos]
     names = [Path(video.name).name for video in library.videos]
     ids = {}
     for video in videos:
@@ -99,7 +110,7 @@ def ids_of(videos: Sequence[Video], library: Library) -> dict[Video, str]:
         unique = next(
             (
                 x
-                for x, all_of_them in ((name.stem, stems), (name.name, names))
+                for x, all_of_them in ((video.stem, stems), (name.name, names))
                 if all_of_them.count(x) == 1
             ),
             None,
@@ -108,9 +119,9 @@ def ids_of(videos: Sequence[Video], library: Library) -> dict[Video, str]:
     return ids
 
 
-def _names_of(name: str) -> set[str]:
-    path = Path(name)
-    return {name, path.name, path.with_suffix("").as_posix(), path.stem}
+def _names_of(video: Video) -> set[str]:
+    path = Path(video.name)
+    return {video.name, path.name, path.with_name(video.stem).as_posix(), video.stem}
 
 
 def _measure(video: Video) -> Measured | InputError:

@@ -55,6 +55,8 @@ def encoded(
     }
     if config.data.store_dtype != "float16":
         settings["store"] = config.data.store_dtype  # under the name that existing folders have
+    if config.data.reader != "pyav":
+        settings["reader"] = config.data.reader
     path = root / "features" / digest({**settings, "annotations": config.data.annotations})
     store = _extracted(config, path, backbone, videos, queries, wait)
     available = store.video_ids, store.query_ids
@@ -80,7 +82,7 @@ def _extracted(
         queries,
         backbone,
         path,
-        Settings(data.clip_length, data.frames_per_clip, data.store_dtype),
+        Settings(data.clip_length, data.frames_per_clip, data.store_dtype, reader=data.reader),
         resume=True,
         report=report,
     )

@@ -1,10 +1,11 @@
 """What tells that a video or query is not any more what its features were made of.
 
 An origin is a number that a store keeps with every entry: of a query the checksum of its text, of a
-video that of its file's size, first and last bytes. That is cheap for hours of video, and another
-encoding of the same frames differs there: containers begin or end with an index of all they hold.
-Time stamps are no part of it, as copies of a file get new ones. None is not known (a file that
-cannot be read, or a store that does not say), and passes for the same.
+video that of its file's size, first and last bytes; of a folder of pictures that of their names and
+sizes. That is cheap for hours of video, and another encoding of the same frames differs there:
+containers begin or end with an index of all they hold. Time stamps are no part of it, as copies of
+a file get new ones. None is not known (a file that cannot be read, a URL, or a store that does not
+say), and passes for the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from sdst.data.video_files import FRAME_RATE, is_picture_folder, is_url, picture_files
 from sdst.errors import InputError
 from sdst.text import open_file
 
@@ -46,7 +48,11 @@ def lacking(requested: Mapping[Key, int | None], there: Mapping[Key, int | None]
 
 
 def _file_origin(path: str | Path) -> int | None:
+    if is_url(path):
+        return None
     try:
+        if is_picture_folder(path):
+            return _folder_origin(Path(path))
         with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             found = zlib.crc32(str(size).encode())
@@ -56,3 +62,8 @@ def _file_origin(path: str | Path) -> int | None:
             return found
     except (OSError, InputError):
         return None
+
+
+def _folder_origin(folder: Path) -> int:
+    sizes = [f"{file.name} {file.stat().st_size}" for file in picture_files(folder)]
+    return zlib.crc32((folder / FRAME_RATE).read_bytes(), zlib.crc32("\n".join(sizes).encode()))

@@ -6,7 +6,8 @@ say of lengths is an estimate. What can be decoded of a damaged file is used, an
 reported.
 """
 
-from sdst.data.video.container import VideoInfo, probe
+from sdst.data.video.container import VideoInfo
+from sdst.data.video.kinds import READERS, Reader, probe
 from sdst.data.video.reader import (
     ClipReader,
     Measured,
@@ -18,8 +19,10 @@ from sdst.data.video.reader import (
 )
 
 __all__ = [
+    "READERS",
     "ClipReader",
     "Measured",
+    "Reader",
     "VideoInfo",
     "clip_times",
     "frame_at",

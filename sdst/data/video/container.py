@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from sdst.data.video.clock import Clock, seconds_per_tick
+from sdst.data.video_files import is_url
 from sdst.errors import InputError, disguise
 
 STILLS = sorted(name for name in av.formats_available if name.endswith("_pipe"))
@@ -24,6 +25,9 @@ FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,mxf,rm,nut,ivf,"
     "h264,hevc,vvc,m4v,av1,obu,h263,vc1,mjpeg,dv,gxf,wtv,nsv,nuv,amv,swf,apng,yuv4mpegpipe"
 )
+
+WEB = "http,https,tcp,tls,httpproxy"  # protocols, for what is asked for by its scheme
+TIMEOUT = (20.0, 60.0)  # seconds, until a server opens, and for a read
 
 # Those whose tracks, or at least the file, state a length that was known when it was written.
 TRACKS_STATE_LENGTHS = ("mov", "avi")
@@ -49,7 +53,7 @@ class VideoInfo:
     num_frames: int
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe_file(path: str | Path) -> VideoInfo:
     """Read the header of a video file.
 
     Raises:
@@ -71,20 +75,29 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def open_video(path: str | Path) -> InputContainer:
+    """The container of a file, or of what a URL leads to, without what leads elsewhere.
+
+    Raises:
+        InputError: it is missing, or holds no frames itself.
+    """
+    url = is_url(path)
     try:
-        if Path(path).is_dir():
+        if url:
+            _check_scheme(str(path))
+        elif Path(path).is_dir():
             raise InputError(f"{path}: a folder; expected a video file")
-        if not Path(path).is_file():
+        elif not Path(path).is_file():
             raise InputError(f"{path}: no such video file")
-        if Path(path).stat().st_size == 0:
+        elif Path(path).stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes); expected a video")
         container = av.open(
-            f"file:{path}",  # or a colon in the name would end a protocol
+            str(path) if url else f"file:{path}",  # or a colon in the name would end a protocol
             options={
                 "format_whitelist": ",".join((FORMATS, *STILLS)),
-                "protocol_whitelist": "file",
+                "protocol_whitelist": WEB if url else "file",
             },
             metadata_errors="replace",
+            timeout=TIMEOUT if url else None,
         )
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -93,12 +106,17 @@ def open_video(path: str | Path) -> InputContainer:
                 "a playlist, text or another format; expected a file that itself holds frames "
                 "(MP4, Matroska, AVI, MPEG, ...)"
             )
-        found = disguise(path) or f"not a readable video: {reason}"
+        found = (None if url else disguise(path)) or f"not a readable video: {reason}"
         raise InputError(f"{path}: {found}") from None
     if container.format.name.endswith("_pipe"):
         container.close()
         raise InputError(f"{path}: a still picture; expected a video")
     return container
+
+
+def _check_scheme(url: str) -> None:
+    if url.partition("://")[0].lower() not in ("http", "https"):
+        raise InputError(f"{url}: expected http:// or https://, or the name of a file")
 
 
 def file_version(path: str | Path) -> tuple[int, int, int]:

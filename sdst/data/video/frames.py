@@ -15,6 +15,7 @@ from av.error import FFmpegError
 
 from sdst.data.video.clock import Clock, seconds_per_tick
 from sdst.data.video.container import file_start, video_stream
+from sdst.data.video_files import is_url
 from sdst.errors import InputError
 
 ROUNDING = 1e-6  # s, of times that are sums and products
@@ -65,7 +66,10 @@ class Frames:
         self._over = False
         first = self._next_frame()
         if first is None:
-            raise InputError(f"{path}: no frame can be decoded; the file is corrupt, re-encode it")
+            advice = "the file is corrupt, re-encode it"
+            if is_url(path):
+                advice = "get the file and give its name, as some servers send no parts of a file"
+            raise InputError(f"{path}: no frame can be decoded; {advice}")
         self._current = first
         start = file_start(container)
         self._zero = first.start if start is None else start / self._tick

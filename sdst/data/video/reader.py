@@ -18,14 +18,12 @@ from PIL import Image
 from sdst.data.video.container import (
     VideoInfo,
     file_start,
-    file_version,
     last_packet_end,
     open_video,
-    probe,
-    stated_end,
     video_stream,
 )
-from sdst.data.video.frames import ROUNDING, Frames, JumpError
+from sdst.data.video.frames import ROUNDING, JumpError
+from sdst.data.video.kinds import FrameSource, Reader, open_frames, probe, video_version
 from sdst.errors import InputError
 
 BATCH_FRAMES = 64
@@ -65,9 +63,11 @@ class ClipReader(Iterator[np.ndarray]):
     pictures), and alpha is left out.
 
     Args:
-        path: a video file.
+        path: a video file, a folder of pictures with a `frame_rate.txt`, or a URL.
         clip_length: seconds.
         frames_per_clip: at least 1.
+        reader: of a file. `decord` gives the frames of PyAV on files that are whole, and what it
+            does not know is in `sdst.data.video.decord_frames`.
 
     Attributes:
         info: what the header says.
@@ -87,7 +87,13 @@ class ClipReader(Iterator[np.ndarray]):
             since the header was read.
     """
 
-    def __init__(self, path: str | Path, clip_length: float, frames_per_clip: int = 1):
+    def __init__(
+        self,
+        path: str | Path,
+        clip_length: float,
+        frames_per_clip: int = 1,
+        reader: Reader = "pyav",
+    ):
         if clip_length <= 0 or frames_per_clip < 1:
             raise InputError(
                 f"clip_length {clip_length} s, frames_per_clip {frames_per_clip}: "
@@ -102,7 +108,8 @@ class ClipReader(Iterator[np.ndarray]):
         self.batch_frames = self.most_frames
         self.faults: list[str] = []
         self._duration = self.info.duration
-        self._path, self._version = path, file_version(path)
+        self._path, self._version = path, video_version(path)
+        self._reader: Reader = reader
         self._clip_length, self._frames_per_clip = clip_length, frames_per_clip
         # Where the file states that its frames, or all its tracks end, and whether they do.
         self._stated: float | None = None
@@ -132,11 +139,10 @@ class ClipReader(Iterator[np.ndarray]):
         """The batches from clip `self.clips` on."""
         size = max(1, min(self.batch_frames, self.most_frames) // self._frames_per_clip)
         batch: list[np.ndarray] = []
-        with open_video(self._path) as container:
-            if file_version(self._path) != self._version:
+        with open_frames(self._path, self.info.fps, jump, self._reader) as opened:
+            if video_version(self._path) != self._version:
                 raise InputError(f"{self._path}: changed while it was read; try again")
-            self._stated, self._all_tracks = stated_end(container, self._path)
-            frames = Frames(container, self._path, self.info.fps, jump)
+            frames, (self._stated, self._all_tracks) = opened
             clip = self.clips
             while self._has_clip(clip, frames):
                 times = clip_times(clip, self._clip_length, self._frames_per_clip)
@@ -154,7 +160,7 @@ class ClipReader(Iterator[np.ndarray]):
                 yield np.stack(batch)
             self._judge(frames)
 
-    def _has_clip(self, clip: int, frames: Frames) -> bool:
+    def _has_clip(self, clip: int, frames: FrameSource) -> bool:
         """Whether the frames reach the middle of a clip; of a truncated file, its first frame."""
         middle = (clip + 0.5) * self._clip_length
         if clip == 0 or frames.go_beyond(middle):
@@ -180,7 +186,7 @@ class ClipReader(Iterator[np.ndarray]):
         except InputError:  # gone since it was opened: what it states stands
             return -math.inf
 
-    def _judge(self, frames: Frames) -> None:
+    def _judge(self, frames: FrameSource) -> None:
         lost, given = frames.losses()
         if lost:
             self.faults.append(
