@@ -11,7 +11,7 @@ Highlights by one, above 0 where the clip is in the highlight:
     {"qid": "xmEERLqJ2kU", "vid": "xmEERLqJ2kU", "query": "...", "duration": 94, "domain": "VT",
      "label": [[2, 1, ...], ...]}
 
-Ego4D-NLQ's official file is one nested JSON document; see `sdst.data.ego4d`.
+Other datasets' own files are read as they are published; see `sdst.data.official`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from sdst.data.ego4d import is_ego4d, read_ego4d
-from sdst.data.jsonl import read_json_lines, write_json_lines
+from sdst.data.jsonl import write_json_lines
+from sdst.data.official import is_document, read_document, read_lines
 from sdst.errors import InputError
 from sdst.text import is_file_name, is_number, whole_characters
 
@@ -115,7 +115,7 @@ def read_annotations(
     found: Counter[str] = Counter()
     annotations = []
     first_use: dict[int | str, str] = {}
-    records = read_ego4d(path, found) if is_ego4d(path) else read_json_lines(path)
+    records = read_document(path, found) if is_document(path) else read_lines(path, found)
     for where, record in records:
         annotation = _parse_annotation(record, where, found, clip_length)
         if clip_length is not None:

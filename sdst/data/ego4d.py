@@ -11,29 +11,12 @@ dataset's documentation.
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from sdst.errors import InputError
 from sdst.text import is_number, read_json
-
-
-def is_ego4d(path: str | Path) -> bool:
-    """Whether a file is such a document: one JSON object whose first key is none of a record's."""
-    try:
-        if not Path(path).is_file():  # a pipe can be read once
-            return False
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except (OSError, ValueError):  # reported by its reader
-        return False
-    begin = head.removeprefix(BOM_UTF8).lstrip()
-    if not begin.startswith(b"{"):
-        return False
-    first_key = begin[1:].lstrip().split(b":", 1)[0].strip()
-    return first_key in (b'"videos"', b'"version"', b'"date"', b'"description"', b'"manifest"')
 
 
 def read_ego4d(path: str | Path, repairs: Counter[str]) -> Iterator[tuple[str, dict]]:

@@ -41,8 +41,7 @@ def evaluate(
     falls in it. Any fault is an `InputError` that names `source` and the qid.
     """
     pairs = pair_predictions(predictions, annotations, source)
-    windows = [_windows(prediction, annotation, source) for prediction, annotation in pairs]
-    moments = [_moments(annotation) for _, annotation in pairs]
+    windows, moments = _arrays(pairs, source)
     retrieval = evaluate_retrieval(windows, moments)
     highlights = _evaluate_highlights(pairs, clip_length, source)
     brief = _brief_retrieval(retrieval) | _brief_highlights(highlights)
@@ -52,6 +51,24 @@ def evaluate(
         **{name: sections[name] for name in sorted(sections)},
         **evaluate_recall(windows, moments),
     }
+
+
+def windows_and_moments(
+    predictions: Sequence[dict], annotations: Sequence[Annotation], source: str = "predictions"
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of every annotation the windows [N, 3] that are predicted, and the moments [G, 2].
+
+    Raises:
+        InputError: a query has no window, or no moment.
+    """
+    return _arrays(pair_predictions(predictions, annotations, source), source)
+
+
+def _arrays(
+    pairs: list[tuple[Submitted, Annotation]], source: str
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    windows = [_windows(prediction, annotation, source) for prediction, annotation in pairs]
+    return windows, [_moments(annotation) for _, annotation in pairs]
 
 
 def _windows(prediction: Submitted, annotation: Annotation, source: str) -> np.ndarray:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+_TOP, _IOU = (1, 5, 10, 50, 100), (0.1, 0.3, 0.5, 0.7)
 # The key of each figure in `figures_of` a report, by the label that it has in tables and figures.
 FIGURES = {
-    "R1@0.3": "R1@0.3",
-    "R1@0.5": "R1@0.5",
-    "R1@0.7": "R1@0.7",
-    "R5@0.3": "R5@0.3",
-    "R5@0.5": "R5@0.5",
-    "R5@0.7": "R5@0.7",
+    **{label: label for k in _TOP for t in _IOU for label in [f"R{k}@{t}"]},
+    "Rank@1": "Rank@1",  # of DiDeMo's segments
+    "Rank@5": "Rank@5",
     "mIoU": "mIoU",
+    "mIoP": "mIoP",
+    "IoP@0.3": "IoP@0.3",
+    "IoP@0.5": "IoP@0.5",
     "mAP": "MR-full-mAP",
     "mAP@0.5": "MR-full-mAP@0.5",
     "mAP@0.75": "MR-full-mAP@0.75",
