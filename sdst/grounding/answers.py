@@ -29,8 +29,8 @@ def moments_to_show(
         top: most of them.
     """
     rows = np.asarray(windows, float).reshape(-1, 3)
-    apart = suppress(rows[:, :2], rows[:, 2], SAME_MOMENT, len(rows))
-    return [windows[i] for i in apart if i == 0 or rows[i, 2] >= floor][:top]
+    apart = suppress(rows[:, :2], rows[:, 2], SAME_MOMENT, top or len(rows))
+    return [windows[i] for i in apart if i == 0 or rows[i, 2] >= floor]
 
 
 @dataclass(frozen=True, eq=False)
