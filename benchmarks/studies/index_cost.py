@@ -29,7 +29,7 @@ ROW_ID = 8  # bytes of a clip in a partition beside its code
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one core, as measured on the machine of benchmarks/RESULTS.md.
+    """Of one core, assumed: of the order that 2 cores of a server have.
 
     Args:
         scan: bytes of codes compared a second.

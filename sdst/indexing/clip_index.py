@@ -43,7 +43,7 @@ SETTINGS = ("backbone", "fingerprint", "clip_length", "frames_per_clip")
 # Fewer clips are compared with a sentence one by one, in some 10 ms.
 TRAINED_FROM = 50_000
 TRAININGS, SAMPLED = 10, 64  # passes of k-means, over so many clips for each partition
-# What is looked at of an index of a million clips and more; how chosen: benchmarks/RESULTS.md
+# What a query looks at; figures are in benchmarks/RESULTS.md.
 PROBED = 32  # partitions
 REFINED = 4  # clips compared exactly, for each one returned
 CANDIDATES = 32  # videos
