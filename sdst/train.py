@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sdst.train")  # also where it is run as `python -m`
 
+# What a run leaves for who started it, as far as it has some.
+PRODUCTS = ("model/", "metrics.json", "predictions.jsonl", "curves.png", "reliability.png")
+
 
 def train(
     config: Config, output: Path, resume: bool = False, model_class: type[SDST] | None = None
@@ -154,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not metrics:
         return 0
     show_metrics(config, metrics)
-    print(f"left in {output}: model/, metrics.json, predictions.jsonl, curves.png, reliability.png")
+    left = [name for name in PRODUCTS if (output / name).exists()]
+    print(f"left in {output}: {', '.join(left)}")
     return 130 if metrics["interrupted"] else 0
 
 

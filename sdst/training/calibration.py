@@ -42,7 +42,10 @@ def calibrate(trainer: Trainer) -> None:
             fit_windows(*scores_and_hits(records, annotations)),
         )
         if model.calibration.presence is None:
-            trainer.say(f"presence is not known: val has too few sentences ({len(own)})")
+            trainer.say(
+                f"no presence: val has {len(own)} sentences and {len(others)} pairs of a video and "
+                f"another's sentence, expected {FEWEST} of both"
+            )
         trainer.folder.save_model(model)
     trainer.accelerator.wait_for_everyone()
     model.load_weights(trainer.folder.model / "model.safetensors")
