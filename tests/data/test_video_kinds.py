@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_what_a_url_does_not_lead_to_is_one_line(server: str, tmp_path: Path) ->
         probe("http://127.0.0.1:9/film.mp4")
     with pytest.raises(InputError, match="expected http:// or https://, or the name of a file"):
         probe("s3://bucket/film.mp4")
+
+
+def test_a_server_that_never_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdst.data.video.container.TIMEOUT", (1.0, 1.0))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/park.mp4"
+        with pytest.raises(InputError, match=r"park\.mp4: .*the server does not answer"):
+            probe(url)
 
 
 def test_only_a_text_with_a_scheme_is_a_url(tmp_path: Path) -> None:

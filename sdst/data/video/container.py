@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 
 from sdst.data.video.clock import Clock, seconds_per_tick
@@ -106,6 +106,8 @@ def open_video(path: str | Path) -> InputContainer:
                 "a playlist, text or another format; expected a file that itself holds frames "
                 "(MP4, Matroska, AVI, MPEG, ...)"
             )
+        elif isinstance(error, ExitError):  # FFmpeg's word for its time being up
+            reason = "the server does not answer"
         found = (None if url else disguise(path)) or f"not a readable video: {reason}"
         raise InputError(f"{path}: {found}") from None
     if container.format.name.endswith("_pipe"):
