@@ -19,6 +19,7 @@ SET = {
     "train.schedule": ("cosine", "cosine"),
     "predict.context": ("video", "video"),
     "train.precision": ("no", "fp32"),
+    "train.compile": ("reduce-overhead", "default"),
 }
 
 
