@@ -42,9 +42,12 @@ SHARED = {
     "renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,
+    "training/initial": {"train"},
     "training/state": {"train"},
     "training/trainer": {"train"},
+    "verbosity": {"train", "ground", "evaluate", "extract", "convert", "inspect"},
 }
+ROOMS = {"importing": {"import"}, "serving": {"serve"}}  # whose messages one command prints
 OTHERS = {  # modules whose strings are no messages of the commands
     "__main__": "lists the verbs",
     "demo/pretraining/probe": "a script of its own",
@@ -92,6 +95,7 @@ def options_of(verb: str, capsys: pytest.CaptureFixture) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - OTHERS.keys()))
 def test_options_in_messages_exist(module: str, capsys) -> None:
-    verbs = {module} if module in VERBS else SHARED[module]
+    room = module.partition("/")[0]
+    verbs = {module} if module in VERBS else SHARED.get(module) or ROOMS[room]
     for verb in verbs:
         assert MODULES[module] <= options_of(verb, capsys), verb
