@@ -1,9 +1,9 @@
-"""What a training run leaves on disk, how it is taken up again, and how it is loaded for use.
+"""What a training run leaves on disk, and how it is taken up again.
 
     config.yaml           the whole configuration
     config.json           the same, with a checksum: what `config.yaml` was before it was edited
     features.json         what decides the features it was trained on
-    model/                the best weights so far: `SDST.from_pretrained`
+    model/                the best weights so far, as `sdst.pretrained.folder` says
     checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
     metrics.jsonl         a line per validation, with the epoch's losses and the figures of
                           `sdst.model.health`
@@ -16,12 +16,10 @@ is written through a symbolic link: a run that came from somebody else may hold 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Set
 from dataclasses import asdict, dataclass, replace
 from os.path import samestat
 from pathlib import Path
@@ -32,6 +30,15 @@ import yaml
 from sdst.config import LEFT_OPEN, NOT_LEARNED, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
+from sdst.pretrained.description import Description
+from sdst.pretrained.folder import (
+    RUN_FEATURES,
+    RUN_MODEL,
+    features_of_run,
+    save_description,
+    save_model,
+)
+from sdst.pretrained.unchanged import RUN_CONFIG, SEALED_CONFIG, changes, report_edits
 from sdst.publish import (
     lock,
     own_file,
@@ -43,24 +50,8 @@ from sdst.publish import (
 )
 from sdst.sealed import read_sealed, seal
 
-logger = logging.getLogger(__name__)
-
-FEATURES = "features.json"
-_SEALED_CONFIG = "config.json"
 _PROGRESS = "progress.json"
 ANEW = "start again without --resume, which keeps this run under another name"
-# Keys of `data` that decide what features are.
-_OF_FEATURES = (
-    "features",
-    "clip_length",
-    "frames_per_clip",
-    "video_features",
-    "text_features",
-    "endpoints",
-)
-# What features from anywhere must share with those of the training.
-_OF_ALL_FEATURES = ("fingerprint", *_OF_FEATURES, "planted", "shape")
-_MODEL_FILES = ("config.json", "model.safetensors")
 
 
 @dataclass
@@ -92,7 +83,7 @@ class RunFolder:
         self.path = path
         self._held: int | None = None
         _folders.add(self)
-        self.model = path / "model"
+        self.model = path / RUN_MODEL
         self.checkpoints = path / "checkpoints"
         self.metrics_log = path / "metrics.jsonl"
 
@@ -163,7 +154,7 @@ class RunFolder:
     def check_config(self, config: Config) -> None:
         """Refuse a run of other settings, as far as they change what is learned."""
         started = load_config(self._config_file)
-        _report_edits(self.path, started)
+        report_edits(self.path, started)
         if different := _differences(as_dict(started), as_dict(config), NOT_LEARNED):
             raise InputError(
                 f"--resume: {self.path} was started with another configuration "
@@ -179,10 +170,10 @@ class RunFolder:
             InputError: the run in this folder was started on other features.
         """
         if self._features_file.is_file():
-            started = trained_on(self.path)
+            started = features_of_run(self.path)
             # A name says nothing where there is a fingerprint.
             names = set(features) - ({"backbone"} if "fingerprint" in started else set())
-            if different := _changes(started, features, names):
+            if different := changes(started, features, names):
                 raise InputError(
                     f"--resume: {self.path} was started on other features "
                     f"(features.{'; features.'.join(different)}); give the same ones, or another "
@@ -192,7 +183,7 @@ class RunFolder:
         started = {"stretch": decided.stretch, "overlap": decided.overlap}
         kept = {name: value for name, value in started.items() if value is not None}
         self._keep(replace(config, predict=replace(config.predict, **kept)))
-        self.write(FEATURES, seal(features, indent=2) + "\n")
+        self.write(RUN_FEATURES, seal(features, indent=2) + "\n")
 
     def decide(self, **predict: object) -> None:
         """Keep what training has decided of the `predict` section."""
@@ -232,12 +223,19 @@ class RunFolder:
         return Progress(**found)
 
     def save_model(self, model: SDST) -> None:
-        """Make `model` the one that `from_pretrained` finds here."""
-        with scratch_folder(self.model) as building:
-            model.save_pretrained(building)
-            self.model.mkdir(exist_ok=True)
-            for name in _MODEL_FILES:
-                publish(building / name, self.model / name)
+        """Make `model` the one that is found here."""
+        save_model(self.model, model, self._description())
+
+    def describe_model(self, results: dict, provenance: dict) -> None:
+        """Say of the model what the finished training knows."""
+        described = replace(self._description(), results=results, provenance=provenance)
+        save_description(self.model, described)
+
+    def _description(self) -> Description:
+        config = load_config(self._config_file)
+        # All that a model of the demo is made of is this package's.
+        licence = "mit" if config.data.dataset == "demo" else None
+        return Description(config, features_of_run(self.path), license=licence)
 
     def log_metrics(self, record: dict) -> None:
         """Append one validation to `metrics.jsonl`."""
@@ -281,7 +279,7 @@ class RunFolder:
 
     def _keep(self, config: Config) -> None:
         """Make `config` that of this run, with the copy that edits are told by."""
-        self.write(_SEALED_CONFIG, seal(as_dict(config), indent=2) + "\n")
+        self.write(SEALED_CONFIG, seal(as_dict(config), indent=2) + "\n")
         save_config(config, self._config_file)
 
     def _refuse_links(self) -> None:
@@ -323,115 +321,22 @@ class RunFolder:
         if not self.path.is_dir():
             return False
         found = {path.name for path in self.path.iterdir()}
-        of_start = {self._config_file.name, _SEALED_CONFIG}
+        of_start = {self._config_file.name, SEALED_CONFIG}
         return not found or (found <= of_start and _is_saved_config(self._config_file))
 
     @property
     def _config_file(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / RUN_CONFIG
 
     @property
     def _features_file(self) -> Path:
-        return self.path / FEATURES
+        return self.path / RUN_FEATURES
 
     def _free_name(self) -> Path:
         number = 1
         while (path := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
         return path
-
-
-def load_checkpoint(folder: Path, overrides: Sequence[str] = ()) -> tuple[Config, SDST]:
-    """The config, with `overrides`, and the best model that training left in `folder`.
-
-    Raises:
-        InputError: it is no checkpoint, or its parts do not belong together.
-    """
-    for part in ("config.yaml", FEATURES, *(f"model/{name}" for name in _MODEL_FILES)):
-        if not (folder / part).is_file():
-            raise InputError(
-                f"checkpoint {folder}: {part} not found; expected the --output folder of a "
-                "training run"
-            )
-    config = load_config(folder / "config.yaml", overrides)
-    _report_edits(folder, load_config(folder / "config.yaml") if overrides else config)
-    try:
-        with redirect_stdout(None):  # the hub mixin prints a line of its own
-            model = SDST.from_pretrained(str(folder / "model"), strict=True)
-    except InputError:
-        raise
-    except Exception as error:  # safetensors, torch and the hub each have their own
-        reason = " ".join(str(error).split())
-        raise InputError(f"checkpoint {folder / 'model'}: cannot be loaded: {reason}") from error
-    if model.config != config.model:
-        raise InputError(
-            f"checkpoint {folder}: config.yaml and model/config.json describe different models; "
-            "they must come from one training run"
-        )
-    _check_features(folder, config)
-    return config, model.eval()
-
-
-def _check_features(folder: Path, config: Config) -> None:
-    """Refuse a configuration of other features than the checkpoint was trained on."""
-    data, trained = as_dict(config)["data"], trained_on(folder)
-    if "fingerprint" in trained:  # of a backbone
-        trained["features"] = "encode"
-    for name in _OF_FEATURES:
-        if name in trained and trained[name] != data[name]:
-            raise InputError(
-                f"checkpoint {folder}: data.{name} is {data[name]!r}, but it was trained on "
-                f"features of {trained[name]!r} ({FEATURES}); set config.yaml back"
-            )
-
-
-def check_source(folder: Path, features: dict) -> None:
-    """Refuse features that are not of the kind that the checkpoint in `folder` was trained on.
-
-    Args:
-        features: what decides them, `Data.meta`.
-
-    Raises:
-        InputError: a backbone of other weights or another preprocessing made them, for one.
-    """
-    if different := _changes(trained_on(folder), features, _OF_ALL_FEATURES):
-        raise InputError(
-            f"checkpoint {folder}: was trained on other features than these "
-            f"({'; '.join(different)}); give those of its training"
-        )
-
-
-def trained_on(folder: Path) -> dict:
-    """What decides the features that the checkpoint in `folder` was trained on.
-
-    Raises:
-        InputError: the file that says so is damaged.
-    """
-    return read_sealed(folder / FEATURES, "take it from a copy, or train again")
-
-
-def _report_edits(folder: Path, config: Config) -> None:
-    """Warn where the config of a run is not as training wrote it: edited, or damaged.
-
-    Raises:
-        InputError: the copy that tells is damaged.
-    """
-    file = folder / _SEALED_CONFIG
-    if not file.is_file():  # of an earlier version
-        return
-    sections = read_sealed(file, "remove it to take config.yaml as it is")
-    now = as_dict(config)
-    different = [
-        f"{section}.{change}"
-        for section, values in sections.items()
-        if isinstance(values, dict)
-        for change in _changes(values, now.get(section, {}), values)
-    ]
-    if different:
-        logger.warning(
-            "%s: not as training wrote it (%s); edited, or damaged: %s holds what it was",
-            *(folder / "config.yaml", "; ".join(different), _SEALED_CONFIG),
-        )
 
 
 def _are_numbers(values: Iterable[object]) -> bool:
@@ -445,15 +350,6 @@ def _is_saved_config(file: Path) -> bool:
     except InputError:
         return False
     return file.read_text() == yaml.safe_dump(whole, sort_keys=False)
-
-
-def _changes(old: dict, new: dict, names: Iterable[str]) -> list[str]:
-    """Those of `names` that both have, at different values."""
-    return [
-        f"{name} was {old[name]!r}, now {new[name]!r}"
-        for name in names
-        if name in old and name in new and old[name] != new[name]
-    ]
 
 
 def _differences(old: dict, new: dict, ignored: Set[str]) -> list[str]:

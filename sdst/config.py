@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.config_files import config_path, merge, origins, read_layers
+from sdst.config_files import checked, config_path, merge, origins, read_layers
 from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError, one_line
 from sdst.model.config import LossConfig, ModelConfig
@@ -256,19 +256,46 @@ def load_with_origins(
 ) -> tuple[Config, dict[str, str]]:
     """As `load_config`, and where each key that is not at its default comes from."""
     path = config_path(name)
-    parser = config_parser()
     with _named(f"config {path}"):
         layers = read_layers(path, KEYS)
-        from_file = parser.parse_object(merge(layers))
+    overrides = _renamed(overrides, options)
+    config = _config_of(merge(layers), f"config {path}", overrides)
+    return config, origins(layers) | dict.fromkeys(_overridden(overrides), "command line")
+
+
+def parse_config(content: dict, source: str, overrides: Sequence[str] = ()) -> Config:
+    """The config that `as_dict` made plain, with overrides as of `load_config`.
+
+    Args:
+        source: what to call it in an error.
+
+    Raises:
+        InputError: unknown key or value, naming it.
+    """
+    with _named(source):
+        content = checked(content, KEYS)
+    return _config_of(content, source, _renamed(overrides))
+
+
+def _config_of(content: dict, source: str, overrides: Sequence[str]) -> Config:
+    parser = config_parser()
+    with _named(source):
+        from_file = parser.parse_object(content)
     with _named("command line"):
-        overrides = rename_options(overrides)
-        _check_options(overrides, options)
         namespace = parser.parse_args(overrides, namespace=from_file.clone())
     config = _from_namespace(namespace)
     if problems := _problems(config):
-        place = f"config {path}" if _problems(_from_namespace(from_file)) else "command line"
+        place = source if _problems(_from_namespace(from_file)) else "command line"
         raise InputError(f"{place}: {'; '.join(problems)}")
-    return config, origins(layers) | dict.fromkeys(_overridden(overrides), "command line")
+    return config
+
+
+def _renamed(overrides: Sequence[str], options: Iterable[str] = ()) -> list[str]:
+    """The overrides under the present names of their keys, all of them known."""
+    with _named("command line"):
+        overrides = rename_options(overrides)
+        _check_options(overrides, options)
+    return overrides
 
 
 def _check_options(overrides: Sequence[str], options: Iterable[str]) -> None:

@@ -60,6 +60,18 @@ def read_layers(path: Path, known: Known) -> list[Layer]:
     return layers
 
 
+def checked(content: dict, known: Known) -> dict:
+    """What a config holds, under the present names of its keys.
+
+    Raises:
+        InputError: an unknown section or key, or text that can name no file.
+    """
+    _check_names(content)
+    content = rename_keys(content)
+    _check_keys(content, known)
+    return content
+
+
 def merge(layers: Sequence[Layer]) -> dict:
     """The sections of all layers, laid over one another."""
     merged: dict = {}
@@ -93,9 +105,7 @@ def _collect(path: Path, known: Known, layers: list[Layer], depth: int) -> None:
     if not isinstance(content, dict):
         found = disguise(path) or f"found {str(content)[:40]!r}, expected sections with keys"
         raise InputError(found)
-    _check_names(content)
-    content = rename_keys(content)
-    _check_keys(content, known)
+    content = checked(content, known)
     included = content.pop("include", [])
     if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
         raise InputError(f"include is {included!r}, expected a list of config names or files")

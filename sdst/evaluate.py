@@ -94,9 +94,9 @@ def _data(options: Namespace, overrides: Sequence[str] = ()) -> DataConfig:
     """The data that the checkpoint was trained on, under the protocol asked for or its own."""
     data = DataConfig(protocol=DEFAULT_PROTOCOL)
     if options.checkpoint is not None:
-        from sdst.checkpoint import load_checkpoint
+        from sdst.pretrained.folder import load_checkpoint
 
-        data = load_checkpoint(options.checkpoint, overrides)[0].data
+        data = load_checkpoint(options.checkpoint, overrides)[0].config.data
     return replace(data, protocol=options.dataset or data.protocol)
 
 
@@ -136,7 +136,9 @@ def make_parser() -> ArgumentParser:
     """Options of the command; with --checkpoint, `OVERRIDABLE` sections of its config, too."""
     parser = OneLineParser("python -m sdst.evaluate", __doc__)
     evaluated = parser.add_mutually_exclusive_group()
-    evaluated.add_argument("--checkpoint", type=Path, help="output folder of a training run")
+    evaluated.add_argument(
+        "--checkpoint", metavar="MODEL", help="a training run's folder, or as for sdst.ground"
+    )
     evaluated.add_argument("--predictions", type=Path, help="a submission, JSON lines")
     parser.add_argument(
         "--dataset",

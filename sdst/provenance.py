@@ -49,6 +49,15 @@ def provenance(data: Data) -> dict:
     }
 
 
+def published(origin: dict) -> dict:
+    """What of a run's provenance goes with its model: no host, folder or second configuration."""
+    program, *arguments = shlex.split(origin["command"])
+    rest = {name: value for name, value in origin.items() if name not in ("config", "machine")}
+    machine = {name: value for name, value in origin["machine"].items() if name != "host"}
+    command = shlex.join([Path(program).name, *arguments])
+    return rest | {"machine": machine, "command": command}
+
+
 def reservations(data: DataConfig) -> list[str]:
     """Why figures of such data are no benchmark results; empty where they are."""
     found = []

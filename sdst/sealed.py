@@ -29,7 +29,8 @@ def seal(content: dict, indent: int | None = None) -> str:
     """`content` as JSON with one more key, `checksum`, of the text before it."""
     text = json.dumps(content, indent=indent)[:-1].rstrip()
     space, end = (" ", "") if indent is None else (f"\n{' ' * indent}", "\n")
-    return f'{text},{space}"checksum": {zlib.crc32(text.encode())}{end}}}'
+    comma = "," if content else ""
+    return f'{text}{comma}{space}"checksum": {zlib.crc32(text.encode())}{end}}}'
 
 
 def read_sealed(path: Path, advice: str) -> dict:

@@ -15,6 +15,7 @@ from sdst.config import Config, annotated, load_with_origins
 from sdst.config_files import config_path, packaged_configs
 from sdst.errors import naming, run
 from sdst.key_help import HelpAll, common_keys
+from sdst.provenance import titled
 from sdst.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
@@ -53,7 +54,7 @@ def train(
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     from sdst.model import parameter_count
-    from sdst.provenance import provenance
+    from sdst.provenance import provenance, published
     from sdst.sources.dataset import open_data
     from sdst.training.distributed import main_process_first
     from sdst.training.tracking import start_tensorboard, start_tracker
@@ -102,6 +103,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
         "evaluation": round(time.monotonic() - trained, 1),
     }
     folder.write("metrics.json", json.dumps(metrics, indent=2) + "\n")
+    folder.describe_model(results_of(config, metrics), published(origin))
     return metrics
 
 
@@ -166,10 +168,8 @@ def show_metrics(config: Config, metrics: dict) -> None:
     """Print the tuner's figures beside the baseline's, and how long the run took."""
     from sdst.evaluation import format_report
     from sdst.evaluation.protocols import PROTOCOLS
-    from sdst.provenance import titled
 
-    reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
-    reports = {name: report for name, report in reports.items() if report}
+    reports = _reports(metrics)
     protocol = PROTOCOLS[config.data.protocol]
     title = titled(protocol.title, metrics["queries"], config.data)
     print(format_report(reports, title, protocol.headline))
@@ -178,6 +178,29 @@ def show_metrics(config: Config, metrics: dict) -> None:
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "
         + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     )
+
+
+def results_of(config: Config, metrics: dict) -> dict:
+    """What a model card says of a run's `metrics`: the figures that papers report."""
+    from sdst.evaluation.protocols import PROTOCOLS
+    from sdst.evaluation.report import figures_of, labelled
+
+    protocol = PROTOCOLS[config.data.protocol]
+    return {
+        "title": titled(protocol.title, metrics["queries"], config.data),
+        "figures": {
+            name: labelled(figures_of(report), protocol.headline)
+            for name, report in _reports(metrics).items()
+        },
+        **{key: metrics[key] for key in ("split", "queries", "best_epoch", "epochs")},
+        "parameters": sum(metrics["parameters"].values()),
+        "interrupted": metrics["interrupted"],
+    }
+
+
+def _reports(metrics: dict) -> dict[str, dict]:
+    reports = {"SDST": metrics["report"], "zero-shot": metrics["zero_shot"]}
+    return {name: report for name, report in reports.items() if report}
 
 
 def make_parser() -> argparse.ArgumentParser:

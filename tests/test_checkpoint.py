@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import Progress, RunFolder, check_source, load_checkpoint
+from sdst.checkpoint import Progress, RunFolder
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
+from sdst.pretrained.folder import load_checkpoint
+from sdst.pretrained.unchanged import check_source
 from sdst.sealed import seal
 
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from sdst import convert, extract, renames
-from sdst.checkpoint import load_checkpoint
 from sdst.config import load_config
 from sdst.errors import InputError
+from sdst.pretrained.folder import load_checkpoint
 from sdst.renames import KEYS, OPTIONS, VALUES, rename_options
 
 # A value of every such key that is not its default, and what it is called today.
@@ -116,6 +116,6 @@ def test_a_checkpoint_of_earlier_names_loads(
         section[old.split(".")[1]] = section.pop(new.split(".")[1])
     (folder / "config.yaml").unlink()
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    config, _ = load_checkpoint(folder)
-    assert config == expected
+    found, _ = load_checkpoint(folder)
+    assert found == expected
     assert len(caplog.messages) == len(KEYS)

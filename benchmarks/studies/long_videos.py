@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdst.checkpoint import load_checkpoint
 from sdst.config import PredictConfig
 from sdst.demo import DemoSize
 from sdst.demo.labels import Question, ask, matching
@@ -40,6 +39,7 @@ from sdst.evaluation.retrieval import evaluate_retrieval
 from sdst.grounding.decode import Prediction, decode
 from sdst.grounding.long_videos import ground_long
 from sdst.model import SDST, ModelConfig
+from sdst.pretrained.folder import load_checkpoint
 from sdst.sources.dataset import open_data
 
 LENGTHS = (75, 600, 4_800, 36_000, 72_000)
@@ -174,8 +174,8 @@ class Row:
 
 def rows_of(checkpoint: Path, together: int, queries: int) -> Iterator[Row]:
     """The test videos in a random order, `together` in a row, with some of their queries."""
-    config, _ = load_checkpoint(checkpoint)
-    data = open_data(config).dataset("test")
+    description, _ = load_checkpoint(checkpoint)
+    data = open_data(description.config).dataset("test")
     size, rng = DemoSize(), np.random.default_rng(0)
     scenes = [plan_scene("test", index, size.seed) for index in range(size.test)]
     order = rng.permutation(len(scenes))
@@ -244,8 +244,8 @@ WAYS = {
 
 def accuracy(checkpoint: Path, queries: int) -> Iterator[str]:
     """Lines of a table: R1 of all ways at every length."""
-    config, model = load_checkpoint(checkpoint)
-    options = replace(config.predict, stretch=DEMO_STRETCH, overlap=DEMO_STRETCH // 2)
+    description, model = load_checkpoint(checkpoint)
+    options = replace(description.config.predict, stretch=DEMO_STRETCH, overlap=DEMO_STRETCH // 2)
     yield "| videos in a row | read | queries | R1@0.5 | R1@0.7 |\n|---|---|---|---|---|"
     for together in TOGETHER:
         rows = list(rows_of(checkpoint, together, queries))

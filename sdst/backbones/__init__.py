@@ -56,8 +56,9 @@ class Backbone(Protocol):
     """A frozen pair of towers. Symbols as everywhere: K layers, P tokens per frame, E joint width.
 
     `frames_at_once` frames in a row are encoded together: 1 for an image model, more for one
-    of video. `fingerprint` shows whether stored features came from the same weights, preprocessing
-    and layers, wherever the weights are. The methods may be called from several threads at once.
+    of video. `preprocessing` says in plain JSON what frames go through, and `fingerprint` whether
+    stored features came from the same weights, preprocessing and layers, wherever the weights are.
+    The methods may be called from several threads at once.
     """
 
     name: str
@@ -72,6 +73,9 @@ class Backbone(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def preprocessing(self) -> dict: ...
 
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         """Encode RGB frames of any size, uint8 `[T * frames_at_once, H, W, 3]`."""

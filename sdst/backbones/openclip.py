@@ -142,6 +142,11 @@ class OpenClipBackbone:
             )
         return f"openclip-{digest.hexdigest()[:16]}-k{self.layers}"
 
+    @property
+    def preprocessing(self) -> dict:
+        """open_clip's `PreprocessCfg`, as plain JSON."""
+        return self.preprocess.described()
+
     @torch.inference_mode()
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         """Encode RGB frames of any size, uint8 `[T, H, W, 3]`, a batch at a time."""
@@ -319,6 +324,10 @@ class Preprocess(nn.Module):
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
+
+    def described(self) -> dict:
+        """Its configuration, as plain JSON."""
+        return json.loads(json.dumps(asdict(self.config)))
 
     def forward(self, frames: Tensor) -> Tensor:
         """`[T, H, W, 3]` uint8 -> `[T, 3, h, w]` fp32."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sdst.checkpoint import check_source, load_checkpoint
 from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, collate
@@ -22,6 +21,8 @@ from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.graphs import AnswerGraphs, make_capture
 from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.model import SDST, Outputs
+from sdst.pretrained.folder import load_checkpoint
+from sdst.pretrained.unchanged import check_source
 from sdst.sources.dataset import open_data
 from sdst.verbosity import progress_bar
 
@@ -167,7 +168,7 @@ class SplitPredictions(NamedTuple):
 
 
 def predict_split(
-    checkpoint: Path,
+    checkpoint: str | Path,
     split: str,
     precision: str = "fp32",
     overrides: Sequence[str] = (),
@@ -180,10 +181,11 @@ def predict_split(
         others: answer sentences of other videos as well.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, model = load_checkpoint(checkpoint, overrides)
+    description, model = load_checkpoint(checkpoint, overrides)
+    config = description.config
     asked_for = any(option.startswith("--data.backbone") for option in overrides)
     data = open_data(config, fetch=asked_for)
-    check_source(checkpoint, data.meta)
+    check_source(checkpoint, description.features, data.meta)
     dataset = data.dataset(split)
     answer = partial(
         predict,

@@ -19,7 +19,6 @@ from sdst.backbones import Backbone, load_backbone, load_internvideo2
 from sdst.backbones.published import NAMES as PUBLISHED
 from sdst.backbones.published import load_published
 from sdst.cache_folder import NoCacheError
-from sdst.checkpoint import trained_on
 from sdst.config import Config
 from sdst.data.feature_files import endpoint_features
 from sdst.data.store.reader import FeatureStore, VideoFeatures
@@ -30,6 +29,7 @@ from sdst.extraction.pipeline import Progress, Report, extract_features
 from sdst.extraction.settings import Settings
 from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
+from sdst.pretrained.description import Description
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _kept(folder: Path) -> VideoFeatures | None:
 
 
 def encoder_of(
-    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+    checkpoint: str | Path, description: Description, device: torch.device, backbone: str | None
 ) -> VideoEncoder:
     """What makes of a new video the features that a checkpoint was trained on.
 
@@ -195,15 +195,13 @@ def encoder_of(
     Raises:
         InputError: nothing here does, or `backbone` is another one.
     """
+    config = description.config
     data, layers = config.data, config.model.layers
     if data.features == "encode":
-        if backbone not in (None, data.backbone):
-            raise InputError(
-                f"--backbone {backbone}: checkpoint {checkpoint} was trained on {data.backbone} "
-                "and takes no other; leave the option out"
-            )
-        loaded = load_backbone(data.backbone, layers, device, fetch=backbone is not None)
-        _check_fit(loaded, config, trained_on(checkpoint))
+        loaded = load_backbone(
+            backbone or data.backbone, layers, device, fetch=backbone is not None
+        )
+        _check_fit(loaded, config, description.features)
         return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
     if data.features in PUBLISHED:
         return _published_encoder(checkpoint, config, device, backbone)
@@ -234,7 +232,7 @@ def encoder_of(
 
 
 def _published_encoder(
-    checkpoint: Path, config: Config, device: torch.device, backbone: str | None
+    checkpoint: str | Path, config: Config, device: torch.device, backbone: str | None
 ) -> VideoEncoder:
     """As `encoder_of`, of a checkpoint trained on R2-Tuning's or Moment-DETR's features."""
     data = config.data
@@ -256,18 +254,18 @@ def _published_encoder(
 
 
 def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
-    """Refuse a backbone whose features are not those of the training."""
+    """Refuse a backbone whose features are not those of the training, whatever its name is."""
     for name in ("video_width", "text_width"):
         width, expected = getattr(backbone, name), getattr(config.model, name)
         if width != expected:
             raise InputError(
-                f"backbone {config.data.backbone}: {name} {width}, but the checkpoint was trained "
+                f"backbone {backbone.name}: {name} {width}, but the checkpoint was trained "
                 f"on {expected}; it needs the backbone of its features"
             )
     trained = features.get("fingerprint")
     if backbone.fingerprint != trained:
         raise InputError(
-            f"backbone {config.data.backbone}: its weights or preprocessing are not those the "
+            f"backbone {backbone.name}: its weights or preprocessing are not those the "
             f"checkpoint was trained with (fingerprint {backbone.fingerprint}, then "
             f"{trained}); it needs the backbone of its features"
         )

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sdst.backbones import TextFeatures, load_backbone
-from sdst.checkpoint import load_checkpoint
 from sdst.data.store.reader import VideoFeatures
 from sdst.devices import pick_device
 from sdst.errors import InputError
@@ -32,10 +32,12 @@ from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.hub import DEMO_MODEL, push
 from sdst.indexing.clip_index import ClipIndex
 from sdst.kernels import dequantize
 from sdst.model import SDST, EncodedVideo
 from sdst.model.calibration import UNCALIBRATED, Calibration
+from sdst.pretrained.folder import load_checkpoint, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -65,41 +67,88 @@ class Grounder:
     training is processed in windows (`sdst.grounding.long_videos`). Threads may share a grounder.
 
         grounder = Grounder("runs/demo")
-        [answer] = grounder.ground("film.mp4", ["a dog jumps into the lake"])
+        [answer] = grounder.ground("film.mp4", "a dog jumps into the lake")
         start, end, score = answer.windows[0]
 
     Args:
-        checkpoint: the `--output` folder of a training run.
+        checkpoint: the `--output` folder of a training run, its `model/`, `ORG/REPO` of a hub, or
+            the name of a packaged model. By default that of the demo.
         device: default: CUDA where present, else the CPU.
         backbone: for a checkpoint trained on features published by SDST, which name no backbone:
-            `internvideo2:PATH`; or the one that the checkpoint names, to have it fetched.
+            `internvideo2:PATH`. Otherwise the one that the checkpoint names, to have it fetched, or
+            where it is on this machine: its weights must be those of the training.
         precision: of the side-tuner's matrix multiplies. `bf16` is about 2x faster on a CPU
             with native bf16 (`sdst.info` reports it), 2.7x for many queries at once. `auto` is
             bf16 where it is native.
 
     Raises:
-        InputError: there is no checkpoint, or the CPU lacks the precision.
+        InputError: there is no such checkpoint or device, or the CPU lacks the precision.
     """
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | Path = DEMO_MODEL,
         device: str | torch.device | None = None,
         backbone: str | None = None,
         precision: str = "fp32",
     ) -> None:
         device = pick_device(device)
-        self.precision = check_precision(precision, device)
-        self.checkpoint = Path(checkpoint)
-        self.config, model = load_checkpoint(Path(checkpoint))
+        self.precision, self.checkpoint = check_precision(precision, device), checkpoint
+        self.description, model = load_checkpoint(checkpoint)
+        self.config = self.description.config
         self.model: SDST = model.to(device).for_inference()
         self.graphs = AnswerGraphs(self.model, make_capture(device))
         self._scale = self.model.scale.item()
         self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
         self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
-        self.encoder = encoder_of(Path(checkpoint), self.config, device, backbone)
+        self.encoder = encoder_of(checkpoint, self.description, device, backbone)
         self.backbone = self.encoder.backbone
         self._told = self.config.data.dataset != "demo"
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path, **options: Any) -> Grounder:
+        """`Grounder(checkpoint, **options)`, under the name that other libraries have for it."""
+        return cls(checkpoint, **options)
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Write the model folder: weights, all that answering needs, and a model card.
+
+        Args:
+            folder: receives the files; those of the same names are replaced.
+            license: of the weights, as hubs know it (`mit`, `cc-by-4.0`); default: what they have.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        description = self.description
+        described = replace(description, license=license or description.license)
+        save_model(Path(folder), self.model, described)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        private: bool = False,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload the model folder to a hub; `Grounder(repository)` then answers anywhere.
+
+        Args:
+            repository: `ORG/REPO`, created where there is none.
+            private: of a new repository.
+            token: default: of `hf auth login`.
+            license: as for `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: the hub refuses, or cannot be reached.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, license)
+            return push(folder, repository, private, token)
 
     def ground(
         self,

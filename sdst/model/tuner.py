@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from torch import Tensor, nn
 
-from sdst.errors import InputError
+from sdst.errors import InputError, one_line
+from sdst.hub import find_model
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
 from sdst.model.calibration import Calibration
@@ -30,7 +29,11 @@ from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_s
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
-from sdst.sealed import load_tensors, save_tensors
+from sdst.publish import replace_text
+from sdst.sealed import load_tensors, read_sealed, save_tensors, seal
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+TAKE_A_COPY = "take it from a copy, or train again"
 
 
 @dataclass
@@ -80,18 +83,12 @@ class Outputs:
         return torch.cat((self.peaks.T, fit[:, None].float()), 1)
 
 
-class SDST(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="sdst",
-    tags=["video-temporal-grounding", "moment-retrieval", "highlight-detection"],
-):
+class SDST(nn.Module):
     """Finds the moments of a video that a sentence describes, and scores every clip.
 
     Source: Pujol-Perich, Escalera, Clapes, ICCV 2025 (arXiv 2507.07744).
     """
 
-    # No postponed annotations in this file: the hub mixin reads this one to rebuild the config.
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         config = config or ModelConfig()
@@ -233,28 +230,47 @@ class SDST(
             outputs.peaks = torch.stack(peaks)
         return outputs
 
-    # Of the hub mixin, so that weights and their configuration carry a checksum.
-    def _save_pretrained(self, save_directory: Path) -> None:
-        metadata = {"config": json.dumps(asdict(self.config))}
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights and their configuration into `folder`, each with a checksum.
+
+        `Grounder.save_pretrained` writes these and all else that answering needs.
+        """
+        config = asdict(self.config)
+        metadata = {"config": json.dumps(config)}
         if self.calibration is not None:
             metadata["calibration"] = self.calibration.to_json()
-        save_tensors(save_directory / SAFETENSORS_SINGLE_FILE, self.state_dict(), **metadata)
+        save_tensors(Path(folder) / WEIGHTS_FILE, self.state_dict(), **metadata)
+        replace_text(Path(folder) / CONFIG_FILE, seal(config, indent=2) + "\n")
 
     @classmethod
-    def _load_as_safetensor(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, model: "SDST", model_file: str, map_location: str, strict: bool
-    ) -> "SDST":
-        model.load_weights(Path(model_file), strict)
-        return model.to(map_location).eval()
+    def from_pretrained(cls, checkpoint: str | Path) -> "SDST":
+        """The model that `save_pretrained` wrote, to be evaluated.
 
-    def load_weights(self, file: Path, strict: bool = True) -> None:
-        """Take the weights that `save_pretrained` wrote, and their calibration.
+        Args:
+            checkpoint: its folder, or as for `Grounder`.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+            RuntimeError: the weights lack some of the model's, or have others.
+        """
+        folder = find_model(checkpoint)
+        file = folder / CONFIG_FILE
+        config = read_sealed(file, TAKE_A_COPY)
+        try:
+            model = cls(ModelConfig(**config))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{file}: describes no model ({one_line(error)})") from error
+        model.load_weights(folder / WEIGHTS_FILE)
+        return model.eval()
+
+    def load_weights(self, file: Path) -> None:
+        """Take the weights that `save_pretrained` wrote.
 
         Raises:
             InputError: they are damaged, or of another configuration.
             RuntimeError: they lack some of this model's, or have others.
         """
-        weights, metadata = load_tensors(file, "take it from a copy, or train again")
+        weights, metadata = load_tensors(file, TAKE_A_COPY)
         ours = json.loads(json.dumps(asdict(self.config)))
         theirs = json.loads(metadata.get("config", "{}"))
         if other := [name for name in theirs if theirs[name] != ours.get(name)]:
@@ -263,7 +279,7 @@ class SDST(
                 f"{file}: weights of a model with {name} {theirs[name]}, its config.json says "
                 f"{ours.get(name)}; take both from one training run"
             )
-        self.load_state_dict(weights, strict=strict)
+        self.load_state_dict(weights)
         self.calibration = None
         if "calibration" in metadata:
             try:

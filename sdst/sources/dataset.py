@@ -86,8 +86,8 @@ def open_data(
     root = dataset_root(config)
     splits = read_splits(config, root)
     if config.data.features == "encode":
-        splits, source = encoded(config, root, splits, wait, fetch)
-        meta = source.meta
+        splits, source, preprocessing = encoded(config, root, splits, wait, fetch)
+        meta = {**source.meta, "preprocessing": preprocessing}
     else:
         splits, source = published(config, root, splits)
         meta = files_identity(config)

@@ -31,8 +31,9 @@ LOOK_AGAIN = 1.0  # seconds until a store that another process writes is tried a
 
 def encoded(
     config: Config, root: Path, splits: Splits, wait: bool, fetch: bool
-) -> tuple[Splits, FeatureStore]:
-    """The feature store of these queries and videos, of which it extracts what is not there yet.
+) -> tuple[Splits, FeatureStore, dict]:
+    """The feature store of these queries and videos, of which it extracts what is not there yet;
+    and the preprocessing of their frames.
 
     One store serves all that is read from the same files of annotations at the same settings.
     """
@@ -62,7 +63,7 @@ def encoded(
     available = store.video_ids, store.query_ids
     splits = keep_available(splits, folder, *available, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)
-    return splits, store
+    return splits, store, backbone.preprocessing
 
 
 def _extracted(

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdst.checkpoint import FEATURES, trained_on
 from sdst.errors import InputError
 from sdst.model import SDST
+from sdst.model.tuner import WEIGHTS_FILE
+from sdst.pretrained.folder import RUN_FEATURES, RUN_MODEL, features_of_run
 from sdst.sealed import load_tensors
-
-WEIGHTS = "model.safetensors"
 
 
 def first_rows(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -106,20 +105,20 @@ def weights_file(checkpoint: Path) -> Path:
     Raises:
         InputError: there are none.
     """
-    for file in (checkpoint / "model" / WEIGHTS, checkpoint / WEIGHTS):
+    for file in (checkpoint / RUN_MODEL / WEIGHTS_FILE, checkpoint / WEIGHTS_FILE):
         if file.is_file():
             return file
     raise InputError(
-        f"train.init {checkpoint}: {WEIGHTS} not found; expected the --output folder of a "
+        f"train.init {checkpoint}: {WEIGHTS_FILE} not found; expected the --output folder of a "
         "training run, or the model folder in it"
     )
 
 
 def other_features(checkpoint: Path, meta: dict) -> str | None:
     """What to say where a checkpoint was trained on features of another backbone; else None."""
-    if not (checkpoint / FEATURES).is_file():
+    if not (checkpoint / RUN_FEATURES).is_file():
         return None
-    theirs = trained_on(checkpoint)
+    theirs = features_of_run(checkpoint)
     if theirs.get("fingerprint") == meta.get("fingerprint"):
         return None
     return (

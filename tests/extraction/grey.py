@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -23,6 +24,7 @@ class GreyBackbone:
 
     name = "grey"
     fingerprint = "grey-1"
+    preprocessing: ClassVar[dict] = {}
     device = torch.device("cpu")
     image_size = (16, 16)
     frames_at_once = 1

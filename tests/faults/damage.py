@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sdst.checkpoint import load_checkpoint
 from sdst.convert import repack
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
+from sdst.pretrained.folder import load_checkpoint
 from sdst.train import main as train
 from sdst.training.state import load_state
 from tests import layouts
@@ -123,10 +123,10 @@ def make_run(folder: Path) -> None:
 
 def read_run(folder: Path) -> list:
     """As `ground` and `evaluate` read its model, and `train --resume` its state."""
-    config, model = load_checkpoint(folder / "run")
+    description, model = load_checkpoint(folder / "run")
     [state] = (folder / "run" / "checkpoints").iterdir()
     return [
-        config,
+        description,
         *(value.numpy() for value in model.state_dict().values()),
         *_leaves(load_state(state)),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import load_checkpoint
+from sdst.pretrained.folder import load_checkpoint
 from sdst.train import main
 from sdst.training.snapping import REACH
 
@@ -22,11 +22,11 @@ def test_the_validation_split_decides(
     )
     decided, with_it, without = line
     assert decided == str(REACH if float(with_it) > float(without) else None)
-    config, _ = load_checkpoint(run)
-    assert str(config.predict.snap) == decided
+    description, _ = load_checkpoint(run)
+    assert str(description.config.predict.snap) == decided
 
 
 def test_what_is_given_stays(tiny_options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     main(["--output", str(run), *tiny_options, "--train.epochs", "1", "--predict.snap", "0.3"])
-    assert load_checkpoint(run)[0].predict.snap == 0.3
+    assert load_checkpoint(run)[0].config.predict.snap == 0.3

@@ -183,6 +183,11 @@ class InternVideo2Backbone:
                     "published features need InternVideo2-1B stage 2 as it was published"
                 )
 
+    @property
+    def preprocessing(self) -> dict:
+        """open_clip's `PreprocessCfg`, as plain JSON."""
+        return self._preprocess.described()
+
     @torch.inference_mode()
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         """Encode RGB frames of any size, uint8 `[T * frames_at_once, H, W, 3]`, T clips."""

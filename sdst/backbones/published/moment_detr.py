@@ -67,6 +67,11 @@ class ClipSlowFast:
         self.text_width, self.embed_width = self._clip.text_width, self._clip.embed_width
 
     @property
+    def preprocessing(self) -> dict:
+        """That of CLIP; SlowFast's is its extractor's."""
+        return self._clip.preprocessing
+
+    @property
     def fingerprint(self) -> str:
         """`clip-slowfast-<hash of weights, kinds and rate>-k<layers>`."""
         return self._fingerprint
