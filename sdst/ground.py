@@ -1,10 +1,11 @@
 """Find the moments of a video file that sentences describe.
 
-python -m sdst.ground --checkpoint DIR --video FILE --query TEXT [...]
+python -m sdst.ground --video FILE --query TEXT     the demo's model, which knows coloured shapes
+python -m sdst.ground --checkpoint MODEL --video FILE --query TEXT [...]
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
-python -m sdst.ground --checkpoint DIR --videos PATH ... --query TEXT    the best across many videos
-python -m sdst.ground --checkpoint DIR --store STORE --query TEXT        across those of a store
-python -m sdst.ground --checkpoint DIR --index INDEX --query TEXT        of an index, by its best
+python -m sdst.ground --checkpoint MODEL --videos PATH ... --query TEXT  across many videos
+python -m sdst.ground --checkpoint MODEL --store STORE --query TEXT      across those of a store
+python -m sdst.ground --checkpoint MODEL --index INDEX --query TEXT      of an index, by its best
 
 A moment's score is the probability that it overlaps what the sentence asks for by half (an IoU of
 0.5), given that the video has it; presence is the probability that it has. Both are calibrated on
@@ -35,6 +36,7 @@ from sdst.grounding.export.clips import cut_all
 from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
+from sdst.hub import DEMO_MODEL
 from sdst.indexing.clip_index import CANDIDATES, ClipIndex
 from sdst.options import OneLineParser
 from sdst.publish import replace_text
@@ -56,7 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     answers = parser.add_argument_group("what answers")
     one = answers.add_mutually_exclusive_group()
-    one.add_argument("--checkpoint", type=Path, metavar="DIR", help="a training run's folder")
+    one.add_argument(
+        "--checkpoint",
+        metavar="MODEL",
+        help="a training run's folder, its model/, ORG/REPO of a hub, or a packaged model "
+        f"(default: {DEMO_MODEL})",
+    )
     one.add_argument("--zero-shot", action="store_true", help="the frozen backbone alone")
     add = answers.add_argument
     add(
@@ -218,7 +225,8 @@ def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
     if options.zero_shot:
         return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)
     precision = options.precision or "fp32"
-    return Grounder(options.checkpoint, backbone=options.backbone, precision=precision)
+    checkpoint = DEMO_MODEL if options.checkpoint is None else options.checkpoint
+    return Grounder(checkpoint, backbone=options.backbone, precision=precision)
 
 
 def _report_unread(grounder: Grounder | ZeroShotGrounder, queries: list[str]) -> None:
@@ -230,8 +238,6 @@ def _report_unread(grounder: Grounder | ZeroShotGrounder, queries: list[str]) ->
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
-    if not options.zero_shot and options.checkpoint is None:
-        raise InputError("give either --checkpoint DIR or --zero-shot")
     _check_places(options)
     if options.zero_shot:
         _check_zero_shot(options)

@@ -186,7 +186,7 @@ def test_an_edited_config_is_used_and_reported(output: Path, caplog) -> None:
     assert not caplog.records
     file = output / "config.yaml"
     file.write_text(file.read_text().replace("nms: none", "nms: linear"))
-    assert load_checkpoint(output)[0].predict.nms == "linear"
+    assert load_checkpoint(output)[0].config.predict.nms == "linear"
     [record] = caplog.records
     assert "config.yaml: not as training wrote it (predict.nms was 'none', now 'linear')" in (
         record.getMessage()

@@ -51,7 +51,7 @@ def test_help_of_a_verb_loads_no_torch(verb: str) -> None:
         (["sdst.ground", "--checkpont", "runs/x"], "checkpont"),
         (["sdst.ground", "--checkpoint", "x", "--video", __file__, "--query", " "], "query 1 is"),
         (["sdst.ground", "--zero-shot", "--video", "x", "--query", "a"], "needs --backbone NAME"),
-        (["sdst.ground", "--query", "a"], "give either --checkpoint DIR or --zero-shot"),
+        (["sdst.ground", "--query", "a"], "give one of --video FILE, --videos PATH"),
         (["sdst.ground", "--checkpoint", "x", "--query", "a"], "give one of --video FILE"),
         (["sdst.evaluate", "--predictons", "P.jsonl"], "predictons"),
         (["sdst.evaluate", "--predictions", "P.jsonl"], "--annotations is missing"),

@@ -12,13 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from sdst.checkpoint import RunFolder, load_checkpoint
+from sdst.checkpoint import RunFolder
 from sdst.errors import InputError, run
 from sdst.ground import main
 from sdst.grounding.answers import Grounding, moments_to_show
 from sdst.grounding.report import as_json, format_found, format_table, found_as_json
 from sdst.grounding.search import Found
 from sdst.model.calibration import Calibration, Logistic
+from sdst.pretrained.folder import load_checkpoint
 from sdst.times import format_time
 from tests.processor import needs_bf16
 from tests.untrained import QUERIES

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from sdst.checkpoint import load_checkpoint
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset
 from sdst.demo import DemoSize
@@ -31,6 +30,7 @@ from sdst.grounding.decode import Prediction, decode
 from sdst.grounding.search import Found, Ranking
 from sdst.model import SDST
 from sdst.model.calibration import UNCALIBRATED
+from sdst.pretrained.folder import load_checkpoint
 from sdst.sources.dataset import open_data
 
 AT_ONCE = 64  # queries
@@ -97,7 +97,8 @@ def fitting(question: Question, scenes: dict[str, Scene]) -> dict[str, np.ndarra
 
 def study(checkpoint: Path) -> Iterator[str]:
     """Lines of both tables."""
-    config, model = load_checkpoint(checkpoint)
+    description, model = load_checkpoint(checkpoint)
+    config = description.config
     dataset = open_data(config).dataset("test")
     queries = dataset.annotations
     scenes, questions = scenes_and_questions()

@@ -217,18 +217,18 @@ class Grounder:
                     self._answers(video, [text] * count, top=1)
 
     def _tell_what_it_is(self, video: str | Path) -> None:
-        """Warn once where a model of the demo is asked about another video."""
+        """Say once what a model of the demo knows: where it is the default, or is asked about
+        another video."""
         if self._told:
             return
         from sdst.demo import is_of_demo
 
-        if not is_of_demo(Path(video)):
+        if self.checkpoint == DEMO_MODEL or not is_of_demo(Path(video)):
             self._told = True
             logger.warning(
-                "%s: trained on the demo, rendered shapes that move; its answers about other "
-                "videos such as %s mean little: train on your own, or answer with --zero-shot",
+                "%s: a model of the demo, which knows coloured shapes that move; its answers about "
+                "other videos mean nothing: train on your own, or answer with --zero-shot",
                 self.checkpoint,
-                video,
             )
 
     def _answers(

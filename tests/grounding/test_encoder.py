@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdst import Grounder
+from sdst.backbones import DEMO_BACKBONE
 from sdst.demo.render import write_video
 from sdst.demo.scenes import plan_scene
 from sdst.errors import InputError
@@ -117,7 +118,6 @@ def test_a_backbone_that_only_the_checkpoint_names_is_not_fetched(tmp_path, own_
         ("univtg", None, r"trained on feature files of others \(univtg\)"),
         ("sdst", None, "name the weights that made them, --backbone internvideo2:PATH"),
         ("sdst", "demo", "expected internvideo2:PATH"),
-        ("encode", "ViT-B-32:openai", "takes no other; leave the option out"),
     ],
 )
 def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, own_cache, features, backbone, reason):
@@ -126,6 +126,12 @@ def test_a_checkpoint_says_why_it_cannot_ground(tmp_path, own_cache, features, b
     checkpoint = write_checkpoint(tmp_path / "run", replace(config, data=files))
     with pytest.raises(InputError, match=reason):
         Grounder(checkpoint, backbone=backbone)
+
+
+def test_a_backbone_of_the_same_weights_may_be_elsewhere(tmp_path, untrained, own_cache):
+    elsewhere = shutil.copytree(DEMO_BACKBONE, tmp_path / "backbone")
+    grounder = Grounder(untrained, backbone=f"local-dir:{elsewhere}")
+    assert grounder.backbone.fingerprint == Grounder(untrained).backbone.fingerprint
 
 
 def test_encoders_that_meet_at_a_video_share_its_features(untrained, own_cache, film):

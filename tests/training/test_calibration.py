@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdst.checkpoint import load_checkpoint
 from sdst.evaluation import evaluate, read_predictions
 from sdst.evaluation.predict import predict
 from sdst.evaluation.presence import auroc, calibration_error, reliability
 from sdst.model.calibration import logit, sigmoid
+from sdst.pretrained.folder import load_checkpoint
 from sdst.sources.dataset import open_data
 from sdst.training.calibration import (
     FEWEST,
@@ -106,7 +106,8 @@ def test_equal_scores_are_one_knot() -> None:
 @pytest.fixture
 def answered(tiny_checkpoint: Path) -> tuple[dict, list[dict], list[dict], list]:
     """The report of a run, its answers, those of its model without curves, and the queries."""
-    config, model = load_checkpoint(tiny_checkpoint)
+    description, model = load_checkpoint(tiny_checkpoint)
+    config = description.config
     dataset = open_data(config).dataset("test")
     model.calibration = None
     plain = predict(model, dataset, progress=False, options=config.predict)
