@@ -97,7 +97,13 @@ class NativeWheel(bdist_wheel):
 setup(
     packages=find_packages(include=["sdst", "sdst.*"]),
     package_data={
-        "sdst": ["py.typed", "configs/*.yaml", "configs/parts/*.yaml", "demo/backbone/*"],
+        "sdst": [
+            "py.typed",
+            "configs/*.yaml",
+            "configs/parts/*.yaml",
+            "demo/backbone/*",
+            "zoo/*/*",
+        ],
         "sdst.serving": ["page/*", "page/js/*"],
         "sdst.kernels": ["csrc/cuda/*.cu", "csrc/include/*.h", "csrc/nvrtc/*"],
     },

@@ -13,7 +13,7 @@ from sdst.checkpoint import Progress, RunFolder
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
 from sdst.model import SDST
-from sdst.pretrained.folder import load_checkpoint
+from sdst.pretrained.folder import features_of_run, load_checkpoint
 from sdst.pretrained.unchanged import check_source
 from sdst.sealed import seal
 
@@ -219,9 +219,10 @@ def test_metrics_are_not_written_through_a_link(output: Path, tmp_path: Path) ->
 def test_other_features_than_those_of_the_training_are_refused(output: Path) -> None:
     folder = begin(output)
     folder.settle(load_config("demo"), {"fingerprint": "f", "backbone": "ViT", "queries": "1"})
-    check_source(output, {"fingerprint": "f", "backbone": "moved", "queries": "2"})
+    trained = features_of_run(output)
+    check_source(output, trained, {"fingerprint": "f", "backbone": "moved", "queries": "2"})
     with pytest.raises(InputError, match="fingerprint was 'f', now 'g'"):
-        check_source(output, {"fingerprint": "g"})
+        check_source(output, trained, {"fingerprint": "g"})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from sdst.__main__ import VERBS
 
 ROOT = Path(__file__).parents[1]
-DATA = ("*.yaml", "*.json", "*.safetensors", "*.gz", "py.typed")
+DATA = ("*.yaml", "*.json", "*.safetensors", "*.gz", "*.md", "py.typed")
 pytestmark = pytest.mark.slow
 
 RENDER = """

@@ -80,7 +80,7 @@ def test_figures_of_made_up_features_are_called_no_result(tmp_path: Path) -> Non
     planted = replace(config.data, dataset="custom", root="x", features="sdst", planted=True)
     card = model_card(Description(replace(config, data=planted), {}))
     assert "**No benchmark result:** planted features." in card
-    assert 'backbone="internvideo2:WEIGHTS"' in card
+    assert 'backbone="WHAT MADE ITS FEATURES"' in card
     assert "Not stated by who trained it" in card
 
 
