@@ -13,7 +13,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.indexing.clip_index import ClipTable, IndexedVideo, settings_of
 from sdst.indexing.metadata import Fields, matched, types_of, without_ending
-from sdst.publish import lock
+from sdst.publish import lock, own_file
 from sdst.verbosity import progress_bar
 
 CLIPS_AT_ONCE = 50_000  # in one commit
@@ -129,7 +129,7 @@ def exclusive(path: str | Path) -> Iterator[None]:
         yield
         return
     Path(path).mkdir(parents=True, exist_ok=True)
-    with open(Path(path, ".lock"), "ab") as file:
+    with own_file(Path(path, ".lock"), append=True) as file:
         if lock(file.fileno()) is False:
             raise InputError(f"{path}: another process is changing this index; try again later")
         yield

@@ -117,7 +117,13 @@ class ClipTable:
     @property
     def settings(self) -> dict:
         """What the indexed features were made with, `SETTINGS`."""
-        return json.loads((self._table.schema.metadata or {})[b"sdst"])
+        try:
+            return json.loads((self._table.schema.metadata or {})[b"sdst"])
+        except (KeyError, ValueError, RecursionError):
+            raise InputError(
+                f"index {self._table.name}: does not say what its features were made with; index "
+                "anew with sdst.index"
+            ) from None
 
     @property
     def fields(self) -> dict[str, pa.DataType]:
