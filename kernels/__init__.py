@@ -16,6 +16,7 @@ from sdst.kernels.linear_assignment import NonFiniteCostError, linear_assignment
 from sdst.kernels.mark_saliency import mark_saliency
 from sdst.kernels.pool_tokens import pool_tokens
 from sdst.kernels.quantization import dequantize, quantize
+from sdst.kernels.residual_norm import residual_norm
 from sdst.kernels.select_tokens import select_tokens
 from sdst.kernels.temporal_nms import temporal_nms
 
@@ -32,6 +33,7 @@ __all__ = [
     "mark_saliency",
     "pool_tokens",
     "quantize",
+    "residual_norm",
     "row_program",
     "select_tokens",
     "temporal_nms",

@@ -2,6 +2,7 @@
 // threshold, rate * 2^32, and is then multiplied by `scale`. See kernels/dropout/reference.py.
 #include <algorithm>
 
+#include "hashing.h"
 #include "parallel.h"
 #include "sdst.h"
 #include "tokens.h"
@@ -14,20 +15,10 @@ struct Dropout {
     const T* x;
     T* out;
     int64_t count;
-    uint32_t low, high;  // the seed's halves
+    Seed seed;
     uint32_t threshold;
     float scale;
 };
-
-template <class T>
-SDST_INLINE Words numbers(const Dropout<T>& d, int64_t first) {
-    const Words step{0, 1, 2, 3, 4, 5, 6, 7};
-    Words x = (step + static_cast<uint32_t>(first)) * 0x9e3779b1u + d.low;
-    x = (x ^ x >> 16) * 0x7feb352du;
-    x ^= d.high;
-    x = (x ^ x >> 15) * 0x846ca68bu;
-    return x ^ x >> 16;
-}
 
 // A task is a register of elements.
 template <class T>
@@ -35,7 +26,7 @@ SDST_INLINE void run(const Dropout<T>& d, int64_t begin, int64_t end) {
     for (int64_t i = 8 * begin; i < 8 * end; i += 8) {
         const int64_t count = std::min<int64_t>(d.count - i, 8);
         const Lanes x = count == 8 ? widen(d.x + i) : widen(d.x + i, count);
-        const Words kept = reinterpret_cast<Words>(numbers(d, i) >= d.threshold);
+        const Words kept = reinterpret_cast<Words>(numbers(d.seed, i) >= d.threshold);
         const Lanes out = reinterpret_cast<Lanes>(reinterpret_cast<Words>(d.scale * x) & kept);
         if (count == 8)
             narrow(out, d.out + i);
@@ -58,8 +49,7 @@ void run_all(const void* x, const int64_t* seed, void* out, int64_t count, int64
     const Dropout<T> dropout{static_cast<const T*>(x),
                              static_cast<T*>(out),
                              count,
-                             static_cast<uint32_t>(*seed),
-                             static_cast<uint32_t>(*seed >> 32),
+                             Seed(*seed),
                              static_cast<uint32_t>(threshold),
                              scale};
     constexpr int64_t grain = 4096;  // worth a thread of its own

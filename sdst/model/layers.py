@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdst.kernels import cross_attention, dense_attention, dropout
+from sdst.kernels import cross_attention, dense_attention, dropout, residual_norm
 
 KeysValues = list[tuple[Tensor, Tensor]]  # of every step, each [B, N, H, F/H]
 
@@ -92,31 +92,22 @@ class Dropout(nn.Module):
         return dropout(x, self.rate) if self.training and self.rate > 0 else x
 
 
-class DropPath(nn.Module):
-    """Skip a residual branch for a random part of the samples (stochastic depth)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return branch
-        kept = torch.empty_like(branch[:, :1, :1]).bernoulli_(1 - self.rate)
-        return branch * (kept / (1 - self.rate))
-
-
 class Residual(nn.Module):
-    """Post-norm residual: LN(x + DropPath(Dropout(branch)))  [D: R2-Tuning]."""
+    """Post-norm residual: LN(x + DropPath(Dropout(branch)))  [D: R2-Tuning].
+
+    DropPath skips the branch for a random part of the samples (stochastic depth). Both drop in
+    training only.
+    """
 
     def __init__(self, width: int, dropout: float, drop_path: float) -> None:
         super().__init__()
-        self.dropout = Dropout(dropout)
-        self.drop_path = DropPath(drop_path)
+        self.dropout, self.drop_path = dropout, drop_path
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        return self.norm(x + self.drop_path(self.dropout(branch)))
+        """x and branch [B, N, F] -> [B, N, F]."""
+        rates = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
+        return residual_norm(x, branch, self.norm.weight, self.norm.bias, *rates)
 
 
 class Projection(nn.Sequential):

@@ -22,6 +22,7 @@ from tests.kernels import test_deformable_attention as deformable
 from tests.kernels import test_gathered_attention as gathered
 from tests.kernels import test_mark_saliency as marking
 from tests.kernels import test_pool_tokens as pooling
+from tests.kernels import test_residual_norm as residuals
 from tests.kernels import test_select_tokens as selection
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -526,3 +527,64 @@ class TestMarkSaliency:
     def check(self, inputs: marking.Inputs) -> None:
         inputs = tuple(x if x is None else x.to(DEVICE) for x in inputs)
         marking.assert_as_exact_as_the_reference(inputs, marking.run("triton", inputs))
+
+
+class TestResidualNorm:
+    @pytest.mark.parametrize("rates", residuals.RATES)
+    def test_forward_and_backward(self, rates: residuals.Rates) -> None:
+        self.check(residuals.make_inputs(), rates)
+
+    @pytest.mark.parametrize(
+        "dtypes",
+        [
+            (torch.float32, torch.bfloat16),
+            (torch.bfloat16, torch.bfloat16),
+            (torch.float16, torch.float32),
+        ],
+    )
+    def test_dtypes_of_autocast(self, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+        self.check(residuals.make_inputs(dtypes=dtypes), (0.3, 0.4))
+
+    def test_a_model_in_half_precision(self) -> None:
+        inputs = tuple(x.bfloat16() for x in residuals.make_inputs())
+        self.check(inputs, residuals.NONE)
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1), (70, 16, 2), (3, 300, 1)])
+    def test_odd_sizes_and_more_than_one_program(self, shape: tuple[int, int, int]) -> None:
+        self.check(residuals.make_inputs(*shape), (0.3, 0.4))
+
+    def test_views_and_expanded_inputs(self) -> None:
+        x, *others = residuals.make_inputs()
+        padded = torch.full((4, 9, 19), torch.nan)
+        padded[:, :7] = x
+        for stream in (padded[:, :7], x[:1].expand_as(x), x.mT.contiguous().mT):
+            self.check((stream, *others), (0.3, 0.4))
+
+    def test_what_is_dropped_does_not_show(self) -> None:
+        x, branch, *affine = residuals.make_inputs()
+        clean = self.run((x, branch, *affine), (0.5, 0.5))
+        dropped = (clean[2] == 0).cpu()
+        garbage = branch.masked_fill(dropped, torch.nan)
+        assert dropped.any()
+        found = self.run((x, garbage, *affine), (0.5, 0.5))
+        assert all(map(torch.equal, found, clean))
+
+    @pytest.mark.parametrize("shape", [(0, 19, 4), (7, 19, 0)])
+    def test_no_rows(self, shape: tuple[int, int, int]) -> None:
+        out, *_, weight, bias = self.run(residuals.make_inputs(*shape), (0.3, 0.4))
+        assert out.numel() == 0
+        assert not weight.any()
+        assert not bias.any()
+
+    def test_the_registered_op_is_sound(self) -> None:
+        leaves = [x.requires_grad_() for x in on_device(*residuals.make_inputs())]
+        op = torch.ops.sdst.residual_norm_forward.default
+        torch.library.opcheck(op, (*leaves, *on_device(torch.tensor(7)), 0.3, 0.4))
+
+    def check(self, inputs: residuals.Inputs, rates: residuals.Rates) -> None:
+        inputs = tuple(on_device(*inputs))
+        found = residuals.run("triton", inputs, rates)
+        residuals.assert_as_exact_as_the_reference(inputs, found, rates)
+
+    def run(self, inputs: residuals.Inputs, rates: residuals.Rates) -> list[Tensor]:
+        return residuals.run("triton", tuple(on_device(*inputs)), rates)
