@@ -18,25 +18,22 @@ to the sentence exceeds the rest of the video, and there is no presence.
 from __future__ import annotations
 
 import argparse
-import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdst.config import BACKBONES, PRECISIONS
 from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import FRAME_RATE, as_spelled, is_picture_folder, is_url
 from sdst.errors import InputError, run
+from sdst.grounding.answerer import add_answerer, check_answerer, open_answerer
 from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.export import FORMATS, Moment, check_export_name, export
 from sdst.grounding.export.clips import cut_all
 from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
-from sdst.hub import DEMO_MODEL
 from sdst.indexing.clip_index import CANDIDATES, ClipIndex
 from sdst.options import OneLineParser
 from sdst.publish import replace_text
@@ -46,43 +43,14 @@ from sdst.verbosity import add_verbosity
 if TYPE_CHECKING:
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
-logger = logging.getLogger("sdst.ground")  # also where it is run as `python -m`
-
 PIPE = Path("-")
-CLIP_LENGTH = 2.0  # seconds, of --zero-shot
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = OneLineParser("python -m sdst.ground", __doc__)
 
-    answers = parser.add_argument_group("what answers")
-    one = answers.add_mutually_exclusive_group()
-    one.add_argument(
-        "--checkpoint",
-        metavar="MODEL",
-        help="a training run's folder, its model/, ORG/REPO of a hub, or a packaged model "
-        f"(default: {DEMO_MODEL})",
-    )
-    one.add_argument("--zero-shot", action="store_true", help="the frozen backbone alone")
-    add = answers.add_argument
-    add(
-        "--backbone",
-        metavar="NAME",
-        help=f"with --zero-shot, or where a checkpoint needs one: {BACKBONES}",
-    )
-    add(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        help="with --checkpoint, of the side-tuner's matrix multiplies (default: fp32); bf16 is "
-        "about twice as fast on a CPU with native bf16, auto is bf16 where it is native",
-    )
-    add(
-        "--clip-length",
-        type=float,
-        metavar="S",
-        help=f"with --zero-shot, seconds (default: {CLIP_LENGTH:g})",
-    )
+    add_answerer(parser)
 
     where = parser.add_argument_group("where to look")
     one = where.add_mutually_exclusive_group()
@@ -140,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
     corpus = _open_corpus(options)
-    grounder = _open_grounder(options)
+    grounder = open_answerer(options)
     _report_unread(grounder, options.query)
     if corpus is not None:
         return _search(grounder, corpus, options)
@@ -218,17 +186,6 @@ def _open_corpus(options: argparse.Namespace) -> Corpus | ClipIndex | None:
     return corpus
 
 
-def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
-    logger.info("loading %s", options.backbone if options.zero_shot else options.checkpoint)
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
-
-    if options.zero_shot:
-        return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)
-    precision = options.precision or "fp32"
-    checkpoint = DEMO_MODEL if options.checkpoint is None else options.checkpoint
-    return Grounder(checkpoint, backbone=options.backbone, precision=precision)
-
-
 def _report_unread(grounder: Grounder | ZeroShotGrounder, queries: list[str]) -> None:
     from sdst.backbones.text_length import describe_unread
 
@@ -239,10 +196,9 @@ def _report_unread(grounder: Grounder | ZeroShotGrounder, queries: list[str]) ->
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
     _check_places(options)
-    if options.zero_shot:
-        _check_zero_shot(options)
-    elif options.clip_length is not None:
-        raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
+    check_answerer(options)
+    if options.zero_shot and options.min_presence:
+        raise InputError("--min-presence goes with --checkpoint; a backbone alone knows none")
     if not options.query:
         raise InputError("no query given; give --query TEXT or --queries FILE")
     as_queries(options.query)
@@ -282,17 +238,6 @@ def _check_places(options: argparse.Namespace) -> None:
     for name in ("where", "candidates"):
         if getattr(options, name) is not None and options.index is None:
             raise InputError(f"--{name} goes with --index")
-
-
-def _check_zero_shot(options: argparse.Namespace) -> None:
-    if options.backbone is None:
-        raise InputError(f"--zero-shot needs --backbone NAME: {BACKBONES}")
-    if options.min_presence:
-        raise InputError("--min-presence goes with --checkpoint; a backbone alone knows none")
-    if options.precision is not None:
-        raise InputError("--precision goes with --checkpoint; a backbone's follows its name")
-    if options.clip_length is not None and not 0 < options.clip_length < math.inf:
-        raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
 
 
 def _video(text: str) -> str | Path:

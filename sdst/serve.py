@@ -1,7 +1,7 @@
 """Serve a library of videos: a page to ask them in a browser, and the same as a REST interface.
 
-python -m sdst.serve --checkpoint DIR                       on http://127.0.0.1:8321
-python -m sdst.serve --checkpoint DIR --videos FOLDER       with videos that are there already
+python -m sdst.serve                                        the demo's model, on port 8321
+python -m sdst.serve --checkpoint MODEL --videos FOLDER     with videos that are there already
 python -m sdst.serve --zero-shot --backbone NAME            with nothing trained
 
 Videos are uploaded in the page and kept in the library's folder. Whoever reaches the server may
@@ -11,33 +11,23 @@ use it, unless it has a token: in $SDST_TOKEN, or in a file.
 from __future__ import annotations
 
 import argparse
-import logging
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sdst.config import BACKBONES, PRECISIONS
 from sdst.data.video_files import by_relative_path, list_videos
 from sdst.errors import InputError, run
+from sdst.grounding.answerer import add_answerer, check_answerer, name_of, open_answerer
 from sdst.memory import parse_bytes
 from sdst.options import OneLineParser
 from sdst.text import read_lines
 from sdst.verbosity import add_verbosity
 
-# What needs PyTorch is imported by `main`: options are checked without waiting for it.
-if TYPE_CHECKING:
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
-
-logger = logging.getLogger(__name__)
-
 PORT = 8321
 TOKEN = "SDST_TOKEN"
 SHORTEST_TOKEN = 16  # characters
-CLIP_LENGTH = 2.0  # seconds, of --zero-shot
 NEEDED = {"fastapi": "FastAPI", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 
 
@@ -46,27 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser("python -m sdst.serve", __doc__)
     add_verbosity(parser)
 
-    answers = parser.add_argument_group("what answers")
-    one = answers.add_mutually_exclusive_group()
-    one.add_argument("--checkpoint", type=Path, metavar="DIR", help="a training run's folder")
-    one.add_argument("--zero-shot", action="store_true", help="the frozen backbone alone")
-    add = answers.add_argument
-    add(
-        "--backbone",
-        metavar="NAME",
-        help=f"with --zero-shot, or where a checkpoint needs one: {BACKBONES}",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        help="with --checkpoint, of the side-tuner's matrix multiplies (default: fp32)",
-    )
-    add(
-        "--clip-length",
-        type=float,
-        metavar="S",
-        help=f"with --zero-shot, seconds (default: {CLIP_LENGTH:g})",
-    )
+    add_answerer(parser)
 
     library = parser.add_argument_group("what is served")
     add = library.add_argument
@@ -130,7 +100,7 @@ def _serve(
     from sdst.serving.service import Service
 
     library = Library(options.library, files, max_bytes)
-    service = Service(_open_grounder(options), library, str(options.checkpoint or options.backbone))
+    service = Service(open_answerer(options), library, name_of(options))
     videos = f"{len(library):,} video{'' if len(library) == 1 else 's'}"
     print(
         f"{url_of(bound)} answers with {service.model}; {videos}, uploads go to {options.library}; "
@@ -142,28 +112,9 @@ def _serve(
     return 0
 
 
-def _open_grounder(options: argparse.Namespace) -> Grounder | ZeroShotGrounder:
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
-
-    logger.info("loading %s", options.backbone if options.zero_shot else options.checkpoint)
-    if options.zero_shot:
-        return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)
-    precision = options.precision or "fp32"
-    return Grounder(options.checkpoint, backbone=options.backbone, precision=precision)
-
-
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together before anything is loaded."""
-    if not options.zero_shot and options.checkpoint is None:
-        raise InputError("give either --checkpoint DIR or --zero-shot")
-    if options.zero_shot and options.backbone is None:
-        raise InputError(f"--zero-shot needs --backbone NAME: {BACKBONES}")
-    if options.zero_shot and options.precision is not None:
-        raise InputError("--precision goes with --checkpoint; a backbone's follows its name")
-    if not options.zero_shot and options.clip_length is not None:
-        raise InputError("--clip-length goes with --zero-shot; a checkpoint knows its own")
-    if options.clip_length is not None and not 0 < options.clip_length < math.inf:
-        raise InputError(f"--clip-length {options.clip_length:g}: expected seconds above 0")
+    check_answerer(options)
     if not 0 <= options.port < 2**16:
         raise InputError(f"--port {options.port}: expected 0 to 65535")
     if options.library.exists() and not options.library.is_dir():

@@ -250,11 +250,11 @@ def test_not_one_readable_video_is_an_error(tmp_path) -> None:
 
 def test_the_one_who_waits_tells_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(shards, "SILENCE_SECONDS", 0)
-    (tmp_path / "0.json").write_text('{"task": {"videos": ["a"]}}')
-    (tmp_path / "1.json").write_text('{"task": {"videos": ["of a run before"]}}')
+    (tmp_path / "0.json").write_text('{"task": {"videos": ["a"]}, "skipped": []}')
+    (tmp_path / "1.json").write_text('{"task": {"videos": ["of a run before"]}, "skipped": []}')
 
     def appear(seconds: float) -> None:
-        (tmp_path / "1.json").write_text('{"task": {"videos": ["b"]}}')
+        (tmp_path / "1.json").write_text('{"task": {"videos": ["b"]}, "skipped": []}')
 
     monkeypatch.setattr(shards.time, "sleep", appear)
     shards._wait_for_all(tmp_path, [{"videos": ["a"]}, {"videos": ["b"]}])

@@ -123,7 +123,7 @@ def test_a_model_of_the_demo_says_so_once_about_other_videos(grounder, film, tmp
     assert not caplog.records
     grounder.ground(film, QUERIES)
     grounder.ground(film, QUERIES)
-    assert [record.message.count("trained on the demo") for record in caplog.records] == [1]
+    assert [record.message.count("a model of the demo") for record in caplog.records] == [1]
 
 
 def test_a_top_below_one_is_refused(grounder, film):

@@ -29,6 +29,9 @@ def browser() -> Iterator[Browser]:
     if found is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     expect.set_options(timeout=PATIENCE)
+    # Node's kernel thread for files never gets its turn where this process has one core and is
+    # preferred: the driver would wait forever.
+    os.environ.setdefault("UV_USE_IO_URING", "0")
     with sync_api.sync_playwright() as playwright:
         # As root a browser starts without its sandbox only.
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []
