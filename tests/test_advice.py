@@ -35,13 +35,13 @@ SHARED = {
     "grounding/grounder": {"ground"},
     "grounding/queries": {"ground"},
     "grounding/search": {"extract"},  # which its message is a command of
-    "hub": {"ground", "serve"},
+    "hub": {"train"},  # whose folders it names
     "indexing/build": {"index"},
     "indexing/clip_index": {"ground"},
     "indexing/metadata": {"index"},
     "key_help": {"train"},
     "options": set(VERBS),
-    "pretrained/folder": {"train"},  # whose folders it names
+    "pretrained/folder": {"train"},
     "renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,

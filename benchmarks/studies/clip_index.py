@@ -151,7 +151,7 @@ def faiss_hnsw(folder: Path, vectors: np.ndarray) -> Search:
 
 
 def _faiss(folder: Path, vectors: np.ndarray, factory: str, setting: str) -> Search:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports], which may be absent
 
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[:: max(1, len(vectors) // (64 * int(len(vectors) ** 0.5)))])
@@ -162,7 +162,7 @@ def _faiss(folder: Path, vectors: np.ndarray, factory: str, setting: str) -> Sea
 
 
 def usearch_hnsw(folder: Path, vectors: np.ndarray) -> Search:
-    from usearch.index import Index
+    from usearch.index import Index  # pyright: ignore[reportMissingImports], likewise
 
     index = Index(
         ndim=vectors.shape[1],
@@ -178,7 +178,7 @@ def usearch_hnsw(folder: Path, vectors: np.ndarray) -> Search:
 
 
 def milvus_lite(folder: Path, vectors: np.ndarray) -> Search:
-    from pymilvus import MilvusClient
+    from pymilvus import MilvusClient  # pyright: ignore[reportMissingImports], likewise
 
     client = MilvusClient(str(folder / "index.db"))
     client.create_collection("clips", dimension=vectors.shape[1], metric_type="COSINE")

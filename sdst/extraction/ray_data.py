@@ -54,8 +54,8 @@ class RayEngine:
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
         try:
-            import ray
-            import ray.data
+            import ray  # pyright: ignore[reportMissingImports], which may be absent
+            import ray.data  # pyright: ignore[reportMissingImports], likewise
         except ImportError:
             raise InputError(UNINSTALLED) from None
         if not ray.is_initialized():

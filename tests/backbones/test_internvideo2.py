@@ -418,7 +418,7 @@ def test_missing_files_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
     "sizes",
     [
-        *("[", "[" * 9999, "[1]", '{"hight": 1}', '{"depth": "40"}', '{"width": 1e9}'),
+        *("[", "[" * 9999, "[1]", '{"tallness": 1}', '{"depth": "40"}', '{"width": 1e9}'),
         *('{"width": -1}', '{"heads": 7}', '{"patch_size": 65536}', '{"text_heads": 3}'),
     ],
 )
