@@ -46,7 +46,6 @@ CANNOT_RUN = {
     "python -m sdst.evaluate --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
     "python -m sdst.train --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
-    "python -m sdst.train --train.compile": "is for GPUs",
     "python -m benchmarks": "needs the checkout, and hours",
 }
 # What the pages themselves offer to make a command smaller.

@@ -227,7 +227,7 @@ FAULTS = {
         {"--video": "."},
         "is a folder; expected a video file, or search",
     ),
-    "checkpoint": ({"--checkpoint": "nowhere"}, "checkpoint nowhere: config.yaml not found"),
+    "checkpoint": ({"--checkpoint": "nowhere"}, "checkpoint nowhere: no such folder"),
     "json folder": ({"--json": "nowhere/out.json"}, "no such folder nowhere"),
     "plot folder": ({"--plot": "nowhere/out.png"}, "no such folder nowhere"),
     "plot format": ({"--plot": "out.xyz"}, "no picture format"),

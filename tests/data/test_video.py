@@ -498,7 +498,7 @@ def test_numbered_pictures_are_refused(tmp_path: Path):
     refused(tmp_path / "%03d.png", "not a readable video")
 
 
-@pytest.mark.parametrize("name", ["concat:a.mp4|a.mp4", "http://localhost/a.mp4", "pipe:0"])
+@pytest.mark.parametrize("name", ["concat:a.mp4|a.mp4", "file:a.mp4", "pipe:0"])
 def test_names_of_protocols_are_names_of_files(clock, tmp_path: Path, monkeypatch, name: str):
     (tmp_path / "a.mp4").write_bytes(clock.read_bytes())
     monkeypatch.chdir(tmp_path)

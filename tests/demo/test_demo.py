@@ -129,7 +129,7 @@ def test_an_interrupted_render_leaves_nothing(
         yield None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "tqdm", interrupted)
+    monkeypatch.setattr(demo, "progress_bar", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_demo(tmp_path / "demo", TINY, threads=1)
     assert list(tmp_path.iterdir()) == []
