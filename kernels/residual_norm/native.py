@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sdst.kernels import library
+from sdst.kernels.residual_norm.reference import dropping
 
 BLOCK = 64  # rows of a partial sum of the backward pass
 
@@ -45,7 +46,7 @@ def forward(
     _forward(
         *library.pointers(stream, added, gain, shift, seed, out, mean, scale),
         *(batch, apart, length, width),
-        *_dropping(dropout, drop_path),
+        *dropping(dropout, drop_path),
         *(library.TYPES[x.dtype], library.TYPES[branch.dtype], torch.get_num_threads()),
     )
     return out, mean, scale
@@ -73,14 +74,7 @@ def backward(
         *library.pointers(upstream, stream, added, gain, mean, scale, seed),
         *library.pointers(grad_x, grad_branch, partial, sums),
         *(batch, apart, length, width, BLOCK),
-        *_dropping(dropout, drop_path),
+        *dropping(dropout, drop_path),
         *(library.TYPES[x.dtype], library.TYPES[branch.dtype], torch.get_num_threads()),
     )
     return grad_x, grad_branch, sums
-
-
-def _dropping(dropout: float, drop_path: float) -> tuple[int, int, float]:
-    """Both rates in 2^-32, below which an element's or a sample's number drops it, and what is
-    kept is multiplied by."""
-    kept = (1 - dropout) * (1 - drop_path)
-    return int(dropout * 2**32), int(drop_path * 2**32), 1 / kept

@@ -41,3 +41,10 @@ def exchanged(seed: Tensor) -> Tensor:
 def result_dtype(x: Tensor, branch: Tensor, weight: Tensor) -> torch.dtype:
     """Of the result: the widest one's."""
     return torch.promote_types(torch.promote_types(x.dtype, branch.dtype), weight.dtype)
+
+
+def dropping(dropout: float, drop_path: float) -> tuple[int, int, float]:
+    """Both rates in 2^-32, below which an element's or a sample's number drops it, and what is
+    kept is multiplied by. For kernels."""
+    kept = (1 - dropout) * (1 - drop_path)
+    return int(dropout * 2**32), int(drop_path * 2**32), 1 / kept

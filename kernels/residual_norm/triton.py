@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdst.kernels import triton_support
 from sdst.kernels.pyramid_triton import readable
-from sdst.kernels.residual_norm.reference import EPSILON, result_dtype
+from sdst.kernels.residual_norm.reference import EPSILON, dropping, result_dtype
 
 WARPS = 4
 TILE = 2048  # numbers of a block in registers at a time
@@ -174,7 +174,7 @@ def forward(
         (triton.cdiv(batch * length, blocks["BT"]),),
         *(x, branch, weight.contiguous(), bias.contiguous(), seed, out, mean, scale),
         *(x.stride(0), batch * length, length, width),
-        *_dropping(dropout, drop_path),
+        *dropping(dropout, drop_path),
         EPSILON=EPSILON,
         **blocks,
     )
@@ -204,17 +204,11 @@ def backward(
         *(grad.contiguous(), x, branch, weight.contiguous(), mean, scale, seed),
         *(grad_x, grad_branch, sums),
         *(x.stride(0), batch * length, length, width),
-        *_dropping(dropout, drop_path),
+        *dropping(dropout, drop_path),
         BN=STRETCH,
         **_blocks(width),
     )
     return grad_x, grad_branch, sums.sum(0).to(weight.dtype)
-
-
-def _dropping(dropout: float, drop_path: float) -> tuple[int, int, float]:
-    """Both rates in 2^-32, and what is kept is multiplied by."""
-    kept = (1 - dropout) * (1 - drop_path)
-    return int(dropout * 2**32), int(drop_path * 2**32), 1 / kept
 
 
 def _blocks(width: int) -> dict[str, int]:
