@@ -17,7 +17,8 @@ import pytest
 from sdst.__main__ import VERBS
 
 ROOT = Path(__file__).parents[1]
-DATA = ("*.yaml", "*.json", "*.safetensors", "*.gz", "*.md", "py.typed")
+PAGE = ("*.html", "*.css", "*.js", "*.svg")
+DATA = ("*.yaml", "*.json", "*.safetensors", "*.gz", "*.md", "py.typed", *PAGE)
 pytestmark = pytest.mark.slow
 
 RENDER = """
