@@ -41,7 +41,7 @@ def load_checkpoint(
         InputError: it is no model, or its parts do not belong together.
     """
     folder = find_model(checkpoint)
-    is_run = (folder / RUN_CONFIG).is_file()
+    is_run = any((folder / name).is_file() for name in (RUN_CONFIG, RUN_FEATURES))
     weights = folder / RUN_MODEL if is_run else folder
     _check_parts(folder, weights, is_run)
     description = describe_run(folder, overrides) if is_run else _read(folder, overrides)
@@ -120,8 +120,9 @@ def _content(file: Path) -> dict:
 
 def _check_parts(folder: Path, weights: Path, is_run: bool) -> None:
     """Refuse a folder that lacks a part, by the part's name."""
-    own = folder / RUN_FEATURES if is_run else folder / DESCRIPTION_FILE
-    for part in (own, weights / CONFIG_FILE, weights / WEIGHTS_FILE):
+    own = (RUN_CONFIG, RUN_FEATURES) if is_run else (DESCRIPTION_FILE,)
+    parts = (*(folder / name for name in own), weights / CONFIG_FILE, weights / WEIGHTS_FILE)
+    for part in parts:
         if not part.is_file():
             raise InputError(
                 f"checkpoint {folder}: {part.relative_to(folder)} not found; expected the --output "
