@@ -114,7 +114,8 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training queries.
-        init: folder of another run, whose weights are the first ones here where name and shape fit.
+        init: another model, by its folder or name as `sdst ground` takes it; its weights are the
+            first ones here where name and shape fit.
         batch_size: queries per optimiser step, over all processes and accumulation steps.
         accumulation: forward/backward passes that one optimiser step is split into.
         lr: peak learning rate of AdamW.

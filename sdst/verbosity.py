@@ -59,7 +59,8 @@ def talk() -> Iterator[None]:
         yield
     finally:
         _logger.removeHandler(handler)
-        _logger.level, _logger.propagate = before
+        level, _logger.propagate = before
+        _logger.setLevel(level)  # which also drops what loggers below remember of it
 
 
 class _AboveBars(logging.Handler):

@@ -100,6 +100,18 @@ def features_of_run(folder: Path) -> dict:
     return read_sealed(folder / RUN_FEATURES, TAKE_A_COPY)
 
 
+def features_of(folder: Path) -> dict | None:
+    """What decides the features that a run's or a model's folder was trained on, if it says so.
+
+    Raises:
+        InputError: the file that says so is damaged.
+    """
+    if (folder / RUN_FEATURES).is_file():
+        return features_of_run(folder)
+    described = folder / DESCRIPTION_FILE
+    return _content(described)["features"] if described.is_file() else None
+
+
 def _read(folder: Path, overrides: Sequence[str]) -> Description:
     file = folder / DESCRIPTION_FILE
     content = _content(file)

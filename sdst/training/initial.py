@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sdst.errors import InputError
+from sdst.hub import find_model
 from sdst.model import SDST
 from sdst.model.tuner import WEIGHTS_FILE
-from sdst.pretrained.folder import RUN_FEATURES, RUN_MODEL, features_of_run
+from sdst.pretrained.folder import RUN_MODEL, features_of
 from sdst.sealed import load_tensors
 
 
@@ -48,7 +49,7 @@ class Start:
         unused: theirs, which this model has not.
     """
 
-    source: Path
+    source: str
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
@@ -65,16 +66,16 @@ class Start:
 
 
 @torch.no_grad()
-def start_from(model: SDST, checkpoint: Path) -> Start:
+def start_from(model: SDST, checkpoint: str) -> Start:
     """Copy the weights of a checkpoint into `model` where name and shape fit.
 
     Args:
-        checkpoint: a run's folder, or the `model` folder in it.
+        checkpoint: a folder or a name, as `sdst.hub.find_model` takes it.
 
     Raises:
         InputError: there are no weights, they are damaged, or no matrix fits.
     """
-    theirs, _ = load_tensors(weights_file(checkpoint), "take it from a copy, or train it again")
+    theirs, _ = load_tensors(_weights_file(checkpoint), "take it from a copy, or train it again")
     start, ours = Start(checkpoint), model.state_dict()
     for name, weight in ours.items():
         if name not in theirs:
@@ -99,31 +100,25 @@ def start_from(model: SDST, checkpoint: Path) -> Start:
     return start
 
 
-def weights_file(checkpoint: Path) -> Path:
-    """The weights in a run's folder, or in its `model` folder.
+def other_features(checkpoint: str, meta: dict) -> str | None:
+    """What to say where a checkpoint was trained on features of another backbone; else None."""
+    theirs = features_of(find_model(checkpoint))
+    if theirs is None or theirs.get("fingerprint") == meta.get("fingerprint"):
+        return None
+    return (
+        f"{checkpoint} was trained on the features of another backbone: what it knows of their "
+        "values does not carry over"
+    )
 
-    Raises:
-        InputError: there are none.
-    """
-    for file in (checkpoint / RUN_MODEL / WEIGHTS_FILE, checkpoint / WEIGHTS_FILE):
+
+def _weights_file(checkpoint: str) -> Path:
+    folder = find_model(checkpoint)
+    for file in (folder / RUN_MODEL / WEIGHTS_FILE, folder / WEIGHTS_FILE):
         if file.is_file():
             return file
     raise InputError(
         f"train.init {checkpoint}: {WEIGHTS_FILE} not found; expected the --output folder of a "
         "training run, or the model folder in it"
-    )
-
-
-def other_features(checkpoint: Path, meta: dict) -> str | None:
-    """What to say where a checkpoint was trained on features of another backbone; else None."""
-    if not (checkpoint / RUN_FEATURES).is_file():
-        return None
-    theirs = features_of_run(checkpoint)
-    if theirs.get("fingerprint") == meta.get("fingerprint"):
-        return None
-    return (
-        f"{checkpoint} was trained on the features of another backbone: what it knows of their "
-        "values does not carry over"
     )
 
 

@@ -75,7 +75,7 @@ class Trainer:
         padding = multiples(config.data, in_graphs=capture is not None)
         loader = make_loader(self.dataset, config, accelerator.num_processes, padding)
         model = model_class(config.model)
-        self.start = start_from(model, Path(config.train.init)) if config.train.init else None
+        self.start = start_from(model, config.train.init) if config.train.init else None
         optimizer = make_optimizer(model, config.train)
         # Batches are moved where a step needs them, perhaps into the buffers of a graph.
         self.model, self.optimizer, self.loader = accelerator.prepare(

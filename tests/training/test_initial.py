@@ -10,6 +10,7 @@ import torch
 
 from sdst.errors import InputError
 from sdst.model import SDST, ModelConfig
+from sdst.pretrained.folder import load_checkpoint
 from sdst.train import main
 from sdst.training.initial import other_features, start_from
 
@@ -30,7 +31,7 @@ def fresh(**changes: object) -> SDST:
 
 def test_equal_models_take_everything(tmp_path: Path) -> None:
     theirs, ours = saved(tmp_path), fresh()
-    start = start_from(ours, tmp_path)
+    start = start_from(ours, str(tmp_path))
     weights = ours.state_dict()
     assert all(weights[name].equal(value) for name, value in theirs.state_dict().items())
     assert len(start.loaded) == len(weights)
@@ -41,7 +42,7 @@ def test_equal_models_take_everything(tmp_path: Path) -> None:
 def test_queries_are_taken_in_another_number(tmp_path: Path, queries: int) -> None:
     theirs, ours = saved(tmp_path), fresh(queries=queries)
     drawn = ours.state_dict()["queries.embedding"].clone()
-    start_from(ours, tmp_path)
+    start_from(ours, str(tmp_path))
     both = min(queries, CONFIG.queries)
     taken = ours.state_dict()["queries.embedding"]
     assert taken[:both].equal(theirs.state_dict()["queries.embedding"][:both])
@@ -55,7 +56,7 @@ def test_layers_are_counted_from_the_deepest(tmp_path: Path, layers: int) -> Non
         theirs.fusion.copy_(torch.tensor([1.0, 2.0, 3.0]))
     theirs.save_pretrained(tmp_path)
     ours = fresh(layers=layers)
-    start_from(ours, tmp_path)
+    start_from(ours, str(tmp_path))
     both = min(layers, CONFIG.layers)
     assert ours.fusion[-both:].tolist() == [1.0, 2.0, 3.0][-both:]
 
@@ -64,7 +65,7 @@ def test_what_does_not_fit_is_left_and_named(tmp_path: Path) -> None:
     saved(tmp_path)
     ours = fresh(video_width=20, reads="saliency")
     drawn = {name: value.clone() for name, value in ours.state_dict().items()}
-    start = start_from(ours, tmp_path)
+    start = start_from(ours, str(tmp_path))
     name = "visual_projection.2.weight"
     assert ours.state_dict()[name].equal(drawn[name])
     assert f"{name} 32 x 16 there, 32 x 20 here" in start.misfits
@@ -76,15 +77,17 @@ def test_a_model_of_another_width_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     ours = SDST(ModelConfig(layers=2, video_width=9, text_width=7, width=64, heads=4, queries=3))
     with pytest.raises(InputError, match=r"none of its matrices.*model\.width"):
-        start_from(ours, tmp_path)
+        start_from(ours, str(tmp_path))
 
 
 def test_a_folder_without_weights_is_refused_before_anything_is_touched(
     tiny_options: list[str], tmp_path: Path
 ) -> None:
     output = ["--output", str(tmp_path / "run")]
-    with pytest.raises(InputError, match=r"train\.init .*nowhere: model\.safetensors not found"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder"):
         main([*output, *tiny_options, "--train.init", str(tmp_path / "nowhere")])
+    with pytest.raises(InputError, match=r"train\.init .*: model\.safetensors not found"):
+        main([*output, *tiny_options, "--train.init", str(tmp_path)])
     assert not (tmp_path / "run").exists()
 
 
@@ -95,7 +98,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     content[-5] ^= 1
     file.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
-        start_from(fresh(), tmp_path)
+        start_from(fresh(), str(tmp_path))
 
 
 def test_training_starts_where_the_other_run_ended(
@@ -115,5 +118,14 @@ def test_training_starts_where_the_other_run_ended(
 def test_features_of_another_backbone_are_said(tiny_options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     main(["--output", str(run), *tiny_options, "--train.epochs", "1"])
-    assert other_features(run, {"fingerprint": "x"})
-    assert other_features(tmp_path, {"fingerprint": "x"}) is None  # a model folder does not know
+    assert other_features(str(run), {"fingerprint": "x"})
+    assert other_features(str(tmp_path), {"fingerprint": "x"}) is None  # which has none of them
+
+
+def test_a_packaged_model_is_a_start_by_its_name() -> None:
+    description, theirs = load_checkpoint("demo")
+    ours = SDST(description.config.model)
+    start_from(ours, "demo")
+    assert all(ours.state_dict()[name].equal(value) for name, value in theirs.state_dict().items())
+    assert other_features("demo", description.features) is None
+    assert other_features("demo", {"fingerprint": "x"})
