@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from benchmarks.measuring.interleave import interleave, ratio
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.sources.dataset import Data, open_data
+from sdst.training.run_folder import RunFolder
 from sdst.training.trainer import Trainer, make_accelerator, make_loader
 
 VIDEOS = {"train": 200, "val": 8}

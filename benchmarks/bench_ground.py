@@ -20,13 +20,13 @@ import torch
 from benchmarks.measuring.interleave import interleave, ratio
 from sdst import SDST, Grounder
 from sdst.backbones import FrameFeatures, TextFeatures
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.demo.render import FPS, FRAME_SIZE, encode
 from sdst.grounding.answers import Grounding
 from sdst.grounding.search import Found
+from sdst.training.run_folder import RunFolder
 
 LAYERS, CLIPS, WIDTH = 4, 75, 768
 CLIP_LENGTH = 2.0

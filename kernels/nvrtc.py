@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from sdst.cache_folder import NoCacheError, cache_dir
+from sdst.files.cache_folder import NoCacheError, cache_dir
 
 logger = logging.getLogger(__name__)
 

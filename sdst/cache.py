@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from sdst.cache_folder import cache_dir
 from sdst.errors import run
+from sdst.files.cache_folder import cache_dir
 from sdst.grounding.cache import LIMIT, entries, folder_size, grounding_cache, limit, trim
 
 

@@ -16,10 +16,10 @@ from jsonargparse import ArgumentParser, Namespace
 from sdst.config_files import checked, config_path, merge, origins, read_layers
 from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError, one_line
+from sdst.files.publish import replace_text
 from sdst.model.config import LossConfig, ModelConfig
-from sdst.publish import replace_text
 from sdst.renames import rename_options
-from sdst.suggest import did_you_mean
+from sdst.terminal.suggest import did_you_mean
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 # Names of backbones, for a message.

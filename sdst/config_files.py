@@ -9,9 +9,9 @@ from typing import NamedTuple
 import yaml
 
 from sdst.errors import InputError, disguise
+from sdst.files.text import is_file_name, read_text
 from sdst.renames import rename_keys
-from sdst.suggest import did_you_mean
-from sdst.text import is_file_name, read_text
+from sdst.terminal.suggest import did_you_mean
 
 PACKAGED = Path(__file__).parent / "configs"
 MOST_BYTES = 2**20  # of a config file

@@ -23,7 +23,7 @@ from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
 from sdst.renames import rename_options
-from sdst.verbosity import add_verbosity, progress_bar
+from sdst.terminal.verbosity import add_verbosity, progress_bar
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:

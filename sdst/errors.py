@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 
-from sdst.output import forgiving_output
-from sdst.verbosity import is_verbose, talk
+from sdst.terminal.output import forgiving_output
+from sdst.terminal.verbosity import is_verbose, talk
 
 NAMED = 10  # faults of many files; the rest is counted
 LONGEST = 2000  # characters of a message, some of which repeat what a file holds

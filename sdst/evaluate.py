@@ -26,11 +26,11 @@ from sdst.evaluation import format_report, read_predictions
 from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
-from sdst.options import OneLineParser
+from sdst.files.publish import replace_text
 from sdst.provenance import titled
-from sdst.publish import replace_text
-from sdst.suggest import did_you_mean
-from sdst.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser
+from sdst.terminal.suggest import did_you_mean
+from sdst.terminal.verbosity import add_verbosity
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from sdst.text import whole_characters
+from sdst.files.text import whole_characters
 
 BASE = "DejaVu Sans"  # comes with matplotlib
 

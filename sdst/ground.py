@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from sdst.data.store.reader import FeatureStore
 from sdst.data.video_files import FRAME_RATE, as_spelled, is_picture_folder, is_url
 from sdst.errors import InputError, run
+from sdst.files.publish import replace_text
 from sdst.grounding.answerer import add_answerer, check_answerer, open_answerer
 from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.export import FORMATS, Moment, check_export_name, export
@@ -35,9 +36,8 @@ from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
 from sdst.indexing.clip_index import CANDIDATES, ClipIndex
-from sdst.options import OneLineParser
-from sdst.publish import replace_text
-from sdst.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser
+from sdst.terminal.verbosity import add_verbosity
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from sdst.importing.library import Library, Video, ids_of
 from sdst.importing.moments import Moments, gather
 from sdst.importing.rows import Doubt, Query, Row
 from sdst.importing.splits import split_queries
-from sdst.options import OneLineParser
+from sdst.terminal.options import OneLineParser
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -22,9 +22,9 @@ from sdst.data.annotations import MAX_RATING, Annotation
 from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 from sdst.evaluation.report import labelled
+from sdst.files.publish import replacing
 from sdst.fonts import drawable, families_for, silent
-from sdst.publish import replacing
-from sdst.times import format_time
+from sdst.terminal.times import format_time
 
 if TYPE_CHECKING:
     from sdst.grounding.grounder import Grounding

@@ -16,12 +16,12 @@ from sdst.config_files import config_path, packaged_configs
 from sdst.errors import naming, run
 from sdst.key_help import HelpAll, common_keys
 from sdst.provenance import titled
-from sdst.verbosity import add_verbosity
+from sdst.terminal.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
-    from sdst.checkpoint import RunFolder
     from sdst.model import SDST
+    from sdst.training.run_folder import RunFolder
     from sdst.training.trainer import Trainer
 
 logger = logging.getLogger("sdst.train")  # also where it is run as `python -m`
@@ -45,8 +45,8 @@ def train(
         zero-shot baseline's (None where the features know none), the run's numbers, and its
         `provenance`.
     """
-    from sdst.checkpoint import RunFolder
     from sdst.model import SDST
+    from sdst.training.run_folder import RunFolder
 
     with closing(RunFolder(output)) as folder, naming(output):
         return _train(config, folder, resume, model_class or SDST)

@@ -21,7 +21,6 @@ TAKE_CONFIG_KEYS = OPEN_DATA
 # Which commands print the messages of a module that several share.
 SHARED = {
     "backbones/openclip_files": {"extract"},  # the one that has both of the options it names
-    "checkpoint": {"train"},
     "data/remote": {"extract", "index"},
     "data/video_files": {"ground", "extract"},
     "demo/__init__": OPEN_DATA,
@@ -35,20 +34,21 @@ SHARED = {
     "grounding/grounder": {"ground"},
     "grounding/queries": {"ground"},
     "grounding/search": {"extract"},  # which its message is a command of
-    "hub": {"train"},  # whose folders it names
+    "hub/models": {"train"},  # whose folders it names
     "indexing/build": {"index"},
     "indexing/clip_index": {"ground"},
     "indexing/metadata": {"index"},
     "key_help": {"train"},
-    "options": set(VERBS),
     "pretrained/folder": {"train"},
     "renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,
+    "terminal/options": set(VERBS),
+    "terminal/verbosity": {"train", "ground", "evaluate", "extract", "convert", "inspect"},
     "training/initial": {"train"},
+    "training/run_folder": {"train"},
     "training/state": {"train"},
     "training/trainer": {"train"},
-    "verbosity": {"train", "ground", "evaluate", "extract", "convert", "inspect"},
 }
 ROOMS = {"importing": {"import"}, "serving": {"serve"}}  # whose messages one command prints
 OTHERS = {  # modules whose strings are no messages of the commands

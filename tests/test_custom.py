@@ -19,7 +19,7 @@ from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction.pipeline import extract_features
-from sdst.sealed import read_sealed, seal
+from sdst.files.sealed import read_sealed, seal
 from sdst.sources import encoded
 from sdst.sources.dataset import open_data
 from tests.videos import cut_in_pictures

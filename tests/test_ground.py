@@ -12,7 +12,6 @@ import av
 import numpy as np
 import pytest
 
-from sdst.checkpoint import RunFolder
 from sdst.errors import InputError, run
 from sdst.ground import main
 from sdst.grounding.answers import Grounding, moments_to_show
@@ -20,7 +19,8 @@ from sdst.grounding.report import as_json, format_found, format_table, found_as_
 from sdst.grounding.search import Found
 from sdst.model.calibration import Calibration, Logistic
 from sdst.pretrained.folder import load_checkpoint
-from sdst.times import format_time
+from sdst.terminal.times import format_time
+from sdst.training.run_folder import RunFolder
 from tests.processor import needs_bf16
 from tests.untrained import QUERIES
 from tests.videos import cut_in_pictures

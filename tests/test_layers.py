@@ -10,6 +10,7 @@ import pytest
 import sdst
 
 ROOT = Path(sdst.__file__).parent
+BASICS = {"files", "hub", "terminal"}  # which all may use, and which know none of the others
 BELOW = {
     "kernels": set(),
     "model": {"kernels"},
@@ -61,12 +62,22 @@ def imported(file: Path) -> set[str]:
     return {module.split(".")[1] for module in modules if module.startswith("sdst.")}
 
 
+def imported_by(package: str) -> set[str]:
+    """Packages of sdst that any file of `package` imports."""
+    found = set().union(*(imported(file) for file in (ROOT / package).rglob("*.py")))
+    return found & (set(BELOW) | BASICS)
+
+
 @pytest.mark.parametrize("package", BELOW)
 def test_a_package_knows_only_those_below_it(package: str) -> None:
-    found = set().union(*(imported(file) for file in (ROOT / package).rglob("*.py")))
-    assert found & set(BELOW) <= {package} | BELOW[package]
+    assert imported_by(package) <= {package} | BELOW[package] | BASICS
+
+
+@pytest.mark.parametrize("package", BASICS)
+def test_the_basics_know_each_other_alone(package: str) -> None:
+    assert imported_by(package) <= BASICS
 
 
 def test_every_package_has_its_place() -> None:
     packages = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
-    assert packages == set(BELOW)
+    assert packages == set(BELOW) | BASICS

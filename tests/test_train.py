@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 
 from sdst import SDST
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.annotations import Annotation, read_annotations, write_annotations
 from sdst.data.store.reader import FeatureStore
@@ -29,6 +28,7 @@ from sdst.model.health import HEALTH, SparseHealth
 from sdst.sources.dataset import open_data
 from sdst.train import main
 from sdst.training import trainer
+from sdst.training.run_folder import RunFolder
 from sdst.training.trainer import batch_loss, make_loader
 
 MODULE = [sys.executable, "-m", "sdst.train"]

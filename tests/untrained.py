@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from sdst.backbones import load_backbone
-from sdst.checkpoint import RunFolder
 from sdst.config import Config, load_config
 from sdst.model import SDST
+from sdst.training.run_folder import RunFolder
 
 QUERIES = ["the red square spins", "a small blue circle moves to the left"]
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_model
 
-from sdst.cache_folder import cache_dir
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.annotations import Annotation
 from sdst.demo import DemoSize, prepare_demo
@@ -22,11 +20,13 @@ from sdst.evaluation import evaluate, read_predictions, write_predictions
 from sdst.evaluation.predict import predict
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
+from sdst.files.cache_folder import cache_dir
+from sdst.files.publish import replace_text
 from sdst.model import SDST
-from sdst.publish import replace_text
 from sdst.sources.dataset import Data, dataset_root, open_data
 from sdst.sources.splits import read_splits
 from sdst.train import train
+from sdst.training.run_folder import RunFolder
 
 TEST_VIDEOS = 1000  # that a run on the demo is evaluated on
 FIGURES = {

@@ -27,8 +27,8 @@ from benchmarks.studies.tables import Row, Study, as_csv, as_latex, as_markdown,
 from sdst.config import load_config
 from sdst.errors import InputError, run
 from sdst.evaluation.protocols import PROTOCOLS
+from sdst.files.publish import replace_text
 from sdst.provenance import reservations
-from sdst.publish import replace_text
 
 
 @dataclass(frozen=True)

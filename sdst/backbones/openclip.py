@@ -24,11 +24,11 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
-from sdst.backbones.network import downloads, hub
 from sdst.backbones.openclip_files import HUB, LOCAL, Source, locate, unasked
 from sdst.backbones.options import parse_options
 from sdst.backbones.text_length import unread
 from sdst.errors import InputError, disguise, one_line
+from sdst.hub.network import downloads, hub
 
 FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 256

@@ -29,7 +29,7 @@ import numpy as np
 from sdst.data.jsonl import write_json_lines
 from sdst.data.official import is_document, read_document, read_lines
 from sdst.errors import InputError
-from sdst.text import is_file_name, is_number, whole_characters
+from sdst.files.text import is_file_name, is_number, whole_characters
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from sdst.errors import InputError, disguise, reading
+from sdst.files.text import open_file
 from sdst.memory import available_memory, format_bytes
-from sdst.text import open_file
 
 ADVICE = "get it again, or make it again by np.save or np.savez"
 NPY, ZIP, ZIP_END = b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"

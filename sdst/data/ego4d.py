@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdst.errors import InputError
-from sdst.text import is_number, read_json
+from sdst.files.text import is_number, read_json
 
 
 def read_ego4d(path: str | Path, repairs: Counter[str]) -> Iterator[tuple[str, dict]]:

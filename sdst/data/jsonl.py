@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdst.errors import InputError, disguise
-from sdst.publish import replace_text
-from sdst.text import decode, open_file, parse_json
+from sdst.files.publish import replace_text
+from sdst.files.text import decode, open_file, parse_json
 
 LONGEST_LINE = 2**26  # bytes; a record has some thousands
 

@@ -27,7 +27,7 @@ from typing import Any
 from sdst.data.ego4d import read_ego4d
 from sdst.data.jsonl import read_json_lines
 from sdst.errors import InputError
-from sdst.text import is_number, read_json, read_text
+from sdst.files.text import is_number, read_json, read_text
 
 DIDEMO_SEGMENT = 5.0  # seconds (Hendricks et al., ICCV 2017)
 _OF_RECORDS = (b'"label"', b'"relevant_windows"', b'"saliency_scores"', b'"relevant_clip_ids"')

@@ -14,7 +14,7 @@ from typing import Any
 from sdst.data.store.origins import ENDS, READERS, video_origins
 from sdst.data.video_files import VIDEO_ENDINGS, composed, find_videos
 from sdst.errors import InputError, one_line
-from sdst.text import read_lines
+from sdst.files.text import read_lines
 
 Place = str | Path  # of a video: a URL or a file
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
-from sdst.text import read_lines
+from sdst.files.text import read_lines
 
 VIDEO_ENDINGS = frozenset(
     [

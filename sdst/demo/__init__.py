@@ -23,9 +23,9 @@ from sdst.demo.labels import ask, ratings, relevant_clips
 from sdst.demo.render import write_video
 from sdst.demo.scenes import SPLITS, Scene, Split, plan_scene
 from sdst.errors import InputError
-from sdst.publish import lock, publish, scratch_folder
-from sdst.text import read_json
-from sdst.verbosity import progress_bar
+from sdst.files.publish import lock, publish, scratch_folder
+from sdst.files.text import read_json
+from sdst.terminal.verbosity import progress_bar
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from sdst.model import SDST, Outputs
 from sdst.pretrained.folder import load_checkpoint
 from sdst.pretrained.unchanged import check_source
 from sdst.sources.dataset import open_data
-from sdst.verbosity import progress_bar
+from sdst.terminal.verbosity import progress_bar
 
 
 def predict(

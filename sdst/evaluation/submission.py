@@ -21,7 +21,7 @@ from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.highlight import count_clips
 from sdst.evaluation.predictions import pair_predictions, write_predictions
-from sdst.publish import replace_text, replacing
+from sdst.files.publish import replace_text, replacing
 
 # What is to be said of the server of each protocol that has files of its own.
 SERVERS = {

@@ -25,7 +25,7 @@ from sdst.errors import InputError
 from sdst.extraction.ahead import Ahead, encoder_threads, map_ahead
 from sdst.extraction.budget import BudgetError, MemoryBudget
 from sdst.extraction.settings import Settings
-from sdst.verbosity import progress_bar
+from sdst.terminal.verbosity import progress_bar
 
 DECODERS = 2  # videos decoded at the same time, in the background
 # On a CPU every core encodes a batch of its own: small enough to keep all busy on a short video,

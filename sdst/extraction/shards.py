@@ -25,9 +25,9 @@ from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Report, extract_features
 from sdst.extraction.settings import Settings
-from sdst.publish import replace_text
-from sdst.text import read_json
-from sdst.verbosity import progress_bar
+from sdst.files.publish import replace_text
+from sdst.files.text import read_json
+from sdst.terminal.verbosity import progress_bar
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 600  # of a shard, after which the one who waits says so

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdst.config import BACKBONES, PRECISIONS
 from sdst.errors import InputError
-from sdst.hub import DEMO_MODEL
+from sdst.hub.models import DEMO_MODEL
 
 if TYPE_CHECKING:
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder

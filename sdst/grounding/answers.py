@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sdst.grounding.zero_shot import suppress
-from sdst.times import format_time
+from sdst.terminal.times import format_time
 
 SAME_MOMENT = 0.5  # IoU above which two windows are one moment to who reads
 UNLIKELY = 0.1  # probability below which a window is not shown behind the first

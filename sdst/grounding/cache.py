@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdst.cache_folder import cache_dir
 from sdst.errors import InputError
-from sdst.publish import lock, remove_leftovers
+from sdst.files.cache_folder import cache_dir
+from sdst.files.publish import lock, remove_leftovers
 
 LIMIT = "SDST_CACHE_GB"
 DEFAULT_GB = 20.0

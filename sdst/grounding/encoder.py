@@ -18,7 +18,6 @@ import torch
 from sdst.backbones import Backbone, load_backbone, load_internvideo2
 from sdst.backbones.published import NAMES as PUBLISHED
 from sdst.backbones.published import load_published
-from sdst.cache_folder import NoCacheError
 from sdst.config import Config
 from sdst.data.feature_files import endpoint_features
 from sdst.data.store.reader import FeatureStore, VideoFeatures
@@ -27,6 +26,7 @@ from sdst.data.video_files import is_picture_folder, is_url
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Progress, Report, extract_features
 from sdst.extraction.settings import Settings
+from sdst.files.cache_folder import NoCacheError
 from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
 from sdst.pretrained.description import Description

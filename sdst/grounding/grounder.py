@@ -20,11 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sdst.backbones import TextFeatures, load_backbone
 from sdst.data.store.reader import VideoFeatures
-from sdst.devices import pick_device
 from sdst.errors import InputError
 from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
 from sdst.grounding.corpus import Corpus, PartOfStore, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
+from sdst.grounding.devices import pick_device
 from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
 from sdst.grounding.graphs import CALLS_TO_WARM, AnswerGraphs, make_capture
 from sdst.grounding.long_videos import ground_long
@@ -32,7 +32,7 @@ from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
 from sdst.grounding.zero_shot import zero_shot_moments
-from sdst.hub import DEMO_MODEL, push
+from sdst.hub.models import DEMO_MODEL, push
 from sdst.indexing.clip_index import ClipIndex
 from sdst.kernels import dequantize
 from sdst.model import SDST, EncodedVideo

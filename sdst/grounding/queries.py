@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
-from sdst.text import read_lines
+from sdst.files.text import read_lines
 
 
 def read_queries(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdst.times import format_time
+from sdst.terminal.times import format_time
 
 if TYPE_CHECKING:
     from sdst.grounding.answers import Grounding

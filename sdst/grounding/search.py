@@ -30,7 +30,7 @@ from sdst.grounding.answers import moments_to_show
 from sdst.grounding.corpus import Corpus, PartOfStore
 from sdst.grounding.decode import Prediction
 from sdst.grounding.encoder import VideoEncoder
-from sdst.verbosity import progress_bar
+from sdst.terminal.verbosity import progress_bar
 
 
 @dataclass(frozen=True)

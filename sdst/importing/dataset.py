@@ -9,8 +9,8 @@ from pathlib import Path
 from sdst.data.annotations import Annotation, write_annotations
 from sdst.data.video_files import composed, is_picture_folder, video_id
 from sdst.errors import InputError
+from sdst.files.publish import publish, scratch_folder
 from sdst.importing.splits import SPLITS
-from sdst.publish import publish, scratch_folder
 
 VIDEOS = "videos"
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from sdst.data.jsonl import read_json_lines
 from sdst.errors import InputError
+from sdst.files.text import is_number
 from sdst.importing.fields import recognise
 from sdst.importing.located import object_lines
 from sdst.importing.rows import Doubt, Row, Unit, Value
-from sdst.text import is_number
 
 Where = Callable[[object], str]
 OF_A_MOMENT = {"start", "end", "windows", "sentences"}

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from sdst.errors import InputError
 from sdst.importing.located import LINE, read_xml
 from sdst.importing.rows import Doubt, Row
-from sdst.suggest import did_you_mean
+from sdst.terminal.suggest import did_you_mean
 
 _INTEGER = re.compile(r"\s*-?\d{1,18}\s*")
 

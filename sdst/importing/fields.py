@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sdst.errors import InputError
 from sdst.importing.rows import Unit
-from sdst.suggest import did_you_mean
+from sdst.terminal.suggest import did_you_mean
 
 # Of several columns that fit, the one whose name comes first here is taken.
 NAMES: dict[str, tuple[str, ...]] = {

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from sdst.errors import InputError, disguise
+from sdst.files.text import parse_json, read_text
 from sdst.importing import label_studio, via
 from sdst.importing.documents import read_document, read_lines_of_json
 from sdst.importing.elan import read_elan
 from sdst.importing.rows import Doubt, Row
 from sdst.importing.subtitles import read_subtitles
 from sdst.importing.tables import read_table
-from sdst.text import parse_json, read_text
 
 Reader = Callable[[Path, Mapping[str, str]], Iterator[Row | Doubt]]
 

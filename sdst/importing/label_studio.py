@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from sdst.files.text import is_number
 from sdst.importing.documents import located
 from sdst.importing.fields import NAMES
 from sdst.importing.rows import Doubt, Row, Unit
-from sdst.text import is_number
 
 
 def is_label_studio(document: object) -> bool:

@@ -17,7 +17,7 @@ from sdst.data.video_files import (
     video_id,
 )
 from sdst.errors import InputError
-from sdst.suggest import did_you_mean
+from sdst.terminal.suggest import did_you_mean
 
 READERS = 4  # files at once
 

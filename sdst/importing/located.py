@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from sdst.errors import InputError, disguise
-from sdst.text import read_text
+from sdst.files.text import read_text
 
 LINE = "\0line"  # no attribute of XML can have this name
 _BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|\{', re.DOTALL)

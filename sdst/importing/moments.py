@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from sdst.data.annotations import END_TOLERANCE
 from sdst.data.video import Measured
 from sdst.errors import InputError
+from sdst.files.text import whole_characters
 from sdst.importing.library import Library, Video, measure_all
 from sdst.importing.rows import Doubt, Query, Row
 from sdst.importing.splits import split_named
 from sdst.importing.times import has_decimal_commas, in_seconds, parse_time
-from sdst.text import whole_characters
-from sdst.times import format_time
+from sdst.terminal.times import format_time
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sdst.errors import InputError
 from sdst.importing.library import Video
 from sdst.importing.rows import Query
-from sdst.suggest import did_you_mean
+from sdst.terminal.suggest import did_you_mean
 
 SPLITS = ("train", "val", "test")
 _OTHER_NAMES = {

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sdst.errors import InputError, disguise
+from sdst.files.text import read_text
 from sdst.importing.rows import Doubt, Row
-from sdst.text import read_text
 
 _TIMES = re.compile(r"\s*(\S+)\s*-->\s*(\S+)(?:\s.*)?")
 _TAGS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdst.errors import InputError, disguise
+from sdst.files.text import read_text
 from sdst.importing.fields import REQUIRED, Field, recognise
 from sdst.importing.rows import Doubt, Row
-from sdst.suggest import did_you_mean
-from sdst.text import read_text
+from sdst.terminal.suggest import did_you_mean
 
 DELIMITERS = (",", ";", "\t", "|")
 _EXCEL = re.compile(r"sep=([,;|:\t])\s*")  # a first line that Excel reads and writes

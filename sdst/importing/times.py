@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sdst.files.text import is_number
 from sdst.importing.rows import Unit, Value
-from sdst.text import is_number
 
 EXPECTED = "expected seconds, mm:ss or h:mm:ss.mmm"
 _CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):(\d{1,2}(?:[.,]\d+)?)")

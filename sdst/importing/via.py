@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sdst.errors import InputError
+from sdst.files.text import parse_json, read_text
 from sdst.importing.documents import Where, located, moments_in
 from sdst.importing.rows import Doubt, Row
 from sdst.importing.tables import Line, read_cells, table_lines
-from sdst.text import parse_json, read_text
 
 DEFAULT = "_DEFAULT"  # the value of an attribute that nobody has filled in
 TEXT = 1  # the type of an attribute; others have options

@@ -11,10 +11,10 @@ import numpy as np
 
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
+from sdst.files.publish import lock, own_file
 from sdst.indexing.clip_index import ClipTable, IndexedVideo, settings_of
 from sdst.indexing.metadata import Fields, matched, types_of, without_ending
-from sdst.publish import lock, own_file
-from sdst.verbosity import progress_bar
+from sdst.terminal.verbosity import progress_bar
 
 CLIPS_AT_ONCE = 50_000  # in one commit
 

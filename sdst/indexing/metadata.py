@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from sdst.data.video_files import VIDEO_ENDINGS
 from sdst.errors import InputError
-from sdst.text import is_number, parse_json, read_json, read_text
+from sdst.files.text import is_number, parse_json, read_json, read_text
 
 Value = float | str | bool
 Fields = Mapping[str, Value]

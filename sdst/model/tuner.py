@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sdst.errors import InputError, one_line
-from sdst.hub import find_model
+from sdst.files.publish import replace_text
+from sdst.files.sealed import load_tensors, read_sealed, save_tensors, seal
+from sdst.hub.models import find_model
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
 from sdst.model.calibration import Calibration
@@ -29,8 +31,6 @@ from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_s
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
-from sdst.publish import replace_text
-from sdst.sealed import load_tensors, read_sealed, save_tensors, seal
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 TAKE_A_COPY = "take it from a copy, or train again"

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from sdst.config import as_dict, load_config, parse_config
 from sdst.errors import InputError, one_line
-from sdst.hub import find_model
+from sdst.files.publish import publish, replace_text, scratch_folder
+from sdst.files.sealed import read_sealed, seal
+from sdst.hub.models import find_model
 from sdst.model import SDST
 from sdst.model.tuner import CONFIG_FILE, TAKE_A_COPY, WEIGHTS_FILE
 from sdst.pretrained.card import model_card
 from sdst.pretrained.description import Description
 from sdst.pretrained.unchanged import RUN_CONFIG, check_features, report_edits
-from sdst.publish import publish, replace_text, scratch_folder
-from sdst.sealed import read_sealed, seal
 
 DESCRIPTION_FILE, CARD_FILE = "grounding.json", "README.md"
 RUN_FEATURES, RUN_MODEL = "features.json", "model"  # of a training run's folder
@@ -35,7 +35,7 @@ def load_checkpoint(
     """A model and its description, the config with `overrides`.
 
     Args:
-        checkpoint: a folder of a model or of a training run, or a name (`sdst.hub.find_model`).
+        checkpoint: a folder of a model or of a training run, or a name (`find_model`).
 
     Raises:
         InputError: it is no model, or its parts do not belong together.

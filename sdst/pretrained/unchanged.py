@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdst.config import Config, as_dict
 from sdst.errors import InputError
-from sdst.sealed import read_sealed
+from sdst.files.sealed import read_sealed
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from typing import BinaryIO
 from sdst.data.video import probe
 from sdst.data.video_files import VIDEO_ENDINGS
 from sdst.errors import InputError, reading
+from sdst.files.publish import lock, publish, remove_leftovers, scratch_folder
 from sdst.memory import format_bytes
-from sdst.publish import lock, publish, remove_leftovers, scratch_folder
 from sdst.serving.refusals import CONFLICT, NOT_FOUND, TOO_LARGE, UNPROCESSABLE, Refused
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdst.cache_folder import cache_dir
 from sdst.config import FROM_FEATURES, Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, is_in_sight
@@ -19,6 +18,7 @@ from sdst.data.feature_files import FeatureFiles, fewest_clips
 from sdst.data.planted.features import PlantedFeatures
 from sdst.data.store.reader import FeatureSource, FeatureStore, require
 from sdst.errors import InputError
+from sdst.files.cache_folder import cache_dir
 from sdst.sources.encoded import encoded
 from sdst.sources.files import files_identity, published
 from sdst.sources.layers import LastLayers

@@ -11,7 +11,7 @@ from pathlib import Path
 from sdst.config import Config
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.errors import InputError, collected, refuse_all
-from sdst.text import read_bytes
+from sdst.files.text import read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sdst.cache_folder import cache_dir
+from sdst.files.cache_folder import cache_dir
 from sdst.model import SDST
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"

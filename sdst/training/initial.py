@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sdst.errors import InputError
-from sdst.hub import find_model
+from sdst.files.sealed import load_tensors
+from sdst.hub.models import find_model
 from sdst.model import SDST
 from sdst.model.tuner import WEIGHTS_FILE
 from sdst.pretrained.folder import RUN_MODEL, features_of
-from sdst.sealed import load_tensors
 
 
 def first_rows(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def start_from(model: SDST, checkpoint: str) -> Start:
     """Copy the weights of a checkpoint into `model` where name and shape fit.
 
     Args:
-        checkpoint: a folder or a name, as `sdst.hub.find_model` takes it.
+        checkpoint: a folder or a name, as `sdst.hub.models.find_model` takes it.
 
     Raises:
         InputError: there are no weights, they are damaged, or no matrix fits.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sdst.checkpoint import ANEW
 from sdst.errors import InputError
-from sdst.sealed import load_tensors, save_tensors
+from sdst.files.sealed import load_tensors, save_tensors
+from sdst.training.run_folder import ANEW
 
 STATE = "state.safetensors"
 _PICKLES = ("*.bin", "*.pkl", "*.pt")  # of earlier versions

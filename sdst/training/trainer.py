@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sdst.checkpoint import ANEW, Progress, RunFolder
 from sdst.config import Config, DataConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import BUCKETS, TIGHT, Batch, GroundingDataset, Multiples, collate
@@ -32,14 +31,15 @@ from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health
 from sdst.sources.dataset import Data
+from sdst.terminal.verbosity import is_quiet, progress_bar
 from sdst.training.compiling import compile_blocks
 from sdst.training.distributed import agree_on_sizes, gather_batch
 from sdst.training.graphs import Step, StepGraphs, make_capture
 from sdst.training.initial import other_features, start_from
 from sdst.training.optim import make_optimizer, make_scheduler, place_rates
+from sdst.training.run_folder import ANEW, Progress, RunFolder
 from sdst.training.state import load_state, save_state
 from sdst.training.tracking import check_tracker, log
-from sdst.verbosity import is_quiet, progress_bar
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful

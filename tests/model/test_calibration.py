@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from sdst.errors import InputError
+from sdst.files.sealed import save_tensors
 from sdst.model import SDST
 from sdst.model.calibration import MARGIN, UNCALIBRATED, Calibration, Logistic, Rising, sigmoid
-from sdst.sealed import save_tensors
 from tests.model.small import BATCH, random_inputs, small_config
 
 CURVES = Calibration(

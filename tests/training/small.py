@@ -12,13 +12,13 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from tqdm import tqdm
 
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.sources.dataset import Data
+from sdst.training.run_folder import RunFolder
 from sdst.training.trainer import Trainer, make_accelerator
 from tests.features import DT, DV, META, K, text_features, video_features
 

@@ -33,10 +33,10 @@ from benchmarks.studies.tuning.strategies import (
 from sdst.config import Config, load_config
 from sdst.data.batches import Batch
 from sdst.errors import run
+from sdst.files.publish import replace_text
 from sdst.grounding.decode import decode
 from sdst.memory import peak_memory
 from sdst.model import SDST, parameter_count
-from sdst.publish import replace_text
 
 
 @dataclass(frozen=True)

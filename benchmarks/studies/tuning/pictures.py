@@ -14,7 +14,7 @@ from sdst.backbones.openclip import OpenClipBackbone
 from sdst.config import Config
 from sdst.data.store.reader import QueryFeatures, VideoFeatures
 from sdst.data.video import ClipReader, probe
-from sdst.publish import publish, scratch_folder
+from sdst.files.publish import publish, scratch_folder
 
 
 def picture_backbone(config: Config, layers: int) -> OpenClipBackbone:

@@ -21,12 +21,12 @@ from transformers import BertTokenizer
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.backbones.internvideo2.towers import InternVideo2, Sizes
 from sdst.backbones.internvideo2.weights import Weights
-from sdst.backbones.network import downloads
 from sdst.backbones.openclip import Preprocess, normalized
 from sdst.backbones.options import parse_options
 from sdst.backbones.text_length import unread
 from sdst.errors import InputError
-from sdst.text import read_json
+from sdst.files.text import read_json
+from sdst.hub.network import downloads
 
 SCHEME = "internvideo2"
 VOCABULARY = "bert-large-uncased"  # on the hub

@@ -23,7 +23,7 @@ from sdst.data.store.reader import (
     row_widths,
 )
 from sdst.errors import InputError
-from sdst.verbosity import progress_bar
+from sdst.terminal.verbosity import progress_bar
 
 JOURNAL = "journal.jsonl"
 PIECE = 2**22  # bytes read at once

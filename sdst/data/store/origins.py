@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from sdst.data.video_files import FRAME_RATE, is_picture_folder, is_url, picture_files
 from sdst.errors import InputError
-from sdst.text import open_file
+from sdst.files.text import open_file
 
 Key = TypeVar("Key", bound="int | str")
 

@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sdst.errors import InputError
-from sdst.sealed import read_sealed
-from sdst.verbosity import progress_bar
+from sdst.files.sealed import read_sealed
+from sdst.terminal.verbosity import progress_bar
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from sdst.data.store.origins import lacking
 from sdst.data.store.quantization import quantize
 from sdst.data.store.reader import DTYPES, INDEX, SCALES, FeatureStore, number_types
 from sdst.errors import InputError, name_file, naming
-from sdst.publish import (
+from sdst.files.publish import (
     is_locked,
     lock,
     own_file,
@@ -33,7 +33,7 @@ from sdst.publish import (
     replace_text,
     scratch_folder,
 )
-from sdst.sealed import seal
+from sdst.files.sealed import seal
 
 CLIPS_AT_ONCE = 256  # are copied
 

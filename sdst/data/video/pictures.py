@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from sdst.data.video.container import VideoInfo
 from sdst.data.video_files import FRAME_RATE, picture_files
 from sdst.errors import InputError
-from sdst.text import read_lines
+from sdst.files.text import read_lines
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?|\d+/\d+)(?:\s*fps)?", re.IGNORECASE)
 MOST_FPS = 1000

@@ -31,7 +31,7 @@ from sdst.demo.pretraining.boxes import BoxReaders, PhraseAlignment
 from sdst.demo.pretraining.stills import Still, captions, make_stills, phrases
 from sdst.demo.pretraining.vocabulary import learn_merges, write_vocabulary
 from sdst.errors import run
-from sdst.publish import publish, scratch_folder
+from sdst.files.publish import publish, scratch_folder
 
 VOCABULARY = "bpe_vocabulary.txt.gz"
 LAYERS = 4  # last blocks that the side-tuner will read

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdst.errors import InputError
+from sdst.files.publish import replace_text
 from sdst.grounding.export.moment import Moment
 from sdst.grounding.export.subtitles import as_srt, as_vtt
 from sdst.grounding.export.tables import as_csv, as_json
 from sdst.grounding.export.timelines import as_edl, as_fcpxml, as_otio
-from sdst.publish import replace_text
 
 __all__ = ["FORMATS", "Moment", "check_export_name", "export"]
 

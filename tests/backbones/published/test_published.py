@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from sdst.backbones.published import load_published
 from sdst.backbones.published.slowfast import SlowFastFeatures
-from sdst.checkpoint import RunFolder
 from sdst.config import Config, DataConfig, load_config
 from sdst.data.feature_files import endpoint_features, unit_vectors
 from sdst.errors import InputError
 from sdst.grounding.grounder import Grounder
 from sdst.model import SDST
+from sdst.training.run_folder import RunFolder
 from tests.backbones.published.tiny_slowfast import TINY, write_pickle
 from tests.backbones.test_openclip import write_model
 from tests.videos import write_video

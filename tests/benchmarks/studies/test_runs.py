@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies.runs import FIGURES, head, judged, row, trained
-from sdst.cache_folder import cache_dir
 from sdst.errors import InputError
+from sdst.files.cache_folder import cache_dir
 from tests.processor import needs_bf16
 
 EPOCH = ["--train.epochs", "1"]

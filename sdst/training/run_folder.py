@@ -29,6 +29,16 @@ import yaml
 
 from sdst.config import LEFT_OPEN, NOT_LEARNED, Config, as_dict, load_config, save_config
 from sdst.errors import InputError
+from sdst.files.publish import (
+    lock,
+    own_file,
+    publish,
+    remove_leftovers,
+    replace_text,
+    scratch_folder,
+    sync,
+)
+from sdst.files.sealed import read_sealed, seal
 from sdst.model import SDST
 from sdst.pretrained.description import Description
 from sdst.pretrained.folder import (
@@ -39,16 +49,6 @@ from sdst.pretrained.folder import (
     save_model,
 )
 from sdst.pretrained.unchanged import RUN_CONFIG, SEALED_CONFIG, changes, report_edits
-from sdst.publish import (
-    lock,
-    own_file,
-    publish,
-    remove_leftovers,
-    replace_text,
-    scratch_folder,
-    sync,
-)
-from sdst.sealed import read_sealed, seal
 
 _PROGRESS = "progress.json"
 ANEW = "start again without --resume, which keeps this run under another name"

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from sdst import SDST, Grounder
 from sdst.errors import InputError
-from sdst.hub import find_model
+from sdst.hub.models import find_model
 from tests.hub_server import Hub, running
 from tests.untrained import QUERIES
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from sdst.errors import InputError
-from sdst.sealed import load_tensors, read_sealed, save_tensors, seal
+from sdst.files.sealed import load_tensors, read_sealed, save_tensors, seal
 
 CONTENT = {"name": "snow \u2603", "number": 0.1, "nested": {"list": [1, None, True]}}
 

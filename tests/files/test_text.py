@@ -11,7 +11,7 @@ from sdst.config import load_config
 from sdst.data.annotations import read_annotations
 from sdst.data.jsonl import read_json_lines
 from sdst.errors import InputError
-from sdst.text import is_number, open_file, parse_json, read_json, read_lines, read_text
+from sdst.files.text import is_number, open_file, parse_json, read_json, read_lines, read_text
 
 LINE = '{"qid": 1, "query": "café ☕", "vid": "v", "duration": 10, "relevant_windows": [[0, 2]]}\n'
 

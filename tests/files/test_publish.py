@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import RunFolder
 from sdst.config import load_config
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
-from sdst.publish import (
+from sdst.files.publish import (
     is_locked,
     own_file,
     publish,
@@ -26,12 +25,13 @@ from sdst.publish import (
     replacing,
     scratch_folder,
 )
+from sdst.training.run_folder import RunFolder
 from tests.features import META, text_features
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sdst.publish import replacing, scratch_folder
+from sdst.files.publish import replacing, scratch_folder
 make = {"file": replacing, "folder": scratch_folder}[sys.argv[1]]
 with make(Path(sys.argv[2])):
     print("ready", flush=True)

@@ -13,8 +13,8 @@ import pytest
 from huggingface_hub import constants
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
-from sdst.backbones.network import downloads, reachable
 from sdst.errors import InputError
+from sdst.hub.network import downloads, reachable
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdst.suggest import closest, did_you_mean
+from sdst.terminal.suggest import closest, did_you_mean
 
 KEYS = ["--train.epochs", "--train.batch_size", "--train.seed", "--planted.seed", "--output"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sdst.checkpoint import Progress, RunFolder
 from sdst.config import load_config, save_config
 from sdst.errors import InputError
+from sdst.files.sealed import seal
 from sdst.model import SDST
 from sdst.pretrained.folder import features_of_run, load_checkpoint
 from sdst.pretrained.unchanged import check_source
-from sdst.sealed import seal
+from sdst.training.run_folder import Progress, RunFolder
 
 
 @pytest.fixture

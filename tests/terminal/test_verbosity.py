@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from sdst.verbosity import add_verbosity, is_quiet, is_verbose, progress_bar, talk
+from sdst.terminal.verbosity import add_verbosity, is_quiet, is_verbose, progress_bar, talk
 
 note = logging.getLogger("sdst.some.part")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdst.errors import InputError, one_line, unreadable
-from sdst.publish import replacing
-from sdst.text import open_file, read_text
+from sdst.files.publish import replacing
+from sdst.files.text import open_file, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdst.errors import InputError, one_line
 
-ZOO = Path(__file__).parent / "zoo"  # models of the package, a folder each
+ZOO = Path(__file__).parents[1] / "zoo"  # models of the package, a folder each
 DEMO_MODEL = "demo"  # the first of them
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a model folder has; others' files of a repository are left where they are.
@@ -55,7 +55,7 @@ def push(folder: Path, repository: str, private: bool, token: str | None) -> str
     """
     from huggingface_hub import HfApi
 
-    from sdst.backbones.network import downloads, hub
+    from sdst.hub.network import downloads, hub
 
     api = HfApi(token=token, library_name="sdst")
     with downloads() as reachable:
@@ -76,7 +76,7 @@ def _fetched(repository: str) -> Path:
     """The files of a repository in the hub's cache, brought up to date where the hub answers."""
     from huggingface_hub import snapshot_download
 
-    from sdst.backbones.network import downloads, hub
+    from sdst.hub.network import downloads, hub
 
     with downloads() as reachable:
         try:

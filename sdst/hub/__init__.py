@@ -1,0 +1,1 @@
+"""Models and weights by their names: of this machine, of the package, and of a hub."""
