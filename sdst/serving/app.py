@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -21,7 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sdst import __version__
 from sdst.errors import InputError
 from sdst.serving.access import Access, bounded
-from sdst.serving.refusals import BAD_REQUEST, BUSY, UNAUTHORIZED, Refused, status_and_line
+from sdst.serving.refusals import (
+    BAD_REQUEST,
+    BUSY,
+    UNAUTHORIZED,
+    UNPROCESSABLE,
+    Refused,
+    status_and_line,
+)
 from sdst.serving.routes import questions, server, videos
 from sdst.serving.service import Service
 
@@ -112,10 +119,10 @@ class Gate:
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
 
 
-def fault(status: int, line: str) -> JSONResponse:
+def fault(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An answer that is no success."""
-    headers = {BUSY: {"Retry-After": RETRY_AFTER}, UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}}
-    return JSONResponse({"error": line}, status, headers.get(status))
+    usual = {BUSY: {"Retry-After": RETRY_AFTER}, UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}}
+    return JSONResponse({"error": line}, status, {**usual.get(status, {}), **(headers or {})})
 
 
 def _add_page(app: FastAPI) -> None:
@@ -144,15 +151,16 @@ async def _refuse_invalid(_: Request, error: Exception) -> JSONResponse:
     first, *rest = error.errors()
     place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     more = f"; and {len(rest)} more" if rest else ""
-    return fault(422, f"{place}: {first['msg']}{more}; see /api")
+    return fault(UNPROCESSABLE, f"{place}: {first['msg']}{more}; see /api")
 
 
 async def _refuse_by_status(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == BAD_REQUEST:  # FastAPI's, of a body that is no text
+        return fault(UNPROCESSABLE, "body: expected JSON in UTF-8; see /api")
     phrase = HTTPStatus(error.status_code).phrase.lower()
-    return fault(
-        error.status_code, f"{request.method} {request.url.path[:200]}: {phrase}; see /api"
-    )
+    line = f"{request.method} {request.url.path[:200]}: {phrase}; see /api"
+    return fault(error.status_code, line, error.headers)
 
 
 async def _note_disconnect(request: Request, _: Exception) -> JSONResponse:

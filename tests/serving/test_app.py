@@ -137,6 +137,7 @@ def test_every_format_is_offered(server: Running, vid: str) -> None:
         ("GET", "/page/..%2f..%2fserver.py", None, 404, "not found"),
         ("GET", "/nothing", None, 404, "GET /nothing: not found"),
         ("PUT", "/api/videos", b"", 405, "method not allowed"),
+        ("POST", "/api/search", b"\x80\x81", 422, "expected JSON in UTF-8"),
         ("POST", "/api/search", {"queries": []}, 422, "queries: "),
         ("POST", "/api/search", {"queries": ["  "]}, 422, "queries.0: "),
         ("POST", "/api/search", {"queries": ["a"], "tops": 3}, 422, "tops: "),
@@ -157,6 +158,10 @@ def test_a_fault_is_one_line(
     reply = server.ask(method, path.replace("VID", vid), content)
     assert reply.status == status, reply.body
     assert line in reply.error
+
+
+def test_a_refused_method_names_those_allowed(server: Running) -> None:
+    assert server.ask("PUT", "/api/videos", b"").headers["Allow"] == "GET"
 
 
 def test_an_upload_that_states_too_many_bytes_is_refused_unread(server: Running) -> None:
