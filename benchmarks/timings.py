@@ -1,8 +1,8 @@
-"""`python -m benchmarks.report FILE.json`: one table and one figure of a benchmark run.
+"""`python -m benchmarks.timings FILE.json`: one table and one figure of a benchmark run.
 
 FILE.json is what `pytest benchmarks/ --benchmark-only --benchmark-json FILE.json` wrote. The table
 goes to FILE.md and to the screen, the figure to FILE.png. With `--compare OLD.json` the run is also
-held against an earlier one; the exit code is 1 if anything got slower.
+compared with an earlier run; the exit code is 1 if anything got slower.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ _AGAINST = "against "  # begins the keys of `extra_info` that hold ratios
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; see `python -m benchmarks.report --help`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    """The command; see `python -m benchmarks.timings --help`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.timings", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.json")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier run")
     parser.add_argument(
-        "--tolerance", type=float, default=0.2, help="what part slower is not yet a regression"
+        "--tolerance",
+        type=float,
+        default=0.2,
+        help="share by which it may be slower (%(default)s)",
     )
     options = parser.parse_args(arguments)
     results = load(options.file)
@@ -69,8 +72,8 @@ def load(file: Path) -> list[Result]:
 
 def ratios(result: Result) -> dict[str, dict[str, float]]:
     """Comparisons of a benchmark: median, least and greatest ratio, by name."""
-    told = result["extra_info"].items()
-    return {key.removeprefix(_AGAINST): x for key, x in told if key.startswith(_AGAINST)}
+    info = result["extra_info"].items()
+    return {key.removeprefix(_AGAINST): x for key, x in info if key.startswith(_AGAINST)}
 
 
 def table(results: list[Result]) -> str:
@@ -81,21 +84,21 @@ def table(results: list[Result]) -> str:
 
 
 def _cells(result: Result) -> list[str]:
-    told, seconds = result["extra_info"], result["stats"]["median"]
+    info, seconds = result["extra_info"], result["stats"]["median"]
     compared = ", ".join(
         f"{name} {x['median']:.1f} ({x['min']:.1f}-{x['max']:.1f})"
         for name, x in ratios(result).items()
     )
     rates = [
-        f"{told[key] / seconds / 1e9:.2f}" if key in told else "" for key in ("flops", "bytes")
+        f"{info[key] / seconds / 1e9:.2f}" if key in info else "" for key in ("flops", "bytes")
     ]
-    roofline = told.get("roofline")
+    roofline = info.get("roofline")
     share = f"{roofline['percent']:.1f} % ({roofline['bound']})" if roofline else ""
-    peaks = told.get("peak bytes", {}).items()
+    peaks = info.get("peak bytes", {}).items()
     memory = ", ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks)
-    where = ", ".join(str(told[key]) for key in ("device", "dtype") if key in told)
-    if "threads" in told:
-        where += f", {told['threads']} threads"
+    where = ", ".join(str(info[key]) for key in ("device", "dtype") if key in info)
+    if "threads" in info:
+        where += f", {info['threads']} threads"
     return [result["name"], _duration(seconds), compared, *rates, share, memory, where]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import conftest as hooks
 from benchmarks.measuring.roofline import Roofline
-from benchmarks.report import main
+from benchmarks.timings import main
 from sdst.errors import InputError
 from sdst.memory import peak_memory
 
