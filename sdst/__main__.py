@@ -20,7 +20,7 @@ VERBS = {
     "index": "index videos, so that a search looks into few of them",
     "convert": "pack published features into a store, copy or verify a store",
     "inspect": "show a dataset: counts, lengths, repairs, and what is missing",
-    "cache": "show what is kept of encoded videos, and clear it",
+    "cache": "show what is kept of encoded videos and sentences, and clear it",
     "info": "show what is installed, what was built, and what serves each op",
 }
 

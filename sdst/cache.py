@@ -1,7 +1,7 @@
-"""Show what is kept in the cache folder, and clear it of encoded videos.
+"""Show what is kept in the cache folder, and clear it of what was encoded.
 
-Videos that `sdst ground` encodes are kept for the next question, those used last within
-$SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by default ~/.cache/sdst.
+Videos and sentences that `sdst ground` encodes are kept for the next question, those used last
+within $SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by default ~/.cache/sdst.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--clear", action="store_true", help="remove the encoded videos that nobody uses now"
+        "--clear", action="store_true", help="remove what was encoded and is not in use"
     )
     options = parser.parse_args(arguments)
     folder, most = grounding_cache(), limit()
@@ -30,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{folder}: {trim(folder, 0) / 1e9:.2f} GB freed")
     kept = entries(folder)
     taken = sum(entry.nbytes for entry in kept) / 1e9
-    print(f"{folder}: {len(kept)} encoded videos, {taken:.2f} of {most / 1e9:g} GB ({LIMIT})")
+    sentences = sum(entry.is_sentence for entry in kept)
+    print(
+        f"{folder}: {len(kept) - sentences} encoded videos and {sentences} sentences, "
+        f"{taken:.2f} of {most / 1e9:g} GB ({LIMIT})"
+    )
     others = cache_dir().iterdir() if cache_dir().is_dir() else ()
     for other in sorted(path for path in others if path.is_dir() and path != folder):
         print(f"{other}: {folder_size(other) / 1e9:.2f} GB")

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.query += read_queries(options.queries) if options.queries else []
     _check_options(options)
     corpus = _open_corpus(options)
-    grounder = open_answerer(options)
+    grounder = open_answerer(options, lazy=True)
     _report_unread(grounder, options.query)
     if corpus is not None:
         return _search(grounder, corpus, options)

@@ -72,8 +72,11 @@ def name_of(options: Namespace) -> str:
     return options.backbone if options.zero_shot else options.checkpoint or DEMO_MODEL
 
 
-def open_answerer(options: Namespace) -> Grounder | ZeroShotGrounder:
+def open_answerer(options: Namespace, lazy: bool = False) -> Grounder | ZeroShotGrounder:
     """Load what answers.
+
+    Args:
+        lazy: as for `Grounder`.
 
     Raises:
         InputError: it cannot be loaded.
@@ -84,4 +87,4 @@ def open_answerer(options: Namespace) -> Grounder | ZeroShotGrounder:
     if options.zero_shot:
         return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)
     precision = options.precision or "fp32"
-    return Grounder(name_of(options), backbone=options.backbone, precision=precision)
+    return Grounder(name_of(options), None, options.backbone, precision, lazy)

@@ -1,6 +1,7 @@
-"""The disk cache of encoded videos: a store of one video each, those used last within a limit.
+"""The disk cache of encoded videos and sentences, those used last within a limit.
 
-`$SDST_CACHE_GB` is the limit. Who uses an entry has its folder locked, so that nobody removes it.
+An entry is a folder: a store of one video, or `SENTENCE_FILE`. `$SDST_CACHE_GB` is the limit. Who
+uses an entry has its folder locked, so that nobody removes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sdst.files.publish import lock, remove_leftovers
 
 LIMIT = "SDST_CACHE_GB"
 DEFAULT_GB = 20.0
+SENTENCE_FILE = "sentence.safetensors"
 _ENTRY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -35,14 +37,19 @@ class Kept:
     nbytes: int
     used: float
 
+    @property
+    def is_sentence(self) -> bool:
+        """Whether it is of a sentence, and else of a video."""
+        return (self.path / SENTENCE_FILE).is_file()
+
 
 def grounding_cache() -> Path:
-    """The folder of encoded videos."""
+    """The folder of encoded videos and sentences."""
     return cache_dir() / "grounding"
 
 
 def limit() -> float:
-    """The most bytes that encoded videos take on the disk.
+    """The most bytes that encoded videos and sentences take on the disk.
 
     Raises:
         InputError: `$SDST_CACHE_GB` is no number of gigabytes.

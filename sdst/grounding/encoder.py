@@ -29,6 +29,7 @@ from sdst.extraction.settings import Settings
 from sdst.files.cache_folder import NoCacheError
 from sdst.grounding.cache import grounding_cache, hold, limit, open_entry, trim
 from sdst.grounding.recent import Recent
+from sdst.grounding.sentences import LazyBackbone
 from sdst.pretrained.description import Description
 
 logger = logging.getLogger(__name__)
@@ -185,12 +186,19 @@ def _kept(folder: Path) -> VideoFeatures | None:
 
 
 def encoder_of(
-    checkpoint: str | Path, description: Description, device: torch.device, backbone: str | None
+    checkpoint: str | Path,
+    description: Description,
+    device: torch.device,
+    backbone: str | None,
+    lazy: bool = False,
 ) -> VideoEncoder:
     """What makes of a new video the features that a checkpoint was trained on.
 
     A backbone that only the checkpoint names is not fetched from a network; one that `backbone`
     names is.
+
+    Args:
+        lazy: load a backbone that only the checkpoint names when something new is to be encoded.
 
     Raises:
         InputError: nothing here does, or `backbone` is another one.
@@ -198,10 +206,13 @@ def encoder_of(
     config = description.config
     data, layers = config.data, config.model.layers
     if data.features == "encode":
-        loaded = load_backbone(
-            backbone or data.backbone, layers, device, fetch=backbone is not None
-        )
-        _check_fit(loaded, config, description.features)
+        name = backbone or data.backbone
+        load = partial(_load_fitting, name, description, device, fetch=backbone is not None)
+        fingerprint = description.features.get("fingerprint")
+        if lazy and backbone is None and isinstance(fingerprint, str):
+            loaded = LazyBackbone(name, fingerprint, layers, device, load)
+        else:
+            loaded = load()
         return VideoEncoder(loaded, data.clip_length, data.frames_per_clip)
     if data.features in PUBLISHED:
         return _published_encoder(checkpoint, config, device, backbone)
@@ -251,6 +262,16 @@ def _published_encoder(
             f"expected {PUBLISHED[data.features]}"
         )
     return VideoEncoder(loaded, data.clip_length, loaded.frames_at_once, data.endpoints)
+
+
+def _load_fitting(
+    name: str, description: Description, device: torch.device, fetch: bool
+) -> Backbone:
+    """The backbone `name`, which must give the features of the training."""
+    config = description.config
+    loaded = load_backbone(name, config.model.layers, device, fetch=fetch)
+    _check_fit(loaded, config, description.features)
+    return loaded
 
 
 def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:

@@ -80,6 +80,8 @@ class Grounder:
         precision: of the side-tuner's matrix multiplies. `bf16` is about 2x faster on a CPU
             with native bf16 (`sdst.info` reports it), 2.7x for many queries at once. `auto` is
             bf16 where it is native.
+        lazy: load the backbone that the checkpoint names, and check it, only when a video or
+            sentence is new, and keep sentences on disk as well: for a process that asks little.
 
     Raises:
         InputError: there is no such checkpoint or device, or the CPU lacks the precision.
@@ -91,6 +93,7 @@ class Grounder:
         device: str | torch.device | None = None,
         backbone: str | None = None,
         precision: str = "fp32",
+        lazy: bool = False,
     ) -> None:
         device = pick_device(device)
         self.precision, self.checkpoint = check_precision(precision, device), checkpoint
@@ -101,7 +104,7 @@ class Grounder:
         self._scale = self.model.scale.item()
         self.clips_at_once = CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
         self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
-        self.encoder = encoder_of(checkpoint, self.description, device, backbone)
+        self.encoder = encoder_of(checkpoint, self.description, device, backbone, lazy)
         self.backbone = self.encoder.backbone
         self._told = self.config.data.dataset != "demo"
 

@@ -9,7 +9,7 @@ import pytest
 
 from sdst.cache import main
 from sdst.errors import InputError
-from sdst.grounding.cache import entries, hold, limit, open_entry, trim
+from sdst.grounding.cache import SENTENCE_FILE, entries, hold, limit, open_entry, trim
 
 
 class User:
@@ -79,8 +79,10 @@ def test_the_command_shows_and_clears_the_cache(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cache.parent / "demo").mkdir()
+    (cache / "fourth").mkdir()
+    (cache / "fourth" / SENTENCE_FILE).touch()
     main([])
-    assert f"{cache}: 3 encoded videos" in (shown := capsys.readouterr().out)
+    assert f"{cache}: 3 encoded videos and 1 sentences" in (shown := capsys.readouterr().out)
     assert f"{cache.parent / 'demo'}: 0.00 GB" in shown
     main(["--clear"])
     assert f"{cache}: 0 encoded videos" in capsys.readouterr().out
