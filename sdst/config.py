@@ -75,6 +75,10 @@ class DataConfig:
         domain: keep only the videos of this topic, where annotations name one: TVSum and YouTube
             Highlights train a model for each.
         protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
+        also: other datasets to learn from, whose features are of the same backbone: configs by name
+            or file, each with how often its queries are drawn in an epoch, 1 being every one once.
+        pairs: learn from queries of train that have no moments, too: they are of their whole video,
+            and only the contrastive losses read them.
         limit: keep only the first so many queries of every split (for short trials).
         allow_missing: go on without the queries whose features are missing; else that is an error.
         on_device: keep all features in the memory of the GPU where they fit; `auto` does for a
@@ -102,6 +106,8 @@ class DataConfig:
     store_dtype: Literal["float16", "int8"] = "float16"
     domain: str | None = None
     protocol: str = "custom"
+    also: dict[str, float] = field(default_factory=dict)
+    pairs: bool = False
     limit: int | None = None
     allow_missing: bool = False
     on_device: bool | Literal["auto"] = "auto"
@@ -380,6 +386,8 @@ def _problems(config: Config) -> list[str]:
         )
     if config.data.on_device is True and config.train.workers:
         found.append("data.on_device needs train.workers 0; other processes cannot share it")
+    if config.data.on_device is True and config.data.also:
+        found.append("data.on_device is for one dataset; leave it out with data.also")
     return found + _data_problems(config.data) + _planted_problems(config)
 
 
@@ -424,6 +432,14 @@ def _data_problems(data: DataConfig) -> list[str]:
         found.append(
             f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
         )
+    found += [
+        f"data.also {name} is {weight}, expected a weight of more than 0"
+        for name, weight in data.also.items()
+        if not 0 < weight < math.inf
+    ]
+    names = [Path(name).stem for name in data.also]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        found.append(f"data.also has two configs called {twice[0]}; rename one")
     found += [
         f"data.{name} goes with features from files, not with data.features encode"
         for name in ("endpoints", "last_layer")

@@ -56,6 +56,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     from sdst.model import parameter_count
     from sdst.provenance import provenance, published
     from sdst.sources.dataset import open_data
+    from sdst.sources.joined import with_others
     from sdst.training.distributed import main_process_first
     from sdst.training.tracking import start_tensorboard, start_tracker
     from sdst.training.trainer import Trainer, autocast_dtype, check_run, make_accelerator
@@ -67,7 +68,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     with main_process_first(accelerator):
         if accelerator.is_main_process:
             folder.resume(config) if resume else folder.check_free()
-        data = open_data(config, for_training=True)
+        data = with_others(open_data(config, for_training=True))
         config = data.config
         check_run(config, data, accelerator, model_class)
     data_ready = time.monotonic()
@@ -117,7 +118,7 @@ def finish(trainer: Trainer) -> dict:
     from sdst.training.snapping import decide_snap
 
     folder, data = trainer.folder, trainer.data
-    split = "test" if data.has_truth("test") else "val"
+    split = data.final_split()
     dataset = data.dataset(split)
     trainer.accelerator.wait_for_everyone()
     trainer.bare_model.load_weights(folder.model / "model.safetensors")
@@ -125,6 +126,7 @@ def finish(trainer: Trainer) -> dict:
     calibrate(trainer)
     records = trainer.predict(dataset)
     others = trainer.predict_others(dataset)
+    also = evaluate_others(trainer)
     if not trainer.accelerator.is_main_process:
         return {}
     write_predictions(folder.path / "predictions.jsonl", records)
@@ -140,10 +142,30 @@ def finish(trainer: Trainer) -> dict:
         "report": trainer.report(records, dataset.annotations) | figures,
         "reliability": reliable,
         "zero_shot": trainer.zero_shot_report(dataset),
+        **({"also": also} if also else {}),
         "best_epoch": trainer.progress.best_epoch,
         "epochs": trainer.progress.epoch,
         "parameters": parameter_count(trainer.bare_model),
     }
+
+
+def evaluate_others(trainer: Trainer) -> dict[str, dict]:
+    """What `metrics.json` says of each dataset under `data.also`; nothing on helper processes."""
+    from sdst.evaluation.protocols import PROTOCOLS
+
+    others = trainer.data.others
+    splits = {name: data.final_split() for name, data in others.items()}
+    found = {}
+    for name, report in trainer.reports_of_others(splits).items():
+        data, queries = others[name].config.data, len(others[name].splits[splits[name]])
+        found[name] = {
+            "title": titled(PROTOCOLS[data.protocol].title, queries, data),
+            "protocol": data.protocol,
+            "split": splits[name],
+            "queries": queries,
+            "report": report,
+        }
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not metrics:
         return 0
     show_metrics(config, metrics)
+    show_others(metrics)
     left = [name for name in PRODUCTS if (output / name).exists()]
     print(f"left in {output}: {', '.join(left)}")
     return 130 if metrics["interrupted"] else 0
@@ -178,6 +201,16 @@ def show_metrics(config: Config, metrics: dict) -> None:
         f"{metrics['split']} split, weights of epoch {metrics['best_epoch']}; "
         + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     )
+
+
+def show_others(metrics: dict) -> None:
+    """Print the figures on the datasets under `data.also`, each under its own protocol."""
+    from sdst.evaluation import format_report
+    from sdst.evaluation.protocols import PROTOCOLS
+
+    for found in metrics.get("also", {}).values():
+        headline = PROTOCOLS[found["protocol"]].headline
+        print(format_report({found["split"]: found["report"]}, found["title"], headline))
 
 
 def results_of(config: Config, metrics: dict) -> dict:

@@ -42,6 +42,12 @@ VARIANTS = {
     "cross": ("standard cross-attention", ["--model.attention", "cross"]),
     "sparse": ("context sparse", ["--model.context", "sparse"]),
     "mild": ("schedule 2 2 1 1 1", ["--model.schedule", "[2,2,1,1,1]"]),
+    "alone": ("queries do not attend to each other", ["--model.query_attention", "false"]),
+    "left-out": ("query dropout 0.25", ["--loss.query_dropout", "0.25"]),
+    "both": (
+        "neither attention among queries nor all of them",
+        ["--model.query_attention", "false", "--loss.query_dropout", "0.25"],
+    ),
     "coarse": ("schedule 8 4 2 1 1", ["--model.schedule", "[8,4,2,1,1]"]),
 }
 
@@ -154,15 +160,17 @@ def main() -> None:
         default = getattr(Budget, name)
         parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--dropout", action="store_true", help="the recipe's")
+    parser.add_argument("--several", action="store_true", help="queries with several moments alone")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     options = vars(parser.parse_args())
     seeds = range(first := options.pop("first_seed"), first + options.pop("seeds"))
-    variants = options.pop("variants")
+    variants, several = options.pop("variants"), options.pop("several")
     budget = Budget(**options)
     pack(budget)
-    print(as_markdown(run_study(grid_of(budget, variants), Plan(budget.output, seeds))), end="")
+    plan = Plan(budget.output, seeds, several=several)
+    print(as_markdown(run_study(grid_of(budget, variants), plan)), end="")
 
 
 if __name__ == "__main__":

@@ -81,12 +81,21 @@ def trained(output: Path, recipe: str, options: Sequence[str], model: type[SDST]
 
 
 def study_run(
-    output: Path, recipe: str, options: Sequence[str], labels: Sequence[str], videos: int | None
+    output: Path,
+    recipe: str,
+    options: Sequence[str],
+    labels: Sequence[str],
+    videos: int | None,
+    several: bool = False,
 ) -> Run:
     """A run as `trained`, with the figures that `labels` name.
 
     Args:
         videos: test videos of the demo that it is evaluated on; None: the split that it was.
+        several: evaluate the queries with several moments alone.
+
+    Raises:
+        InputError: as `trained`, or no query has several moments.
     """
     metrics = trained(output, recipe, options)
     config = load_config(output / "config.yaml")
@@ -101,6 +110,14 @@ def study_run(
         records = read_predictions(output / f"predictions-{videos}.jsonl")
         truth = demo_of_tests(videos).splits["test"]
         title = f"{videos:,} test videos"
+    if several:
+        truth = [a for a in truth if len(a.windows or ()) > 1]
+        chosen = {a.qid for a in truth}
+        records = [record for record in records if record["qid"] in chosen]
+        if not records:
+            raise InputError(f"{output}: none of its {title} has several moments")
+        report = protocol.score(records, truth, config.data.clip_length)
+        title += f", the {len(records):,} queries with several moments"
     per_query = figures_per_query(records, truth, protocol, config.data.clip_length, labels)
     qids = tuple(record["qid"] for record in records)
     figures = labelled(figures_of(report), labels)

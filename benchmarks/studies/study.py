@@ -40,12 +40,14 @@ class Plan:
         seeds: of every row.
         options: `--section.key value` pairs that all rows change beside the grid's.
         videos: test videos of the demo that runs are evaluated on; None: the run's own split.
+        several: evaluate the queries with several moments alone.
     """
 
     output: Path
     seeds: range
     options: tuple[str, ...] = ()
     videos: int | None = None
+    several: bool = False
 
 
 def run_study(grid: Grid, plan: Plan) -> Study:
@@ -70,7 +72,11 @@ def run_study(grid: Grid, plan: Plan) -> Study:
         for seed in plan.seeds:
             options = [*grid.of_row(name, plan.options), "--train.seed", str(seed)]
             folder = plan.output / f"{grid.folder(name)}-seed{seed}"
-            runs.append(study_run(folder, grid.recipe, options, protocol.headline, plan.videos))
+            runs.append(
+                study_run(
+                    folder, grid.recipe, options, protocol.headline, plan.videos, plan.several
+                )
+            )
         rows.append(Row(name, runs))
         if any(x.qids != rows[0].runs[0].qids for x in runs):
             raise InputError(
@@ -103,6 +109,7 @@ def main() -> None:
     add("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     add("--first-seed", type=int, default=0)
     add("--videos", type=int, help="evaluate the demo on so many test videos of its kind")
+    add("--several", action="store_true", help="evaluate queries with several moments alone")
     options, overrides = parser.parse_known_args()
     if options.seeds < 1:
         raise InputError(f"--seeds is {options.seeds}, expected at least 1")
@@ -112,6 +119,7 @@ def main() -> None:
         range(options.first_seed, options.first_seed + options.seeds),
         tuple(overrides),
         options.videos,
+        options.several,
     )
     print(as_markdown(run_study(grid, plan)), end="")
     print(f"in {plan.output}: table.md, table.csv, table.tex")

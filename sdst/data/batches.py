@@ -267,7 +267,8 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
     """[clips] saliency: the annotators' mean, or 1 inside the windows where none was given.
 
     A clip is inside by its center; a moment too short for that has the clip it is centered on.
-    Where every clip has labels, its rating is by how much their mean exceeds the video's.
+    Where every clip has labels, its rating is by how much their mean exceeds the video's. A query
+    without any of these is of the whole video.
     """
     if annotation.saliency is not None:
         # Behind where a damaged video ends, perhaps.
@@ -275,6 +276,8 @@ def clip_ratings(annotation: Annotation, clips: int, clip_length: float) -> np.n
         return annotation.saliency_per_clip(rated)[:clips].astype(np.float32)
     if annotation.labels is not None:
         return _above_average(annotation.labels, clips)
+    if annotation.windows is None:
+        return np.ones(clips, np.float32)
     windows = _windows(annotation, clips, clip_length)
     center = (np.arange(clips) + 0.5) * clip_length
     inside = (windows[:, :1] <= center) & (center < windows[:, 1:])

@@ -53,12 +53,14 @@ def grounding_loss(
     targets: Targets,
     weights: LossConfig,
     gather: Callable[[Tensor, int], Tensor] = lambda x, dim: x,
+    partly: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and every term before weighting.
 
     Args:
         gather: joins a tensor over processes along its batch dimension, with gradient, so that
             several processes train on the loss of their joint batch; by default there is one.
+        partly: samples without a moment are unlabelled; the losses of moments leave them out.
     """
     at = targets.positive_clip.clamp(min=0)
     predictions = (
@@ -74,7 +76,7 @@ def grounding_loss(
     spans, logits, actionness, saliency, sentence, clip, visual = predictions
     targets = Targets(*(gather(getattr(targets, f.name), 0) for f in fields(targets)))
     anchored, scale = targets.positive_clip >= 0, outputs.scale
-    terms = moment_losses(spans, logits, actionness, targets, weights.query_dropout)
+    terms = moment_losses(spans, logits, actionness, targets, weights.query_dropout, partly)
     terms["saliency"] = saliency_loss(scale * saliency, targets)
     terms |= contrastive_losses(sentence, clip, visual, scale, anchored)
     if weights.outside and outputs.offsets is not None and outputs.references is not None:
@@ -84,7 +86,12 @@ def grounding_loss(
 
 
 def moment_losses(
-    spans: Tensor, logits: Tensor, actionness: Tensor, targets: Targets, dropout: float = 0.0
+    spans: Tensor,
+    logits: Tensor,
+    actionness: Tensor,
+    targets: Targets,
+    dropout: float = 0.0,
+    partly: bool = False,
 ) -> dict[str, Tensor]:
     """Class, boundary and actionness terms after matching queries to moments.
 
@@ -92,12 +99,16 @@ def moment_losses(
         spans: [K, B, M, 2].
         logits, actionness: [K, B, M].
         dropout: chance of a query of a sample to be left out, at all steps.
+        partly: leave samples without a moment out.
     """
     steps, batch, queries = logits.shape
     truth = targets.spans.expand(steps, -1, -1, -1)  # [K, B, G, 2]
     real = length_mask(targets.counts, truth.shape[2])  # [B, G]
     overlap = iou(spans[:, :, :, None], truth[:, :, None])  # [K, B, M, G]
     kept = torch.rand_like(logits[0]) >= dropout if dropout else None  # [B, M]
+    if partly:
+        labelled = (targets.counts > 0)[:, None].expand(batch, queries)
+        kept = labelled if kept is None else kept & labelled
     with torch.no_grad():
         assigned = match(spans, logits, overlap, targets, kept)  # [K, B, G]
     matched = assigned >= 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from sdst.config import FROM_FEATURES, Config
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_files import FeatureFiles, fewest_clips
+from sdst.data.joined import JoinedQueries
 from sdst.data.planted.features import PlantedFeatures
 from sdst.data.store.reader import FeatureSource, FeatureStore, require
 from sdst.errors import InputError
@@ -39,12 +40,15 @@ class Data:
         meta: what decides what the features are: the backbone and its settings, or the files; and
             the annotations that are learned from.
         config: the one that was opened, with what it leaves open (`LEFT_OPEN`) decided.
+        others: the datasets under `data.also`, by name, where they were opened
+            (`sdst.sources.joined`).
     """
 
     splits: Splits
     source: FeatureSource
     meta: dict
     config: Config
+    others: dict[str, Data] = field(default_factory=dict)
 
     def has_truth(self, split: str) -> bool:
         """Whether there is such a split, and it can be evaluated on."""
@@ -68,6 +72,20 @@ class Data:
             config.model.layers,
             config.train.seed,
         )
+
+    def training(self) -> GroundingDataset | JoinedQueries:
+        """The queries that are learned from, those of other datasets among them."""
+        own = self.dataset("train")
+        if not self.others:
+            return own
+        weights = self.config.data.also.values()
+        others = [other.dataset("train") for other in self.others.values()]
+        parts = [(own, 1.0), *zip(others, weights, strict=True)]
+        return JoinedQueries(parts, self.config.train.seed)
+
+    def final_split(self) -> str:
+        """The split that a finished model is evaluated on."""
+        return "test" if self.has_truth("test") else "val"
 
 
 def open_data(
@@ -159,7 +177,8 @@ def _clips(source: FeatureSource, vid: str) -> int:
 def _placed(store: FeatureStore, config: Config, for_training: bool) -> FeatureStore:
     """`store` as `data.on_device` says; where it is not met, only a request is worth a line."""
     if config.data.on_device == "auto":
-        if not for_training or config.train.workers or _hindrance(store):
+        elsewhere = config.train.workers or config.data.also  # a batch is of one store there
+        if not for_training or elsewhere or _hindrance(store):
             return store
     elif not config.data.on_device:
         return store

@@ -42,10 +42,12 @@ def read_splits(config: Config, root: Path) -> Splits:
                 f"{files.get(split, root)}: no such file; data.annotations names the annotations "
                 "of train, val and optionally test"
             )
-        if unlabelled := [a.qid for a in splits[split] if not a.has_truth]:
+        unlabelled = [a.qid for a in splits[split] if not a.has_truth]
+        if unlabelled and not (split == "train" and data.pairs):
             raise InputError(
                 f"{files[split]}: {len(unlabelled)} queries have no relevant_windows "
-                f"(first: qid {unlabelled[0]}); only test may be unlabelled"
+                f"(first: qid {unlabelled[0]}); only test may be unlabelled, and train under "
+                "data.pairs"
             )
     return splits
 

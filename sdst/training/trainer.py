@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sdst.config import Config, DataConfig
+from sdst.config import Config, DataConfig, PredictConfig
 from sdst.data.annotations import Annotation
 from sdst.data.batches import BUCKETS, TIGHT, Batch, GroundingDataset, Multiples, collate
+from sdst.data.joined import JoinedQueries
 from sdst.errors import InputError, one_line
 from sdst.evaluation.predict import as_record, knows_presence, predict, predict_zero_shot
 from sdst.evaluation.presence import of_others
@@ -69,8 +71,13 @@ class Trainer:
         self.faults: set[str] = set()  # of the sparse stream, that were said
         self.stop_asked = self.interrupted = False
         set_seed(config.train.seed)
-        self.dataset = data.dataset("train")
+        self.dataset = data.training()
         self.validation = data.dataset("val")
+        labelled = [a.windows is not None for a in self.dataset.annotations]
+        loss = config.loss
+        weighs = any((loss.classification, loss.l1, loss.iou, loss.actionness))
+        self.learns_moments = weighs and any(labelled)
+        self.partly = weighs and not all(labelled)
         capture = make_capture(config.train, accelerator.device, accelerator.num_processes)
         padding = multiples(config.data, in_graphs=capture is not None)
         loader = make_loader(self.dataset, config, accelerator.num_processes, padding)
@@ -112,15 +119,9 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def learns_moments(self) -> bool:
-        """Whether any loss is of moments; a recipe for highlights alone has none."""
-        loss = self.config.loss
-        return any((loss.classification, loss.l1, loss.iou, loss.actionness))
-
-    @property
     def protocol(self) -> Protocol:
         """How predictions are scored."""
-        return PROTOCOLS[self.config.data.protocol]
+        return _protocol(self.data)
 
     def resume(self) -> None:
         """Go back to the end of the last complete epoch, or to the beginning without one."""
@@ -230,7 +231,12 @@ class Trainer:
     def pass_through(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, loss and backward of a batch on its device."""
         loss, terms, health = batch_loss(
-            self.model, batch.inputs(), targets_of(batch), self.config.loss, self.precision
+            self.model,
+            batch.inputs(),
+            targets_of(batch),
+            self.config.loss,
+            self.precision,
+            self.partly,
         )
         self.accelerator.backward(self.scaler.scale(loss))
         figures = {"loss": loss, **terms, **vars(health)}
@@ -292,10 +298,12 @@ class Trainer:
     def validate(self, losses: dict[str, float], health: dict[str, float]) -> None:
         """Evaluate on `val`, log it, and keep the model if it is the best so far."""
         records = self.predict(self.validation)
+        others = self.reports_of_others({name: "val" for name in self.data.others})
         if not self.accelerator.is_main_process:
             return
         figures = figures_of(self.report(records, self.validation.annotations))
-        score = selected_figure(figures, self.config.train.select_by)
+        of_others = {name: figures_of(report) for name, report in others.items()}
+        score = self.score(figures, of_others)
         progress = self.progress
         is_best = progress.best is None or score > progress.best
         if is_best:
@@ -308,22 +316,55 @@ class Trainer:
             "sparse_stream": health,
             "val": figures,
         }
+        if of_others:
+            record["val_of_others"] = of_others
         self.folder.log_metrics(record)
         self.log({f"val/{name}": value for name, value in figures.items()})
-        headline = labelled(figures, self.protocol.headline)
-        line = "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
         best = "  (best)" if is_best else ""
+        line = _headline(figures, self.protocol)
         self.say(f"epoch {progress.epoch:3d}  loss {losses['loss']:.3f}  val {line}{best}")
+        for name, found in of_others.items():
+            self.log({f"val/{name}/{label}": value for label, value in found.items()})
+            self.say(
+                f"           {name}  val {_headline(found, _protocol(self.data.others[name]))}"
+            )
 
-    def predict(self, dataset: GroundingDataset) -> list[dict]:
-        """Predictions for `dataset`, shared out over the processes and put together again."""
+    def score(self, figures: dict[str, float], of_others: dict[str, dict[str, float]]) -> float:
+        """What the best checkpoint is chosen by: `train.select_by`, averaged over the datasets."""
+        scores = [selected_figure(figures, self.config.train.select_by)]
+        for name, found in of_others.items():
+            scores.append(selected_figure(found, self.data.others[name].config.train.select_by))
+        return sum(scores) / len(scores)
+
+    def reports_of_others(self, splits: dict[str, str]) -> dict[str, dict]:
+        """Reports on a split of each dataset under `data.also`, as its own protocol has them."""
+        reports = {}
+        for name, split in splits.items():
+            data = self.data.others[name]
+            predict = data.config.predict
+            if predict.snap == "auto":  # as decided on the first dataset
+                predict = replace(predict, snap=self.config.predict.snap)
+            records = self.predict(data.dataset(split), predict)
+            if self.accelerator.is_main_process:
+                clip_length = data.config.data.clip_length
+                reports[name] = _protocol(data).score(records, data.splits[split], clip_length)
+        return reports
+
+    def predict(
+        self, dataset: GroundingDataset, options: PredictConfig | None = None
+    ) -> list[dict]:
+        """Predictions for `dataset`, shared out over the processes and put together again.
+
+        Args:
+            options: in the place of the config's.
+        """
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         records = predict(
             self.bare_model,
             dataset.share(rank, processes),
             device=self.accelerator.device,
             progress=rank == 0,
-            options=self.config.predict,
+            options=options or self.config.predict,
         )
         if processes == 1:
             return records
@@ -420,8 +461,9 @@ def check_run(
         InputError: the queries cannot be shared out in batches or scored.
         ImplementationError: a requested implementation of an op does not fit.
     """
-    make_loader(data.dataset("train"), config, accelerator.num_processes)
-    check_scoring(config, data)
+    make_loader(data.training(), config, accelerator.num_processes)
+    for scored in (data, *data.others.values()):
+        check_scoring(scored.config, scored)
     check_kernels(config, data, accelerator, model_class)
 
 
@@ -475,16 +517,19 @@ def batch_loss(
     targets: Targets,
     config: LossConfig,
     precision: torch.dtype | None = None,
+    partly: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor], SparseHealth]:
     """What a batch costs, in all and by its terms, and how the sparse stream fares.
 
     Args:
         precision: of the model, by autocast; None is fp32, which the losses are in any case.
+        partly: as for `grounding_loss`.
     """
     device = inputs[0].device.type
     with torch.autocast(device, precision, enabled=precision is not None):
         outputs = model(*inputs)
-    return *grounding_loss(outputs, targets, config, gather_batch), sparse_health(outputs)
+    loss, terms = grounding_loss(outputs, targets, config, gather_batch, partly)
+    return loss, terms, sparse_health(outputs)
 
 
 def multiples(data: DataConfig, in_graphs: bool) -> Multiples:
@@ -495,7 +540,7 @@ def multiples(data: DataConfig, in_graphs: bool) -> Multiples:
 
 
 def make_loader(
-    dataset: GroundingDataset,
+    dataset: GroundingDataset | JoinedQueries,
     config: Config,
     processes: int = 1,
     padding: Multiples = TIGHT,
@@ -538,6 +583,16 @@ def targets_of(batch: Batch) -> Targets:
         lengths=batch.video_lengths,
         positive_clip=batch.positive_clip,
     )
+
+
+def _protocol(data: Data) -> Protocol:
+    return PROTOCOLS[data.config.data.protocol]
+
+
+def _headline(figures: dict[str, float], protocol: Protocol) -> str:
+    """The figures that papers report, in a line."""
+    headline = labelled(figures, protocol.headline)
+    return "  ".join(f"{label} {figure:4.1f}" for label, figure in headline.items())
 
 
 def whole_video(annotation: Annotation) -> dict:

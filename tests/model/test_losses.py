@@ -176,3 +176,26 @@ def test_queries_that_are_dropped_count_nowhere(targets, predictions, monkeypatc
     expected["actionness"] = expected["actionness"] * kept.sum() / QUERIES
     for name, term in expected.items():
         torch.testing.assert_close(found[name], term, msg=name)
+
+
+def test_partly_labelled_samples_teach_no_moments() -> None:
+    """The others learn as if they were alone."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, requires_grad=True)
+
+    spans, logits, actionness = draw(2, 3, 4, 2), draw(2, 3, 4), draw(2, 3, 4)
+    truth = torch.rand(3, 2, 2, generator=generator)
+    counts = torch.tensor([2, 0, 1])
+    rest = torch.zeros(3, 5), torch.full((3,), 5), torch.full((3,), -1)
+    terms = moment_losses(spans, logits, actionness, Targets(truth, counts, *rest), partly=True)
+    sum(terms.values()).backward()
+    for tensor in (spans, logits, actionness):
+        assert not tensor.grad[:, 1].any()
+        assert tensor.grad[:, 0].any()
+    kept = [0, 2]
+    alone = Targets(truth[kept], counts[kept], *(x[kept] for x in rest))
+    expected = moment_losses(spans[:, kept], logits[:, kept], actionness[:, kept], alone)
+    for name in ("classification", "l1", "iou"):
+        torch.testing.assert_close(terms[name], expected[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,7 @@ def test_a_study_is_made_once_and_goes_on(
         assert [row.values(label) for row in again.rows] == [
             row.values(label) for row in first.rows
         ]
+    several = run_study(grid, replace(plan, several=True))
+    qids = several.rows[0].runs[0].qids
+    assert "queries with several moments" in several.title
+    assert 0 < len(qids) < len(first.rows[0].runs[0].qids)
