@@ -24,8 +24,8 @@ import torch
 from benchmarks.report import FOLDER, Cell, read_family, read_json
 from benchmarks.report import main as render_report
 from sdst.errors import InputError, run
+from sdst.files.publish import replace_text
 from sdst.provenance import commit, machine
-from sdst.publish import replace_text
 
 _RULE = re.compile(r"\|[\s:|-]+\|")
 _SPREAD = re.compile(r"(-?\d+\.\d+) ± (\d+\.\d+)")

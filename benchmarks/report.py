@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sdst.errors import InputError, run
-from sdst.publish import replace_text
+from sdst.files.publish import replace_text
 
 FOLDER = Path(__file__).parent / "results"
 _WIDTH = 120

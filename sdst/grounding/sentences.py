@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from sdst.backbones import Backbone, FrameFeatures, TextFeatures
-from sdst.cache_folder import NoCacheError
 from sdst.errors import InputError
+from sdst.files.cache_folder import NoCacheError
+from sdst.files.publish import publish, scratch_folder
+from sdst.files.sealed import load_tensors, save_tensors
 from sdst.grounding.cache import SENTENCE_FILE, grounding_cache, limit, open_entry, trim
 from sdst.grounding.recent import Recent
-from sdst.publish import publish, scratch_folder
-from sdst.sealed import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
