@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -31,3 +32,12 @@ def test_own_videos_from_a_table_to_an_answer(tmp_path: Path) -> None:
     printed = run("own_videos.py", tmp_path)
     assert "train.jsonl: " in printed and "R1@0.5" in printed
     assert re.search(r"\d s to +[\d.]+ s  score 0\.\d\d", printed)
+
+
+@pytest.mark.slow
+def test_a_moment_found_among_videos_is_cut(tmp_path: Path) -> None:
+    first = run("search_and_cut.py", tmp_path).splitlines()[0]
+    assert first.startswith("film0.mp4 10 s to 20 s: ")
+    with av.open(str(tmp_path / "clips" / first.rpartition(": ")[2])) as clip:
+        assert clip.duration is not None and abs(clip.duration / av.time_base - 10) < 0.5
+    assert "film0.mp4,the white block blinks,1,10.0,20.0" in (tmp_path / "moments.csv").read_text()
