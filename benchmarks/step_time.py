@@ -81,6 +81,8 @@ class Machine:
 H100 = Machine("H100 SXM, bf16", 989e12, 3.35e12, 132, launch=5e-6, gap=2.5e-6)
 CPU_GAP = 3e-6  # PyTorch's own time for an operation on a CPU (assumed)
 _KINDS = 12  # lines of the check
+# A view that its schema does not call one, and the profiler's marks.
+_NO_WORK = ("_unsafe_view", "_record_function_enter_new", "_record_function_exit")
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,9 @@ def is_free(func: torch._ops.OpOverload) -> bool:
     """Whether `func` moves nothing: it returns views only, asks something, or allocates."""
     returns = func._schema.returns
     views = returns and all(r.alias_info and not r.alias_info.is_write for r in returns)
-    making_room = func.overloadpacket.__name__.startswith("empty")
-    return bool(views) or making_room or func.namespace == "prim"
+    name = func.overloadpacket.__name__
+    no_work = name.startswith("empty") or name in _NO_WORK
+    return bool(views) or no_work or func.namespace == "prim"
 
 
 def _tensors(tree: object) -> list[Tensor]:

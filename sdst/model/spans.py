@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def to_ends(spans: Tensor) -> Tensor:
@@ -18,19 +19,27 @@ def to_center_width(ends: Tensor) -> Tensor:
     return torch.stack(((start + end) / 2, end - start), dim=-1)
 
 
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of (center, width) spans, broadcast over leading dimensions.
+def iou_with_slopes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union of spans, and its derivative with respect to a's center and width.
 
     Args:
-        a, b: [..., 2].
+        a, b: [..., 2], (center, width), broadcast over leading dimensions.
 
     Returns:
-        [...], in [0, 1]; 0 where both spans are empty.
+        [...], in [0, 1], 0 where both spans are empty, and [..., 2]. Where two ends meet, the
+        derivative is the mean of those on either side.
     """
-    (a_start, a_end), (b_start, b_end) = to_ends(a).unbind(-1), to_ends(b).unbind(-1)
-    overlap = (torch.minimum(a_end, b_end) - torch.maximum(a_start, b_start)).clamp(min=0)
-    union = (a_end - a_start) + (b_end - b_start) - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny ** 0.5)
+    sides = torch.arange(-0.5, 1.0, device=a.device, dtype=a.dtype)  # -1/2, 1/2
+    a_ends, b_ends = (torch.addcmul(x[..., :1], x[..., 1:], sides) for x in (a, b))
+    common = torch.minimum(a_ends, b_ends)[..., 1] - torch.maximum(a_ends, b_ends)[..., 0]
+    overlap = common.clamp(min=0)
+    union = (a[..., 1] + b[..., 1] - overlap).clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
+    value = overlap / union
+    # The overlap grows with a's end where b's is later, and with a's start where b's is earlier.
+    start, end = (b_ends - a_ends).sign().unbind(-1)
+    center, width = torch.lerp(start, end, 0.5), 0.5 + (end - start) / 4
+    by_overlap = (1 + value) / union * (common >= 0)
+    return value, torch.stack((center * by_overlap, width * by_overlap - value / union), -1)
 
 
 def distance_outside(offsets: Tensor, references: Tensor) -> Tensor:
@@ -44,5 +53,31 @@ def distance_outside(offsets: Tensor, references: Tensor) -> Tensor:
         [..., M, P].
     """
     center, width = references[..., None, :].unbind(-1)
-    points = center + offsets.float() * width / 2
-    return (-points).clamp(min=0) + (points - 1).clamp(min=0)
+    points = torch.addcmul(center, offsets.float(), width, value=0.5)
+    return (points - points.clamp(0.0, 1.0)).abs()
+
+
+def mean_outside(offsets: Tensor, references: Tensor) -> Tensor:
+    """[], the mean of `distance_outside`, with its gradient written down."""
+    return _MeanOutside.apply(offsets, references)
+
+
+class _MeanOutside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, offsets: Tensor, references: Tensor) -> Tensor:
+        center, width = references[..., None, :].unbind(-1)
+        points = torch.addcmul(center, offsets.float(), width, value=0.5)
+        outside = points - points.clamp(0.0, 1.0)
+        ctx.save_for_backward(outside, offsets, width)
+        return outside.abs().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        [grad], [outside, offsets, width] = grads, ctx.saved_tensors
+        by_point = outside.sign() * (grad / outside.numel())
+        by_width = (by_point * offsets).sum(-1) / 2
+        by_references = torch.stack((by_point.sum(-1), by_width), -1)
+        return (by_point * (width / 2)).to(offsets.dtype), by_references

@@ -211,14 +211,14 @@ class SDST(nn.Module):
             spans = blocks.heads.refine(hidden, references)
             if every_step or step == len(inputs) - 1:
                 full = resample(dense, lengths, stride, 1, video.clips)
-                steps.append((spans, *blocks.heads.rate(hidden), full))
+                steps.append((spans, hidden, full))
             looks.append((references, offsets))
             if not self.training:
                 peaks.append(saliency_peak(dense, sentence[:, step], lengths))
             references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
-        spans, class_logits, actionness, dense = (
-            torch.stack(outputs) for outputs in zip(*steps, strict=True)
-        )
+        spans, hidden, dense = (torch.stack(outputs) for outputs in zip(*steps, strict=True))
+        ratings = blocks.heads.rate(hidden.flatten(0, 1))
+        class_logits, actionness = (x.unflatten(0, hidden.shape[:2]) for x in ratings)
         sentence = sentence.transpose(0, 1)
         saliency = saliency_scores(dense, sentence[-len(dense) :])
         outputs = Outputs(

@@ -9,7 +9,7 @@ import torch
 
 from sdst.model import SDST, ModelConfig, Outputs
 from sdst.model.health import collapses, sparse_health
-from sdst.model.spans import distance_outside
+from sdst.model.spans import distance_outside, mean_outside
 
 HEALTHY = {"offset": 1.0, "outside": 0.1, "spread": 0.1, "slots": 4.0}
 
@@ -76,6 +76,17 @@ def test_what_still_tells_sentences_apart_is_no_collapse(figures: dict[str, floa
 def test_outside_points_are_led_back() -> None:
     """The loss has a gradient where a sample has none."""
     offsets = torch.full((1, 4), 9.0, requires_grad=True)
-    distance_outside(offsets, torch.tensor([[0.9, 0.4]])).mean().backward()
+    mean_outside(offsets, torch.tensor([[0.9, 0.4]])).backward()
     assert (offsets.grad > 0).all()
     assert math.isfinite(offsets.grad.sum())
+
+
+def test_the_mean_outside_and_its_gradient_are_those_of_the_distances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.randn(2, 3, 4, generator=generator).mul(3).requires_grad_()
+    references = torch.rand(2, 3, 2, generator=generator).requires_grad_()
+    found = mean_outside(offsets, references)
+    expected = distance_outside(offsets, references).mean()
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(x, (offsets, references)) for x in (found, expected))
+    torch.testing.assert_close(ours, theirs)
