@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sdst.model.layers import MLP, length_mask
@@ -48,23 +49,32 @@ def move_relatively(by: Tensor, references: Tensor) -> Tensor:
     In units of the reference, as RDSA looks around it: how far to move does not depend on where in
     the video the reference is, nor on how wide. A step makes it at most four times as wide.
     """
-    center, width = references.float().unbind(-1)
-    shift, growth = by.float().unbind(-1)
-    moved = torch.addcmul(center, shift, width, value=0.5)
-    return KeepInside.apply(torch.stack((moved, 4 * width * (growth - LOG_3).sigmoid()), -1))
+    return _MoveRelatively.apply(by.float(), references.float())
 
 
-class KeepInside(torch.autograd.Function):
-    """Clamp to the video. The gradient passes, so that what ran against an end is led back."""
+class _MoveRelatively(torch.autograd.Function):
+    """Within the video, with the gradient of no bounds: what ran against an end is led back."""
 
     @staticmethod
-    def forward(ctx: object, spans: Tensor) -> Tensor:
-        return spans.clamp(NARROWEST, 1.0)
+    def forward(ctx, by: Tensor, references: Tensor) -> Tensor:
+        (center, width), (shift, growth) = references.unbind(-1), by.unbind(-1)
+        share = (growth - LOG_3).sigmoid()
+        wide, half = 4 * width * share, width / 2
+        ctx.save_for_backward(half, torch.addcmul(wide, wide, share, value=-1), shift, share)
+        return torch.stack((torch.addcmul(center, shift, half), wide), -1).clamp_(NARROWEST, 1.0)
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        [grad] = grads
-        return grad
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *grads: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        [grad], [*slopes, shift, share] = grads, ctx.saved_tensors
+        by_references = None
+        if ctx.needs_input_grad[1]:
+            center, width = grad.unbind(-1)
+            by_width = torch.addcmul(center * shift / 2, width, share, value=4)
+            by_references = torch.stack((center, by_width), -1)
+        return grad * torch.stack(slopes, -1), by_references
 
 
 REFINEMENTS = {"logit": move_logits, "relative": move_relatively}

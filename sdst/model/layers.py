@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sdst.kernels import cross_attention, dense_attention, dropout, residual_norm
@@ -35,7 +36,12 @@ def sine_encoding(position: Tensor, width: int) -> Tensor:
     Returns:
         [..., width]: sines in the first half, cosines in the second.
     """
-    angle = position[..., None].float() * sine_frequencies(width, position.device)
+    return sine_code(position, sine_frequencies(width, position.device))
+
+
+def sine_code(position: Tensor, frequencies: Tensor) -> Tensor:
+    """`sine_encoding` [..., 2n] by its n `frequencies`."""
+    angle = position[..., None].float() * frequencies
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
@@ -151,15 +157,30 @@ class NeighbourConv(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, L, F] -> [B, L, F], with zeros beyond the ends."""
-        length = input.shape[1]
-        padded = functional.pad(input, (0, 0, 1, 1))
-        around = torch.cat([padded[:, i : i + length] for i in range(3)], -1)
-        return functional.linear(around, *self.as_linear())
+        return functional.linear(_Around.apply(input), *self.as_linear())
 
     def as_linear(self) -> tuple[Tensor, Tensor]:
         """Weight [F, 3F] and bias [F] on a clip between its neighbours."""
         assert self.bias is not None  # this convolution is never built without
         return self.weight.transpose(1, 2).flatten(1), self.bias
+
+
+class _Around(torch.autograd.Function):
+    """[B, L, F] -> [B, L, 3F], every element between its neighbours, zeros beyond the ends."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        length, padded = x.shape[1], functional.pad(x, (0, 0, 1, 1))
+        return torch.cat([padded[:, i : i + length] for i in range(3)], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        before, itself, after = grads[0].chunk(3, -1)
+        total = itself.clone()
+        total[:, :-1].add_(before[:, 1:])
+        total[:, 1:].add_(after[:, :-1])
+        return total
 
 
 class CrossAttentionLayers(nn.Module):

@@ -86,9 +86,9 @@ class RDSA(DeformableReader):
         self.query = nn.Linear(3 * width, 3 * width)
 
     def forward(
-        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+        self, hidden: Tensor, position: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """hidden [B, M, F] is not read: the video alone decides [P].
+        """hidden and position [B, M, F] are not read: the video alone decides [P].
 
         Returns:
             What was read [B, M, F], and the offsets at which, [B, M, heads * points].
@@ -132,9 +132,10 @@ class DeformableCrossAttention(DeformableReader):
         super().__init__(config, config.width)
 
     def forward(
-        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+        self, hidden: Tensor, position: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `RDSA.forward`."""
+        """As `RDSA.forward`; what H knows decides, with its position."""
+        hidden = hidden + position
         offsets = within(self.offsets(hidden), self.reach)
         return self.read(offsets, self.scores(hidden), references, dense, lengths), offsets
 
@@ -146,10 +147,10 @@ class StandardCrossAttention(CrossAttentionLayers):
         super().__init__(config.width, config.heads)
 
     def forward(
-        self, hidden: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
+        self, hidden: Tensor, position: Tensor, references: Tensor, dense: Tensor, lengths: Tensor
     ) -> tuple[Tensor, None]:
         """As `RDSA.forward`, without offsets."""
-        return self.attend(hidden, self.keys_values(dense), lengths), None
+        return self.attend(hidden + position, self.keys_values(dense), lengths), None
 
 
 READERS = {
@@ -175,10 +176,11 @@ def gather_ends(source: Tensor, references: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         [B, M, 3F].
     """
-    center, width = references.unbind(-1)
-    ends = torch.stack((center - width / 2, center, center + width / 2), dim=-1).clamp(0.0, 1.0)
+    sides = torch.arange(-0.5, 1.0, 0.5, device=references.device)
+    center, width = references.split(1, -1)
+    ends = torch.addcmul(center, width, sides).clamp(0.0, 1.0)  # [B, M, 3]
     # One sample in the middle of references without width: its weight is 1.
     points = functional.pad(ends.flatten(1)[..., None], (0, 1))
     zeros = points.new_zeros(*points.shape[:2], 1, 1)
     sampled = deformable_attention(source[:, :, None], points, zeros, zeros, lengths)
-    return sampled.view(*center.shape, -1)
+    return sampled.view(*references.shape[:2], -1)

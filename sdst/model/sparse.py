@@ -14,7 +14,8 @@ from sdst.model.layers import (
     FeedForward,
     Residual,
     SelfAttention,
-    sine_encoding,
+    sine_code,
+    sine_frequencies,
 )
 from sdst.model.rdsa import READERS
 
@@ -30,10 +31,13 @@ class SparseBlock(nn.Module):
     reference as position [D: DAB-DETR].
     """
 
+    frequencies: Tensor  # of the sine code
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, heads = config.width, config.heads
         self.position = MLP(2 * width, width, width)
+        self.register_buffer("frequencies", sine_frequencies(width), persistent=False)
         self.text_attention = CrossAttention(width, heads)
         self.self_attention = SelfAttention(width, heads) if config.query_attention else None
         self.context_attention = TokenAttention(config) if config.context == "sparse" else None
@@ -72,7 +76,8 @@ class SparseBlock(nn.Module):
         Returns:
             [B, M, F], and the reader's offsets [B, M, heads * points], None where it has none.
         """
-        position = self.position(self._code(references, hidden))
+        code = sine_code(references * REFERENCE_RESOLUTION, self.frequencies)
+        position = self.position(code.flatten(2).to(hidden.dtype))
         text, residuals = self.text_attention, self.residuals
         hidden = residuals["text"](hidden, text(hidden + position, keys_values, text_lengths))
         if self.self_attention is not None:
@@ -80,15 +85,9 @@ class SparseBlock(nn.Module):
         if self.context_attention is not None:
             branch = self.context_attention(hidden + position, context)
             hidden = residuals["context"](hidden, branch)
-        branch, offsets = self.reader(hidden + position, references, dense, lengths)
+        branch, offsets = self.reader(hidden, position, references, dense, lengths)
         hidden = residuals["reader"](hidden, branch)
         return residuals["feed_forward"](hidden, self.feed_forward(hidden)), offsets
-
-    @staticmethod
-    def _code(references: Tensor, like: Tensor) -> Tensor:
-        """[B, M, 2] -> [B, M, 2F], the sine code of center and width."""
-        code = sine_encoding(references * REFERENCE_RESOLUTION, like.shape[-1])
-        return code.flatten(2).to(like.dtype)
 
 
 class SaliencyMark(nn.Module):

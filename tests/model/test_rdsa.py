@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sdst.model import ModelConfig
+from sdst.model.heads import move_relatively
 from sdst.model.layers import NeighbourConv
 from sdst.model.rdsa import RDSA, within
 
@@ -47,3 +48,25 @@ def test_points_stay_within_their_reach_of_the_reference() -> None:
     found = within(offsets, 3.0)
     torch.testing.assert_close(found, torch.tensor([-3.0, -0.01, 0.0, 3 * math.tanh(1), 3.0]))
     assert within(offsets, None) is offsets
+
+
+def test_a_relative_move_has_the_gradients_of_its_formula_within_the_video() -> None:
+    generator = torch.Generator().manual_seed(0)
+    by = torch.randn(2, 3, 2, generator=generator).mul(0.3).requires_grad_()
+    references = torch.rand(2, 3, 2, generator=generator).mul(0.4).add(0.2).requires_grad_()
+    (center, width), (shift, growth) = references.unbind(-1), by.unbind(-1)
+    wide = 4 * width * (growth - math.log(3)).sigmoid()
+    expected = torch.stack((center + shift * width / 2, wide), -1)
+    found = move_relatively(by, references)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(x, (by, references), upstream) for x in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_what_ran_against_an_end_is_led_back() -> None:
+    by = torch.tensor([[[9.0, 9.0]]], requires_grad=True)
+    moved = move_relatively(by, torch.tensor([[[0.9, 0.9]]]))
+    assert (moved == 1).all()
+    [grad] = torch.autograd.grad(moved.sum(), by)
+    assert grad[0, 0, 0] > 0
