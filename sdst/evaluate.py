@@ -27,7 +27,7 @@ from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.files.publish import replace_text
-from sdst.provenance import titled
+from sdst.training.provenance import titled
 from sdst.terminal.options import OneLineParser
 from sdst.terminal.suggest import did_you_mean
 from sdst.terminal.verbosity import add_verbosity

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import sdst
 from sdst.config import load_config
-from sdst.config_files import packaged_configs
+from sdst.config.files import packaged_configs
 from sdst.errors import InputError, run
 
 

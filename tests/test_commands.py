@@ -13,7 +13,7 @@ import sdst
 from sdst.__main__ import VERBS, main
 from sdst.config import config_keys, load_config
 from sdst.errors import InputError
-from sdst.key_help import COMMON
+from sdst.config.key_help import COMMON
 
 WITHOUT_TORCH = """
 import runpy, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdst.config import Config, as_dict, load_config
-from sdst.config_files import PACKAGED
+from sdst.config.files import PACKAGED
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.train import main
 

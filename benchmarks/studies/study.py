@@ -28,7 +28,7 @@ from sdst.config import load_config
 from sdst.errors import InputError, run
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.files.publish import replace_text
-from sdst.provenance import reservations
+from sdst.training.provenance import reservations
 
 
 @dataclass(frozen=True)

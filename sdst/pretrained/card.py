@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdst.pretrained.description import Description
-from sdst.provenance import reservations
+from sdst.training.provenance import reservations
 
 TAGS = ("video-temporal-grounding", "moment-retrieval", "highlight-detection")
 PAPER = "[Sparse-Dense Side-Tuner](https://arxiv.org/abs/2507.07744)"

@@ -15,7 +15,7 @@ class Description:
         config: of its training; of `data.root` the folder's name alone.
         features: what decides the features that it was trained on, as `Data.meta` has it.
         results: figures, as `results_of` makes them; None before the training's end.
-        provenance: code, machine and command, as `sdst.provenance` has it; None likewise.
+        provenance: code, machine and command, as `sdst.training.provenance` has it; None likewise.
         license: of the weights, an identifier as hubs know it; None: not stated.
     """
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
 from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
-from sdst.backbones.openclip_files import locate
+from sdst.backbones.openclip.files import locate
 from sdst.errors import InputError
 from sdst.memory import own_memory
 

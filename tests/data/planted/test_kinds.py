@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdst.config import load_config
-from sdst.config_files import packaged_configs
+from sdst.config.files import packaged_configs
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate
 from sdst.data.feature_files import LAYOUTS

@@ -11,7 +11,7 @@ import pytest
 
 from sdst import train
 from sdst.config import load_config
-from sdst.config_files import packaged_configs
+from sdst.config.files import packaged_configs
 from sdst.convert import convert
 from sdst.data.annotations import Annotation, read_annotations
 from sdst.data.batches import collate

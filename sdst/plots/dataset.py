@@ -23,7 +23,7 @@ from sdst.data.video import probe, thumbnails
 from sdst.errors import InputError
 from sdst.evaluation.report import labelled
 from sdst.files.publish import replacing
-from sdst.fonts import drawable, families_for, silent
+from sdst.plots.fonts import drawable, families_for, silent
 from sdst.terminal.times import format_time
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from PIL import Image
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.fonts import families_for
+from sdst.plots.fonts import families_for
 from sdst.grounding.grounder import Grounding
 from sdst.plots import (
     check_picture_name,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdst.config import annotated, load_config, load_with_origins, save_config
-from sdst.config_files import packaged_configs
+from sdst.config.files import packaged_configs
 from sdst.errors import InputError
 
 

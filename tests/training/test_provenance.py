@@ -12,7 +12,7 @@ import torch
 
 import sdst
 from sdst.config import DataConfig, load_config
-from sdst.provenance import commit, features_fingerprint, reservations
+from sdst.training.provenance import commit, features_fingerprint, reservations
 from sdst.sources.dataset import open_data
 from sdst.train import show_metrics
 from tests.layouts import write_features, write_labels

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdst.data.store.reader import FeatureSource
     from sdst.sources.dataset import Data
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def provenance(data: Data) -> dict:

@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from sdst.config_files import checked, config_path, merge, origins, read_layers
+from sdst.config.files import checked, config_path, merge, origins, read_layers
 from sdst.data.planted.config import PlantedConfig
 from sdst.errors import InputError, one_line
 from sdst.files.publish import replace_text
 from sdst.model.config import LossConfig, ModelConfig
-from sdst.renames import rename_options
+from sdst.config.renames import rename_options
 from sdst.terminal.suggest import did_you_mean
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from sdst.backbones import FrameFeatures, TextFeatures
-from sdst.backbones.openclip_files import HUB, LOCAL, Source, locate, unasked
+from sdst.backbones.openclip.files import HUB, LOCAL, Source, locate, unasked
 from sdst.backbones.options import parse_options
 from sdst.backbones.text_length import unread
 from sdst.errors import InputError, disguise, one_line

@@ -10,10 +10,10 @@ import yaml
 
 from sdst.errors import InputError, disguise
 from sdst.files.text import is_file_name, read_text
-from sdst.renames import rename_keys
+from sdst.config.renames import rename_keys
 from sdst.terminal.suggest import did_you_mean
 
-PACKAGED = Path(__file__).parent / "configs"
+PACKAGED = Path(__file__).parents[1] / "configs"
 MOST_BYTES = 2**20  # of a config file
 MOST_INCLUDES = 10  # files inside each other
 MOST_FILES = 100
