@@ -18,11 +18,11 @@ import numpy as np
 
 from sdst.config import Config, load_config
 from sdst.config.files import packaged_configs
+from sdst.config.renames import rename_options
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
-from sdst.config.renames import rename_options
 from sdst.terminal.verbosity import add_verbosity, progress_bar
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.

@@ -25,9 +25,9 @@ from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
 from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
+from sdst.evaluation.report import titled
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.files.publish import replace_text
-from sdst.training.provenance import titled
 from sdst.terminal.options import OneLineParser
 from sdst.terminal.suggest import did_you_mean
 from sdst.terminal.verbosity import add_verbosity

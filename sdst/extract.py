@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdst.config import BACKBONES, Config, load_config
+from sdst.config.renames import rename_options
 from sdst.data.annotations import read_annotations
 from sdst.data.remote import as_place, find_anywhere
 from sdst.data.store.reader import INDEX, STORED, FeatureStore
@@ -27,7 +28,6 @@ from sdst.data.video import READERS
 from sdst.data.video.decord_frames import check_decord
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
-from sdst.config.renames import rename_options
 from sdst.terminal.verbosity import add_verbosity
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from sdst.config import Config, annotated, load_with_origins
 from sdst.config.files import config_path, packaged_configs
-from sdst.errors import naming, run
 from sdst.config.key_help import HelpAll, common_keys
-from sdst.training.provenance import titled
+from sdst.errors import naming, run
+from sdst.evaluation.report import titled
 from sdst.terminal.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
@@ -54,10 +54,10 @@ def train(
 
 def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SDST]) -> dict:
     from sdst.model import parameter_count
-    from sdst.training.provenance import provenance, published
     from sdst.sources.dataset import open_data
     from sdst.sources.joined import with_others
     from sdst.training.distributed import main_process_first
+    from sdst.training.provenance import provenance, published
     from sdst.training.tracking import start_tensorboard, start_tracker
     from sdst.training.trainer import Trainer, autocast_dtype, check_run, make_accelerator
 

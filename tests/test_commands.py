@@ -12,8 +12,8 @@ import pytest
 import sdst
 from sdst.__main__ import VERBS, main
 from sdst.config import config_keys, load_config
-from sdst.errors import InputError
 from sdst.config.key_help import COMMON
+from sdst.errors import InputError
 
 WITHOUT_TORCH = """
 import runpy, sys

@@ -28,7 +28,6 @@ from sdst.config import load_config
 from sdst.errors import InputError, run
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.files.publish import replace_text
-from sdst.training.provenance import reservations
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def run_study(grid: Grid, plan: Plan) -> Study:
                 "in their data"
             )
         found = Study(
-            "; ".join([protocol.title, runs[0].title, *reservations(data)]),
+            "; ".join([protocol.title, runs[0].title, *data.reservations()]),
             protocol.headline,
             rows,
             of_others,

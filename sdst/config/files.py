@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import yaml
 
+from sdst.config.renames import rename_keys
 from sdst.errors import InputError, disguise
 from sdst.files.text import is_file_name, read_text
-from sdst.config.renames import rename_keys
 from sdst.terminal.suggest import did_you_mean
 
 PACKAGED = Path(__file__).parents[1] / "configs"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from sdst.config import SECTIONS
+from sdst.config.schema import SECTIONS
 
 # The keys that people change, and the unit of each.
 COMMON = {

@@ -1,25 +1,12 @@
-"""The typed configuration of an experiment: one YAML file, overridable key by key."""
+"""The keys of a configuration, their types and defaults."""
 
 from __future__ import annotations
 
-import math
-from argparse import SUPPRESS
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, NamedTuple
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
-
-from sdst.config.files import checked, config_path, merge, origins, read_layers
 from sdst.data.planted.config import PlantedConfig
-from sdst.errors import InputError, one_line
-from sdst.files.publish import replace_text
 from sdst.model.config import LossConfig, ModelConfig
-from sdst.config.renames import rename_options
-from sdst.terminal.suggest import did_you_mean
 
 PRECISIONS = ("fp32", "bf16")  # of the side-tuner where it answers
 # Names of backbones, for a message.
@@ -28,7 +15,6 @@ BACKBONES = (
     "hf-hub:ORG/REPO, internvideo2:PATH, or demo, which knows the demo's shapes alone"
 )
 FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from the features
-END_OF_DOCUMENT = "...\n"  # that PyYAML writes behind a bare value
 # What is decided in the run, where it has these values: when the data is opened, or at its end.
 LEFT_OPEN = {
     "model.video_width": FROM_FEATURES,
@@ -112,6 +98,15 @@ class DataConfig:
     allow_missing: bool = False
     on_device: bool | Literal["auto"] = "auto"
     pad_to: int | Literal["auto"] = "auto"
+
+    def reservations(self) -> list[str]:
+        """Why figures of such data are no benchmark results; empty where they are."""
+        found = []
+        if self.planted:
+            found.append("planted features")
+        if self.limit is not None:
+            found.append(f"the first {self.limit:,} queries of each split")
+        return found
 
 
 @dataclass
@@ -228,123 +223,6 @@ class Config:
     planted: PlantedConfig = field(default_factory=PlantedConfig)
 
 
-def config_parser() -> ArgumentParser:
-    """A parser with one `--section.key` option per field of `Config`."""
-    parser = ArgumentParser(usage=SUPPRESS, exit_on_error=False)
-    for section, kind in SECTIONS.items():
-        parser.add_class_arguments(kind, section)
-    return parser
-
-
-def config_keys() -> list[str]:
-    """Every key, as `section.key`."""
-    return [f"{section}.{key}" for section, keys in KEYS.items() for key in keys]
-
-
-def load_config(
-    name: str | Path = "demo", overrides: Sequence[str] = (), options: Iterable[str] = ()
-) -> Config:
-    """Read a config by packaged name or path and apply `--section.key value` overrides.
-
-    A file may begin with `include: [NAME, ...]`, other configs that it builds on: a later one wins
-    over an earlier, the file over all. A name is a path beside the file, or a packaged config.
-
-    Args:
-        options: of the command, which may be meant by an override that is no key.
-
-    Raises:
-        InputError: unknown name, key or value, naming it.
-    """
-    return load_with_origins(name, overrides, options)[0]
-
-
-def load_with_origins(
-    name: str | Path, overrides: Sequence[str] = (), options: Iterable[str] = ()
-) -> tuple[Config, dict[str, str]]:
-    """As `load_config`, and where each key that is not at its default comes from."""
-    path = config_path(name)
-    with _named(f"config {path}"):
-        layers = read_layers(path, KEYS)
-    overrides = _renamed(overrides, options)
-    config = _config_of(merge(layers), f"config {path}", overrides)
-    return config, origins(layers) | dict.fromkeys(_overridden(overrides), "command line")
-
-
-def parse_config(content: dict, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config that `as_dict` made plain, with overrides as of `load_config`.
-
-    Args:
-        source: what to call it in an error.
-
-    Raises:
-        InputError: unknown key or value, naming it.
-    """
-    with _named(source):
-        content = checked(content, KEYS)
-    return _config_of(content, source, _renamed(overrides))
-
-
-def _config_of(content: dict, source: str, overrides: Sequence[str]) -> Config:
-    parser = config_parser()
-    with _named(source):
-        from_file = parser.parse_object(content)
-    with _named("command line"):
-        namespace = parser.parse_args(overrides, namespace=from_file.clone())
-    config = _from_namespace(namespace)
-    if problems := _problems(config):
-        place = source if _problems(_from_namespace(from_file)) else "command line"
-        raise InputError(f"{place}: {'; '.join(problems)}")
-    return config
-
-
-def _renamed(overrides: Sequence[str], options: Iterable[str] = ()) -> list[str]:
-    """The overrides under the present names of their keys, all of them known."""
-    with _named("command line"):
-        overrides = rename_options(overrides)
-        _check_options(overrides, options)
-    return overrides
-
-
-def _check_options(overrides: Sequence[str], options: Iterable[str]) -> None:
-    """Refuse an option that is no key, with the closest ones."""
-    names = [f"--{key}" for key in config_keys()]
-    known = {*names, *(f"--{section}" for section in SECTIONS)}
-    for name in (x.partition("=")[0] for x in overrides if x.startswith("--")):
-        # Lists grow by --section.key+, and dictionaries have --section.key.name.
-        parent = ".".join(name.removesuffix("+").split(".")[:2])
-        if name not in known and (parent not in known or "." not in name):
-            raise InputError(f"unknown option {name}{did_you_mean(name, [*names, *options])}")
-
-
-def _overridden(overrides: Sequence[str]) -> list[str]:
-    """The keys that options of the command line name."""
-    names = [x.partition("=")[0].strip("-+") for x in overrides if x.startswith("--")]
-    return [
-        key
-        for key in config_keys()
-        if any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in names)
-    ]
-
-
-def save_config(config: Config, path: Path) -> None:
-    """Write `config` as YAML, atomically, such that `load_config(path)` gives it back."""
-    replace_text(path, yaml.safe_dump(as_dict(config), sort_keys=False))
-
-
-def annotated(config: Config, origin: dict[str, str]) -> str:
-    """`config` as YAML, each key with where its value comes from; none where it is the default."""
-    lines = []
-    for section, values in as_dict(config).items():
-        lines.append(f"{section}:")
-        for key, value in values.items():
-            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
-            text = f"{key}: {text.removesuffix(END_OF_DOCUMENT).rstrip()}"
-            if where := origin.get(f"{section}.{key}"):
-                text += f"  # {where}"
-            lines += [f"  {line}" for line in text.splitlines()]
-    return "\n".join(lines) + "\n"
-
-
 def as_dict(config: Config) -> dict:
     """Plain nested dictionaries and lists of `config`, ready for YAML and JSON."""
     return {section: _plain(values) for section, values in asdict(config).items()}
@@ -361,126 +239,9 @@ SECTIONS = {
 KEYS = {section: [key.name for key in fields(kind)] for section, kind in SECTIONS.items()}
 
 
-def _from_namespace(namespace: Namespace) -> Config:
-    sections = namespace.as_dict()
-    return Config(**{name: kind(**sections[name]) for name, kind in SECTIONS.items()})
-
-
-def _problems(config: Config) -> list[str]:
-    found = _with_some_width(config.model).problems()
-    for expected, is_right, keys in _RANGES:
-        for section, name in (key.split(".") for key in keys.split()):
-            value = getattr(getattr(config, section), name)
-            if isinstance(value, int | float) and not is_right(value):
-                found.append(f"{section}.{name} is {value}, expected {expected}")
-    predict = config.predict
-    if predict.overlap is not None and not 0 <= predict.overlap < (predict.stretch or math.inf):
-        found.append(
-            f"predict.overlap is {predict.overlap}, expected at least 0 and less than "
-            f"predict.stretch ({predict.stretch})"
-        )
-    if config.train.accumulation > 0 and config.train.batch_size % config.train.accumulation:
-        found.append(
-            f"train.batch_size {config.train.batch_size} is not a multiple of "
-            f"train.accumulation {config.train.accumulation}"
-        )
-    if config.data.on_device is True and config.train.workers:
-        found.append("data.on_device needs train.workers 0; other processes cannot share it")
-    if config.data.on_device is True and config.data.also:
-        found.append("data.on_device is for one dataset; leave it out with data.also")
-    return found + _data_problems(config.data) + _planted_problems(config)
-
-
-_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    (
-        "more than 0",
-        lambda x: 0 < x < math.inf,
-        "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
-        "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
-        "predict.round_to predict.snap predict.nms_sigma predict.stretch",
-    ),
-    (
-        "at least 0",
-        lambda x: 0 <= x < math.inf,
-        "train.weight_decay train.offsets_lr train.warmup_steps train.workers",
-    ),
-    ("0 to 1", lambda x: 0 <= x <= 1, "train.decay_at predict.nms_threshold loss.query_dropout"),
-    ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "train.seed"),
-)
-
-
-def _with_some_width(model: ModelConfig) -> ModelConfig:
-    """`model` with a width where it is left to the features."""
-    return replace(
-        model,
-        video_width=model.video_width if model.video_width != FROM_FEATURES else 1,
-        text_width=model.text_width if model.text_width != FROM_FEATURES else 1,
-    )
-
-
-def _data_problems(data: DataConfig) -> list[str]:
-    from sdst.evaluation.protocols import PROTOCOLS  # brings NumPy, which a wrong key needs not
-
-    found = []
-    from_files = data.features != "encode"
-    if from_files and not (data.video_features and data.text_features):
-        found.append(
-            f"data.features is {data.features}, so data.video_features and data.text_features must "
-            "name the folders of the files"
-        )
-    if data.protocol not in PROTOCOLS:
-        found.append(
-            f"data.protocol is {data.protocol!r}, expected one of {', '.join(sorted(PROTOCOLS))}"
-        )
-    found += [
-        f"data.also {name} is {weight}, expected a weight of more than 0"
-        for name, weight in data.also.items()
-        if not 0 < weight < math.inf
-    ]
-    names = [Path(name).stem for name in data.also]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        found.append(f"data.also has two configs called {twice[0]}; rename one")
-    found += [
-        f"data.{name} goes with features from files, not with data.features encode"
-        for name in ("endpoints", "last_layer")
-        if getattr(data, name) and not from_files
-    ]
-    return found
-
-
-def _planted_problems(config: Config) -> list[str]:
-    if not config.data.planted:
-        return []
-    found = config.planted.problems()
-    if config.data.features == "encode":
-        found.append(
-            "data.planted makes up feature files, so data.features must name their layout, not "
-            "encode"
-        )
-    found += [
-        f"model.{name} is left to the features; data.planted makes them up, so give it"
-        for name in ("video_width", "text_width")
-        if getattr(config.model, name) == FROM_FEATURES
-    ]
-    return found
-
-
 def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Report a parser's complaint in one line that says where the fault is."""
-    try:
-        yield
-    except RecursionError:
-        raise InputError(f"{source}: nested too deeply") from None
-    except Exception as error:  # PyYAML and jsonargparse each have several
-        reason, file = one_line(error), source.removeprefix("config ")
-        named = f"config {reason}" if reason.startswith(file) else f"{source}: {reason}"
-        raise InputError(named) from error

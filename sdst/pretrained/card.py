@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdst.pretrained.description import Description
-from sdst.training.provenance import reservations
 
 TAGS = ("video-temporal-grounding", "moment-retrieval", "highlight-detection")
 PAPER = "[Sparse-Dense Side-Tuner](https://arxiv.org/abs/2507.07744)"
@@ -46,7 +45,7 @@ def _opening(description: Description) -> str:
     ]
     if data.dataset == "demo":
         lines.append(DEMO)
-    if found := reservations(data):
+    if found := data.reservations():
         lines.append(f"**No benchmark result:** {' and '.join(found)}.")
     return "\n\n".join(lines)
 

@@ -11,15 +11,15 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from sdst import __version__
-from sdst.config import DataConfig, as_dict
-
-# What needs PyTorch is imported where it is used: `sdst.evaluate` scores files without it.
-if TYPE_CHECKING:
-    from sdst.data.store.reader import FeatureSource
-    from sdst.sources.dataset import Data
+from sdst.config import as_dict
+from sdst.data.feature_files import FeatureFiles
+from sdst.data.store.reader import FeatureSource, FeatureStore
+from sdst.sources.dataset import Data
+from sdst.sources.layers import LastLayers
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -30,8 +30,6 @@ def provenance(data: Data) -> dict:
     Args:
         data: what the run was opened on, with its resolved config.
     """
-    import torch
-
     config = data.config
     return {
         "version": __version__,
@@ -58,21 +56,6 @@ def published(origin: dict) -> dict:
     return rest | {"machine": machine, "command": command}
 
 
-def reservations(data: DataConfig) -> list[str]:
-    """Why figures of such data are no benchmark results; empty where they are."""
-    found = []
-    if data.planted:
-        found.append("planted features")
-    if data.limit is not None:
-        found.append(f"the first {data.limit:,} queries of each split")
-    return found
-
-
-def titled(title: str, queries: int, data: DataConfig) -> str:
-    """A heading for figures on so many queries, with every reservation."""
-    return "; ".join([f"{title}, {queries:,} queries", *reservations(data)])
-
-
 def commit(package: Path = _PACKAGE) -> str | None:
     """The git commit that `package` is checked out from, `-dirty` with changes of tracked files.
 
@@ -95,8 +78,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def machine() -> dict[str, object]:
     """The host, its processor and its GPUs."""
-    import torch
-
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "host": platform.node(),
@@ -126,10 +107,6 @@ def features_fingerprint(source: FeatureSource, meta: dict) -> str:
     Args:
         meta: `Data.meta`, what the features were made of.
     """
-    from sdst.data.feature_files import FeatureFiles
-    from sdst.data.store.reader import FeatureStore
-    from sdst.sources.layers import LastLayers
-
     if isinstance(source, LastLayers):
         source = source.source
     content: list = [meta, source.shapes]

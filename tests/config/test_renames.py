@@ -8,11 +8,10 @@ import pytest
 import yaml
 
 from sdst import convert, extract
-from sdst.config import renames
-from sdst.config import load_config
+from sdst.config import load_config, renames
+from sdst.config.renames import KEYS, OPTIONS, VALUES, rename_options
 from sdst.errors import InputError
 from sdst.pretrained.folder import load_checkpoint
-from sdst.config.renames import KEYS, OPTIONS, VALUES, rename_options
 
 # A value of every such key that is not its default, and what it is called today.
 SET = {

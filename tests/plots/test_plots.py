@@ -11,7 +11,6 @@ from PIL import Image
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.plots.fonts import families_for
 from sdst.grounding.grounder import Grounding
 from sdst.plots import (
     check_picture_name,
@@ -20,6 +19,7 @@ from sdst.plots import (
     plot_groundings,
     plot_reliability,
 )
+from sdst.plots.fonts import families_for
 
 HISTORY = [
     {

@@ -12,9 +12,9 @@ import torch
 
 import sdst
 from sdst.config import DataConfig, load_config
-from sdst.training.provenance import commit, features_fingerprint, reservations
 from sdst.sources.dataset import open_data
 from sdst.train import show_metrics
+from sdst.training.provenance import commit, features_fingerprint
 from tests.layouts import write_features, write_labels
 
 
@@ -73,7 +73,7 @@ def test_the_fingerprint_changes_with_the_features(tmp_path: Path) -> None:
     ],
 )
 def test_figures_of_less_than_the_benchmark_say_so(data: DataConfig, told: list[str]) -> None:
-    assert reservations(data) == told
+    assert data.reservations() == told
 
 
 def test_they_say_so_beside_the_figures(
