@@ -15,7 +15,7 @@ from sdst.config import Config, annotated, load_with_origins
 from sdst.config.files import config_path, packaged_configs
 from sdst.config.key_help import HelpAll, common_keys
 from sdst.errors import naming, run
-from sdst.evaluation.report import titled
+from sdst.evaluation.report import labelled, titled
 from sdst.terminal.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
@@ -131,7 +131,8 @@ def finish(trainer: Trainer) -> dict:
         return {}
     write_predictions(folder.path / "predictions.jsonl", records)
     if history := folder.read_metrics():
-        plot_curves(history, trainer.protocol.headline, folder.path / "curves.png")
+        shown = [{**r, "val": labelled(r["val"], trainer.protocol.headline)} for r in history]
+        plot_curves(shown, folder.path / "curves.png")
     reliable = reliabilities(records, others, dataset.annotations)
     if reliable:
         plot_reliability(reliable, folder.path / "reliability.png")

@@ -14,6 +14,8 @@ BASICS = {"files", "hub", "terminal"}  # which all may use, and which know none 
 BELOW = {
     "kernels": set(),
     "model": {"kernels"},
+    "config": {"data", "model"},
+    "plots": {"data"},
     "backbones": {"kernels"},
     "data": set(),
     "demo": {"data"},

@@ -11,7 +11,8 @@ from PIL import Image
 from sdst.data.annotations import Annotation
 from sdst.errors import InputError
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.grounding.grounder import Grounding
+from sdst.evaluation.report import labelled
+from sdst.grounding.answers import Grounding
 from sdst.plots import (
     check_picture_name,
     plot_curves,
@@ -26,7 +27,7 @@ HISTORY = [
         "epoch": epoch,
         "step": 10 * epoch,
         "losses": {"loss": 3.0 / epoch, "iou": 1.0 / epoch},
-        "val": {"MR-full-R1@0.5": 10.0 * epoch, "MR-full-mAP": 5.0 * epoch},
+        "val": {"R1@0.5": 10.0 * epoch, "mAP": 5.0 * epoch},
     }
     for epoch in (1, 2, 3)
 ]
@@ -123,12 +124,12 @@ def test_the_ending_names_the_format(film, tmp_path):
 
 
 def test_curves_of_a_run_are_drawn(tmp_path):
-    plot_curves(HISTORY, ["R1@0.5", "mAP"], tmp_path / "curves.png")
+    plot_curves(HISTORY, tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").width > 1500
 
 
 def test_curves_of_a_single_validation_are_drawn(tmp_path):
-    plot_curves(HISTORY[:1], ["mAP"], tmp_path / "curves.png")
+    plot_curves(HISTORY[:1], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
@@ -145,9 +146,9 @@ def test_curves_are_of_the_headline_as_far_as_there_are_figures(
     tmp_path, monkeypatch, protocol, figures, legend
 ):
     drawn = []
-    monkeypatch.setattr("sdst.plots._save", lambda figure, out: drawn.append(figure))
-    history = [{"epoch": 1, "losses": {"loss": 1.0}, "val": figures}]
-    plot_curves(history, PROTOCOLS[protocol].headline, tmp_path / "curves.png")
+    monkeypatch.setattr("sdst.plots.training.save", lambda figure, out: drawn.append(figure))
+    val = labelled(figures, PROTOCOLS[protocol].headline)
+    plot_curves([{"epoch": 1, "losses": {"loss": 1.0}, "val": val}], tmp_path / "curves.png")
     right = drawn[0].axes[1]
     assert [text.get_text() for text in right.get_legend().get_texts()] == legend
     assert len(right.lines) == len(legend)
@@ -179,7 +180,7 @@ def test_a_dataset_without_labels_and_videos_is_drawn(tmp_path):
 
 
 def test_no_temporary_file_stays(tmp_path):
-    plot_curves(HISTORY, ["R1@0.5", "mAP"], tmp_path / "curves.png")
+    plot_curves(HISTORY, tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from benchmarks.studies.runs import FIGURES
 from benchmarks.studies.tuning.cost import SETUPS
 from benchmarks.studies.tuning.strategies import STRATEGIES
-from sdst.plots import HAIR, INK, MUTED, SERIES
+from sdst.plots.style import HAIR, INK, MUTED, SERIES
 
 SHOWN = "R1@0.5"
 COLOURS = dict(zip(STRATEGIES, SERIES, strict=False))
