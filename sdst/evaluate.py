@@ -112,7 +112,7 @@ def _answers(options: Namespace, overrides: Sequence[str]) -> Iterator[Answers]:
             others=[],
         )
         return
-    from sdst.evaluation.predict import predict_split  # brings the model and the backbone along
+    from sdst.grounding.predict import predict_split  # brings the model and the backbone along
 
     if options.split is None and options.submit is not None:
         splits = ("val", "test")

@@ -22,7 +22,7 @@ from sdst.data.annotations import Annotation, read_annotations, write_annotation
 from sdst.data.store.reader import FeatureStore
 from sdst.errors import InputError
 from sdst.evaluation import read_predictions
-from sdst.evaluation.predict import predict_split
+from sdst.grounding.predict import predict_split
 from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
 from sdst.sources.dataset import open_data

@@ -17,11 +17,11 @@ from sdst.data.annotations import Annotation
 from sdst.demo import DemoSize, prepare_demo
 from sdst.errors import InputError
 from sdst.evaluation import evaluate, read_predictions, write_predictions
-from sdst.evaluation.predict import predict
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.files.cache_folder import cache_dir
 from sdst.files.publish import replace_text
+from sdst.grounding.predict import predict
 from sdst.model import SDST
 from sdst.sources.dataset import Data, dataset_root, open_data
 from sdst.sources.splits import read_splits

@@ -15,9 +15,9 @@ from scipy.optimize import isotonic_regression, minimize
 
 from sdst.data.annotations import Annotation
 from sdst.data.batches import GroundingDataset
-from sdst.evaluation.predict import outputs_of
 from sdst.evaluation.presence import MOST, calibration_error, of_others, reliability, some_of
 from sdst.evaluation.retrieval import iou_over_hull
+from sdst.grounding.predict import outputs_of
 from sdst.model import SDST
 from sdst.model.calibration import Calibration, Logistic, Rising, logit, sigmoid
 from sdst.training.trainer import Trainer

@@ -24,11 +24,11 @@ from sdst.data.annotations import Annotation
 from sdst.data.batches import BUCKETS, TIGHT, Batch, GroundingDataset, Multiples, collate
 from sdst.data.joined import JoinedQueries
 from sdst.errors import InputError, one_line
-from sdst.evaluation.predict import as_record, knows_presence, predict, predict_zero_shot
 from sdst.evaluation.presence import of_others
 from sdst.evaluation.protocols import PROTOCOLS, Protocol
 from sdst.evaluation.report import figures_of, labelled
 from sdst.grounding.decode import Prediction
+from sdst.grounding.predict import as_record, knows_presence, predict, predict_zero_shot
 from sdst.kernels import NonFiniteCostError
 from sdst.model import SDST, LossConfig, Targets, grounding_loss
 from sdst.model.health import HEALTH, SparseHealth, collapses, sparse_health

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sdst.evaluation import evaluate, read_predictions
-from sdst.evaluation.predict import predict
 from sdst.evaluation.presence import auroc, calibration_error, reliability
+from sdst.grounding.predict import predict
 from sdst.model.calibration import logit, sigmoid
 from sdst.pretrained.folder import load_checkpoint
 from sdst.sources.dataset import open_data

@@ -22,8 +22,8 @@ from sdst.data.batches import Batch, GroundingDataset, collate
 from sdst.data.video_files import dataset_videos
 from sdst.errors import run
 from sdst.evaluation import evaluate
-from sdst.evaluation.predict import predict
 from sdst.files.publish import replace_text
+from sdst.grounding.predict import predict
 from sdst.sources.dataset import Data, dataset_root, open_data
 
 WARMUP = 1 / 7  # share of the steps, the demo's
