@@ -25,7 +25,6 @@ from sdst.errors import InputError, run
 from sdst.evaluation import format_report, read_predictions
 from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
-from sdst.evaluation.report import titled
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.files.publish import replace_text
 from sdst.terminal.options import OneLineParser
@@ -72,7 +71,7 @@ def score(options: Namespace, overrides: Sequence[str] = ()) -> None:
     report |= presence_figures(answers.predictions, answers.others)
     if options.json is not None:
         replace_text(options.json, json.dumps(report, indent=4) + "\n")
-    title = titled(protocol.title, len(truth), data)
+    title = data.titled(protocol.title, len(truth))
     print(format_report({name: report}, title, protocol.headline))
 
 

@@ -15,7 +15,7 @@ from sdst.config import Config, annotated, load_with_origins
 from sdst.config.files import config_path, packaged_configs
 from sdst.config.key_help import HelpAll, common_keys
 from sdst.errors import naming, run
-from sdst.evaluation.report import labelled, titled
+from sdst.evaluation.report import labelled
 from sdst.terminal.verbosity import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
@@ -195,7 +195,7 @@ def show_metrics(config: Config, metrics: dict) -> None:
 
     reports = _reports(metrics)
     protocol = PROTOCOLS[config.data.protocol]
-    title = titled(protocol.title, metrics["queries"], config.data)
+    title = config.data.titled(protocol.title, metrics["queries"])
     print(format_report(reports, title, protocol.headline))
     seconds = metrics["seconds"]
     print(
@@ -221,7 +221,7 @@ def results_of(config: Config, metrics: dict) -> dict:
 
     protocol = PROTOCOLS[config.data.protocol]
     return {
-        "title": titled(protocol.title, metrics["queries"], config.data),
+        "title": config.data.titled(protocol.title, metrics["queries"]),
         "figures": {
             name: labelled(figures_of(report), protocol.headline)
             for name, report in _reports(metrics).items()

@@ -20,11 +20,11 @@ OPEN_DATA = {"train", "evaluate", "extract", "convert", "inspect"}
 TAKE_CONFIG_KEYS = OPEN_DATA
 # Which commands print the messages of a module that several share.
 SHARED = {
-    "backbones/openclip_files": {"extract"},  # the one that has both of the options it names
+    "backbones/openclip/files": {"extract"},  # the one that has both of the options it names
     "data/remote": {"extract", "index"},
     "data/video_files": {"ground", "extract"},
     "demo/__init__": OPEN_DATA,
-    "evaluation/predict": {"evaluate"},
+    "grounding/predict": {"evaluate"},
     "evaluation/submission": {"evaluate"},
     "extraction/budget": {"extract"},
     "extraction/ray_data": {"extract", "index"},
@@ -38,9 +38,9 @@ SHARED = {
     "indexing/build": {"index"},
     "indexing/clip_index": {"ground"},
     "indexing/metadata": {"index"},
-    "key_help": {"train"},
+    "config/key_help": {"train"},
     "pretrained/folder": {"train"},
-    "renames": {"extract", "convert"},
+    "config/renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,
     "terminal/options": set(VERBS),
@@ -55,7 +55,7 @@ OTHERS = {  # modules whose strings are no messages of the commands
     "__main__": "lists the verbs",
     "demo/pretraining/probe": "a script of its own",
     "demo/pretraining/train": "a script of its own",
-    "provenance": "asks git",
+    "training/provenance": "asks git",
 }
 NOT_OPTIONS = {"--section.key", "--dtype"}  # a form; an old name that is told to be one
 

@@ -11,39 +11,44 @@ import sdst
 
 ROOT = Path(sdst.__file__).parent
 BASICS = {"files", "hub", "terminal"}  # which all may use, and which know none of the others
-BELOW = {
+BELOW = {  # from the ground up
     "kernels": set(),
     "model": {"kernels"},
-    "config": {"data", "model"},
-    "plots": {"data"},
-    "backbones": {"kernels"},
     "data": set(),
+    "evaluation": {"data"},
+    "config": {"data", "model", "evaluation"},
+    "plots": {"data"},
+    "backbones": {"kernels", "config"},
     "demo": {"data"},
     "importing": {"data"},
-    "pretrained": {"model"},
+    "pretrained": {"model", "config"},
     "extraction": {"data", "backbones"},
     "indexing": {"data"},
+    "sources": {"data", "config", "backbones", "demo", "extraction"},
     "grounding": {
-        "data",
-        "demo",
-        "backbones",
-        "model",
         "kernels",
+        "model",
+        "data",
+        "evaluation",
+        "config",
+        "plots",
+        "backbones",
+        "demo",
+        "pretrained",
         "extraction",
         "indexing",
-        "pretrained",
+        "sources",
     },
     "serving": {"data", "grounding"},
-    "sources": {"data", "backbones", "demo", "extraction"},
-    "evaluation": {"data", "model", "grounding", "sources", "pretrained"},
     "training": {
-        "data",
-        "model",
         "kernels",
-        "grounding",
-        "sources",
+        "model",
+        "data",
         "evaluation",
+        "config",
         "pretrained",
+        "sources",
+        "grounding",
     },
 }
 
@@ -78,6 +83,12 @@ def test_a_package_knows_only_those_below_it(package: str) -> None:
 @pytest.mark.parametrize("package", BASICS)
 def test_the_basics_know_each_other_alone(package: str) -> None:
     assert imported_by(package) <= BASICS
+
+
+def test_no_two_packages_know_each_other() -> None:
+    order = list(BELOW)
+    for package, below in BELOW.items():
+        assert below <= set(order[: order.index(package)]), package
 
 
 def test_every_package_has_its_place() -> None:

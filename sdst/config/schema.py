@@ -108,6 +108,10 @@ class DataConfig:
             found.append(f"the first {self.limit:,} queries of each split")
         return found
 
+    def titled(self, title: str, queries: int) -> str:
+        """A heading for figures on so many queries, with every reservation."""
+        return "; ".join([f"{title}, {queries:,} queries", *self.reservations()])
+
 
 @dataclass
 class TrainConfig:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sdst.config import DataConfig
 
 _TOP, _IOU = (1, 5, 10, 50, 100), (0.1, 0.3, 0.5, 0.7)
 # The key of each figure in `figures_of` a report, by the label that it has in tables and figures.
@@ -39,11 +35,6 @@ def figures_of(report: dict) -> dict[str, float]:
     """What a report of `sdst.evaluation` says in one number each: its brief, recall, domains."""
     recall = {key: value for key, value in report.items() if not isinstance(value, dict)}
     return report["brief"] | recall | report.get("domains", {})
-
-
-def titled(title: str, queries: int, data: DataConfig) -> str:
-    """A heading for figures on so many queries, with every reservation."""
-    return "; ".join([f"{title}, {queries:,} queries", *data.reservations()])
 
 
 def labelled(figures: Mapping[str, float], labels: Iterable[str]) -> dict[str, float]:
