@@ -25,7 +25,7 @@ from benchmarks.report import FOLDER, Cell, read_family, read_json
 from benchmarks.report import main as render_report
 from sdst.errors import InputError, run
 from sdst.files.publish import replace_text
-from sdst.provenance import commit, machine
+from sdst.training.provenance import commit, machine
 
 _RULE = re.compile(r"\|[\s:|-]+\|")
 _SPREAD = re.compile(r"(-?\d+\.\d+) ± (\d+\.\d+)")
