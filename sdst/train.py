@@ -160,7 +160,7 @@ def evaluate_others(trainer: Trainer) -> dict[str, dict]:
     for name, report in trainer.reports_of_others(splits).items():
         data, queries = others[name].config.data, len(others[name].splits[splits[name]])
         found[name] = {
-            "title": titled(PROTOCOLS[data.protocol].title, queries, data),
+            "title": data.titled(PROTOCOLS[data.protocol].title, queries),
             "protocol": data.protocol,
             "split": splits[name],
             "queries": queries,
