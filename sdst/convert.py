@@ -19,6 +19,7 @@ import numpy as np
 from sdst.config import Config, load_config
 from sdst.config.files import packaged_configs
 from sdst.config.renames import rename_options
+from sdst.data.annotations import Annotation
 from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
@@ -52,14 +53,14 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
     root = dataset_root(config)
     path = packed_path(config, root)
     splits = read_splits(config, root)
-    if path.exists() and not _lacks(FeatureStore(path), splits, dtype):
+    if path.exists() and not _lacks(FeatureStore(path), config, splits, dtype):
         return FeatureStore(path)
     splits, files = open_files(config, root, splits)
     annotations = [a for split in splits.values() for a in split]
     return pack(
         files,
         list(dict.fromkeys(a.vid for a in annotations)),
-        list(dict.fromkeys(a.qid for a in annotations)),
+        _qids(config, annotations),
         path,
         files_identity(config),
         dtype,
@@ -67,11 +68,18 @@ def convert(config: Config, dtype: str = "float16", progress: bool = True) -> Fe
     )
 
 
-def _lacks(store: FeatureStore, splits: Splits, dtype: str) -> bool:
+def _qids(config: Config, annotations: Sequence[Annotation]) -> list[int | str]:
+    """The queries that have features."""
+    if config.data.sentences == "none":
+        return []
+    return list(dict.fromkeys(a.qid for a in annotations))
+
+
+def _lacks(store: FeatureStore, config: Config, splits: Splits, dtype: str) -> bool:
     """Whether packing these annotations would change the store, or be refused."""
     annotations = [a for split in splits.values() for a in split]
-    vids, qids = {a.vid for a in annotations}, {a.qid for a in annotations}
-    there = vids <= set(store.video_ids) and qids <= set(store.query_ids)
+    vids, qids = {a.vid for a in annotations}, _qids(config, annotations)
+    there = vids <= set(store.video_ids) and set(qids) <= set(store.query_ids)
     return not there or store.dtype != dtype
 
 

@@ -2,6 +2,7 @@
 
 python -m sdst.ground --video FILE --query TEXT     the demo's model, which knows coloured shapes
 python -m sdst.ground --checkpoint MODEL --video FILE --query TEXT [...]
+python -m sdst.ground --checkpoint MODEL --video FILE   highlights, of a model without sentences
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
 python -m sdst.ground --checkpoint MODEL --videos PATH ... --query TEXT  across many videos
 python -m sdst.ground --checkpoint MODEL --store STORE --query TEXT      across those of a store
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from sdst.grounding.grounder import Grounder, ZeroShotGrounder
 
 PIPE = Path("-")
+NO_QUERY = "no query given; give --query TEXT or --queries FILE"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -109,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_options(options)
     corpus = _open_corpus(options)
     grounder = open_answerer(options, lazy=True)
+    options.query = _asked(grounder, options.query)
     _report_unread(grounder, options.query)
     if corpus is not None:
         return _search(grounder, corpus, options)
@@ -148,6 +151,17 @@ def _search(
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def _asked(grounder: Grounder | ZeroShotGrounder, queries: list[str]) -> list[str]:
+    """The sentences; for a model without sentences what stands for one."""
+    from sdst.grounding.grounder import Grounder
+
+    if not isinstance(grounder, Grounder):
+        return queries
+    if not queries and grounder.config.data.sentences == "own":
+        raise InputError(NO_QUERY)
+    return grounder.asked(queries)
 
 
 def _least(options: argparse.Namespace) -> dict[str, float]:
@@ -199,9 +213,10 @@ def _check_options(options: argparse.Namespace) -> None:
     check_answerer(options)
     if options.zero_shot and options.min_presence:
         raise InputError("--min-presence goes with --checkpoint; a backbone alone knows none")
-    if not options.query:
-        raise InputError("no query given; give --query TEXT or --queries FILE")
-    as_queries(options.query)
+    if options.query:
+        as_queries(options.query)
+    elif options.checkpoint is None:
+        raise InputError(NO_QUERY)
     if options.top < 1:
         raise InputError(f"--top {options.top}: expected at least 1")
     if not 0 <= options.min_presence <= 1:

@@ -69,7 +69,8 @@ def _data_problems(data: DataConfig) -> list[str]:
 
     found = []
     from_files = data.features != "encode"
-    if from_files and not (data.video_features and data.text_features):
+    has_text = data.text_features or data.sentences == "none"
+    if from_files and not (data.video_features and has_text):
         found.append(
             f"data.features is {data.features}, so data.video_features and data.text_features must "
             "name the folders of the files"

@@ -63,6 +63,8 @@ class DataConfig:
         protocol: how predictions are scored, a name in `sdst.evaluation.protocols.PROTOCOLS`.
         also: other datasets to learn from, whose features are of the same backbone: configs by name
             or file, each with how often its queries are drawn in an epoch, 1 being every one once.
+        sentences: `none` learns highlights from the video alone, whatever the queries say; they may
+            be missing, and losses that tell sentences apart weigh nothing.
         pairs: learn from queries of train that have no moments, too: they are of their whole video,
             and only the contrastive losses read them.
         limit: keep only the first so many queries of every split (for short trials).
@@ -93,6 +95,7 @@ class DataConfig:
     domain: str | None = None
     protocol: str = "custom"
     also: dict[str, float] = field(default_factory=dict)
+    sentences: Literal["own", "none"] = "own"
     pairs: bool = False
     limit: int | None = None
     allow_missing: bool = False

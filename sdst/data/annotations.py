@@ -40,6 +40,8 @@ MAX_RATING = 4
 END_TOLERANCE = 0.5
 MAX_DURATION = 10**6  # s, eleven days: arrays of a number per clip stay small
 
+NO_SENTENCE = "highlights"  # stands for the query of a dataset without sentences
+
 Window = tuple[float, float]
 
 
@@ -98,7 +100,10 @@ class Annotation:
 
 
 def read_annotations(
-    path: str | Path, repairs: Counter[str] | None = None, clip_length: float | None = None
+    path: str | Path,
+    repairs: Counter[str] | None = None,
+    clip_length: float | None = None,
+    sentences: bool = True,
 ) -> list[Annotation]:
     """Read and check an annotation file.
 
@@ -111,12 +116,15 @@ def read_annotations(
         clip_length: seconds per clip, where known: relevant clips must then be in the video, and
             moments shorter than a clip are counted with the repairs (`sdst.data.batches` trains
             on them as one clip; the annotation keeps them as they are).
+        sentences: without, a record may have no `query`; it is `NO_SENTENCE` then.
     """
     found: Counter[str] = Counter()
     annotations = []
     first_use: dict[int | str, str] = {}
     records = read_document(path, found) if is_document(path) else read_lines(path, found)
     for where, record in records:
+        if not sentences:
+            record = {"query": NO_SENTENCE, **record}
         annotation = _parse_annotation(record, where, found, clip_length)
         if clip_length is not None:
             _check_clips(annotation, clip_length, where, found)

@@ -119,7 +119,7 @@ class FeatureFiles:
         layout: a name in `LAYOUTS`.
         root: where the folders are.
         video_folders: one per kind of feature, joined in this order and cut to the shortest.
-        text_folder: of the queries.
+        text_folder: of the queries; None: no sentence is read.
         durations: seconds of every annotated video, by vid.
         qids: the annotated queries.
         clip_length: seconds per clip.
@@ -137,7 +137,7 @@ class FeatureFiles:
         layout: str,
         root: Path,
         video_folders: Sequence[str],
-        text_folder: str,
+        text_folder: str | None,
         durations: Mapping[str, float],
         qids: Iterable[int | str],
         clip_length: float,
@@ -148,12 +148,15 @@ class FeatureFiles:
         self._durations, self._clip_length, self._endpoints = durations, clip_length, endpoints
         folders = [root / folder for folder in video_folders]
         self._videos = _find(folders, self._layout.video_files, durations)
-        queries = _find([root / text_folder], [(name,) for name in self._layout.text_files], qids)
-        self._queries = {qid: file for qid, (file,) in queries.items()}
+        self._queries: dict[int | str, Path] = {}
+        if text_folder is not None:
+            names = [(name,) for name in self._layout.text_files]
+            queries = _find([root / text_folder], names, qids)
+            self._queries = {qid: file for qid, (file,) in queries.items()}
         self.shapes: dict[str, int] = {}
         try:
             video = self.video(next(iter(self._videos))).tokens
-            text = self.query(next(iter(self._queries))).tokens
+            text = self.query(next(iter(self._queries))).tokens if self._queries else None
         except InputError:
             self.check()
             raise
@@ -161,10 +164,10 @@ class FeatureFiles:
             "layers": video.shape[0],
             "tokens_per_frame": video.shape[2],
             "video_width": video.shape[3],
-            "text_width": text.shape[2],
+            "text_width": 0 if text is None else text.shape[2],
             "embed_width": 0,
         }
-        if len(text) != len(video):
+        if text is not None and len(text) != len(video):
             raise InputError(
                 f"{root}: {len(video)} layers of videos in {', '.join(video_folders)}, {len(text)} "
                 f"of queries in {text_folder}; expected as many"

@@ -276,7 +276,8 @@ def _load_fitting(
 
 def _check_fit(backbone: Backbone, config: Config, features: dict) -> None:
     """Refuse a backbone whose features are not those of the training, whatever its name is."""
-    for name in ("video_width", "text_width"):
+    sentences = ("text_width",) if config.data.sentences == "own" else ()
+    for name in ("video_width", *sentences):
         width, expected = getattr(backbone, name), getattr(config.model, name)
         if width != expected:
             raise InputError(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sdst.backbones import TextFeatures, load_backbone
+from sdst.data.annotations import NO_SENTENCE
 from sdst.data.store.reader import VideoFeatures
 from sdst.errors import InputError
 from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
@@ -31,7 +32,7 @@ from sdst.grounding.long_videos import ground_long
 from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
-from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.grounding.zero_shot import salient_windows, zero_shot_moments
 from sdst.hub.models import DEMO_MODEL, push
 from sdst.indexing.clip_index import ClipIndex
 from sdst.kernels import dequantize
@@ -156,7 +157,7 @@ class Grounder:
     def ground(
         self,
         video: str | Path,
-        queries: str | Sequence[str],
+        queries: str | Sequence[str] | None = None,
         top: int = 5,
         progress: bool = False,
         min_presence: float = 0.0,
@@ -165,21 +166,48 @@ class Grounder:
 
         Args:
             video: a video file, of any length.
-            queries: a sentence, or any number of them.
+            queries: a sentence, or any number of them. None for a model that was trained without
+                sentences (`data.sentences: none`), whose moments are the video's highlights.
             top: most windows per query.
             progress: show a bar while the video is encoded for the first time.
             min_presence: no windows for a query whose `Grounding.presence` is less.
 
         Raises:
-            InputError: the video cannot be read, a query is empty, `top` is below 1, or
-                `min_presence` is asked of a model without presence.
+            InputError: the video cannot be read, a query is empty, or is given to a model without
+                sentences, `top` is below 1, or `min_presence` is asked of a model without presence.
         """
+        queries = self.asked(queries)
         self.check_presence(min_presence)
         self._tell_what_it_is(video)
-        calibrated = self._calibration.windows is not None
+        calibrated = self._calibration.windows is not None and self.config.loss.of_moments
         floor = UNLIKELY if calibrated else 0.0
-        answers = _ground(self.encoder, self._answers, video, queries, top, progress, floor)
+        answers = _ground(
+            self.encoder, self._encode_text, self._answers, video, queries, top, progress, floor
+        )
         return [_if_present(answer, min_presence) for answer in answers]
+
+    def asked(self, queries: str | Sequence[str] | None) -> list[str]:
+        """The sentences that are answered, `NO_SENTENCE` alone by a model without sentences.
+
+        Raises:
+            InputError: this model needs some and there are none, or the other way round.
+        """
+        given = [queries] if isinstance(queries, str) else list(queries or ())
+        if self.config.data.sentences == "none":
+            if given and given != [NO_SENTENCE]:
+                raise InputError(
+                    f"{self.checkpoint}: was trained without sentences and finds highlights of any "
+                    "video; leave the query out"
+                )
+            return [NO_SENTENCE]
+        return as_queries(given)
+
+    def _encode_text(self, queries: Sequence[str]) -> list[TextFeatures]:
+        if self.config.data.sentences == "own":
+            return self.backbone.encode_text(queries)
+        shape = self.config.model.layers, 1, self.config.model.text_width
+        nothing = torch.zeros(shape, device=self.backbone.device)
+        return [TextFeatures(nothing, torch.zeros(0)) for _ in queries]
 
     def check_presence(self, least: float) -> None:
         """Refuse a presence to ask for that is none, or of a model that does not know it.
@@ -214,7 +242,7 @@ class Grounder:
         shape = backbone.layers, clips, backbone.tokens_per_frame, backbone.video_width
         seconds = clips * self.encoder.clip_length
         video = VideoFeatures(np.zeros(shape, np.float16), None, seconds)
-        for text in backbone.encode_text(MADE_UP):
+        for text in self._encode_text(MADE_UP):
             for count in queries:
                 for _ in range(CALLS_TO_WARM):
                     self._answers(video, [text] * count, top=1)
@@ -238,7 +266,15 @@ class Grounder:
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
     ) -> list[Prediction]:
         with inference(self.backbone.device, self.precision):
-            return self._answers_by_model(video, [text.tokens for text in texts])
+            found = self._answers_by_model(video, [text.tokens for text in texts])
+        return [self._with_moments(answer, video.duration, top) for answer in found]
+
+    def _with_moments(self, answer: Prediction, duration: float, top: int) -> Prediction:
+        """`answer`, with the most salient windows where the model learned highlights alone."""
+        if self.config.loss.of_moments:
+            return answer
+        windows = salient_windows(answer.saliency, self.encoder.clip_length, duration, top)
+        return replace(answer, windows=np.asarray(windows))
 
     def _answers_by_model(self, video: VideoFeatures, tokens: list[Tensor]) -> list[Prediction]:
         clip_length, options = self.encoder.clip_length, self.config.predict
@@ -267,7 +303,7 @@ class Grounder:
     def search(
         self,
         videos: Corpus | ClipIndex | str | Path | Sequence[str | Path],
-        queries: str | Sequence[str],
+        queries: str | Sequence[str] | None = None,
         top: int = 10,
         skipped: list[str] | None = None,
         progress: bool = False,
@@ -294,16 +330,21 @@ class Grounder:
                 without presence.
         """
         self.check_presence(min_presence)
-        queries = as_queries(queries)
+        queries = self.asked(queries)
         _check_top(top)
         corpus = videos if isinstance(videos, ClipIndex) else open_corpus(videos)
+        if isinstance(corpus, ClipIndex) and self.config.data.sentences == "none":
+            raise InputError(
+                f"{self.checkpoint}: was trained without sentences, by which an index names its "
+                "candidates; search files or a store"
+            )
         if isinstance(corpus, Mapping):
             for video in corpus.values():
                 self._tell_what_it_is(video)
         progress &= not isinstance(corpus, ClipIndex)
         return [
             found
-            for part, texts in _parts(corpus, self.backbone.encode_text(queries))
+            for part, texts in _parts(corpus, self._encode_text(queries))
             for found in self._search(part, texts, top, skipped, progress, min_presence)
         ]
 
@@ -348,6 +389,10 @@ class Grounder:
         options = self.config.predict
         clip_length, lengths = self.encoder.clip_length, lengths[index]
         found = decode(outputs, lengths, durations, clip_length, options, self._calibration)
+        found = [
+            self._with_moments(answer, seconds, top)
+            for answer, seconds in zip(found, durations, strict=True)
+        ]
         return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
@@ -397,7 +442,8 @@ class ZeroShotGrounder:
     ) -> list[Grounding]:
         """As `Grounder.ground`; a window's score is the excess of its clips' similarity, no
         probability."""
-        return _ground(self.encoder, self._answers, video, queries, top, progress)
+        encode_text = self.backbone.encode_text
+        return _ground(self.encoder, encode_text, self._answers, video, queries, top, progress)
 
     def _answers(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int
@@ -439,6 +485,7 @@ class ZeroShotGrounder:
 
 def _ground(
     encoder: VideoEncoder,
+    encode_text: Callable[[list[str]], list[TextFeatures]],
     answers: Answers,
     video: str | Path,
     queries: str | Sequence[str],
@@ -449,7 +496,7 @@ def _ground(
     queries = as_queries(queries)
     _check_top(top)
     features = encoder.encode(video, progress)
-    found = answers(features, encoder.backbone.encode_text(queries), top)
+    found = answers(features, encode_text(queries), top)
     return [
         Grounding(
             query=query,

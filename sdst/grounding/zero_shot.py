@@ -36,12 +36,18 @@ def zero_shot_moments(
         cosine of each clip with the sentence.
     """
     saliency = _unit(clip_embedding) @ _unit(text_embedding)
+    return salient_windows(saliency, clip_length, duration, top), saliency
+
+
+def salient_windows(
+    saliency: np.ndarray, clip_length: float, duration: float, top: int = 10
+) -> list[list[float]]:
+    """The windows `[[start, end, score], ...]` of `zero_shot_moments` in a saliency `[L]`."""
     windows = proposals(len(saliency))
     scores = excess(smooth(saliency), windows)
     kept = suppress(windows, scores, NMS_IOU, top)
     seconds = np.minimum(windows[kept] * clip_length, duration)
-    moments = np.column_stack((seconds, scores[kept])).tolist()
-    return moments, saliency
+    return np.column_stack((seconds, scores[kept])).tolist()
 
 
 def proposals(clips: int) -> np.ndarray:

@@ -165,3 +165,8 @@ class LossConfig:
     layer_alignment: float = 0.1
     outside: float = 0.0
     query_dropout: float = 0.0
+
+    @property
+    def of_moments(self) -> bool:
+        """Whether any loss is of moments; a recipe for highlights alone has none."""
+        return any((self.classification, self.l1, self.iou, self.actionness))

@@ -24,6 +24,7 @@ from sdst.sources.encoded import encoded
 from sdst.sources.files import files_identity, published
 from sdst.sources.layers import LastLayers
 from sdst.sources.splits import Splits, annotations_digest, read_splits
+from sdst.sources.wordless import WithoutSentences
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,9 @@ def open_data(
     kept = 1 if config.data.last_layer else config.model.layers
     if source.shapes["layers"] > kept:
         source = LastLayers(source, kept)
+    if config.data.sentences == "none":
+        known = config.model.text_width, source.shapes.get("text_width", 0)
+        source = WithoutSentences(source, next(filter(None, known), 1))
     config = _with_stretches(_with_widths(config, source), splits["train"])
     require(
         source,

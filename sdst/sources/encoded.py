@@ -44,7 +44,8 @@ def encoded(
     if near := near_misses(folder, sorted(vids.difference(videos)))[:NAMED]:
         advice = f"rename what is meant ({', '.join(near)})"
     splits = keep_available(splits, folder, videos, None, config.data.allow_missing, advice)
-    queries = sentences(splits)
+    wordless = config.data.sentences == "none"
+    queries = {} if wordless else sentences(splits)
     backbone = load_backbone(config.data.backbone, config.model.layers, fetch=fetch)
     if cut := describe_unread(backbone, list(queries.values())):
         logger.warning(cut)
@@ -60,7 +61,7 @@ def encoded(
         settings["reader"] = config.data.reader
     path = root / "features" / digest({**settings, "annotations": config.data.annotations})
     store = _extracted(config, path, backbone, videos, queries, wait)
-    available = store.video_ids, store.query_ids
+    available = store.video_ids, None if wordless else store.query_ids
     splits = keep_available(splits, folder, *available, config.data.allow_missing)
     _check_durations(splits, store, config.data.clip_length)
     return splits, store, backbone.preprocessing

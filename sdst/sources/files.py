@@ -21,7 +21,8 @@ def published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featu
     packed = packed_path(config, root)
     if packed.exists():
         store = FeatureStore(packed)
-        available = store.video_ids, store.query_ids
+        wordless = config.data.sentences == "none"
+        available = store.video_ids, None if wordless else store.query_ids
         again = "python -m sdst.convert with the same options packs what is new"
         return keep_available(splits, packed, *available, config.data.allow_missing, again), store
     if not config.data.planted:
@@ -44,17 +45,19 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
     data = config.data
     if data.planted:
         return splits, _planted(config, root, splits)
+    wordless = data.sentences == "none"
     files = FeatureFiles(
         data.features,
         root,
         data.video_features,
-        data.text_features,
+        None if wordless else data.text_features,
         {a.vid: a.duration for split in splits.values() for a in split},
-        sentences(splits),
+        () if wordless else sentences(splits),
         data.clip_length,
         data.endpoints,
     )
-    return keep_available(splits, root, files.video_ids, files.query_ids, data.allow_missing), files
+    available = files.video_ids, None if wordless else files.query_ids
+    return keep_available(splits, root, *available, data.allow_missing), files
 
 
 def files_identity(config: Config) -> dict:

@@ -32,7 +32,8 @@ def read_splits(config: Config, root: Path) -> Splits:
     for split, file in files.items():
         if lexists(file):
             with collected(faults):
-                found = read_annotations(file, clip_length=data.clip_length)
+                sentences = data.sentences == "own"
+                found = read_annotations(file, None, data.clip_length, sentences)
                 splits[split] = _of_domain(found, data.domain, file)
     refuse_all(faults, "annotation files cannot be used")
     splits = {split: annotations[: data.limit] for split, annotations in splits.items()}

@@ -35,13 +35,14 @@ def calibrate(trainer: Trainer) -> None:
     records = trainer.predict(validation)
     if trainer.accelerator.is_main_process:
         annotations = validation.annotations
+        wordless = trainer.config.data.sentences == "none"  # nothing is asked, nothing is present
         own = validation.asking(some_of(annotations, MOST))
-        others = validation.asking(of_others(annotations))
+        others = validation.asking([] if wordless else of_others(annotations))
         model.calibration = Calibration(
             fit_presence(*(evidence_of(model, x, trainer) for x in (own, others))),
             fit_windows(*scores_and_hits(records, annotations)),
         )
-        if model.calibration.presence is None:
+        if model.calibration.presence is None and not wordless:
             trainer.say(
                 f"no presence: val has {len(own)} sentences and {len(others)} pairs of a video and "
                 f"another's sentence, expected {FEWEST} of both"

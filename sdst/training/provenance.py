@@ -20,6 +20,7 @@ from sdst.data.feature_files import FeatureFiles
 from sdst.data.store.reader import FeatureSource, FeatureStore
 from sdst.sources.dataset import Data
 from sdst.sources.layers import LastLayers
+from sdst.sources.wordless import WithoutSentences
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -107,7 +108,7 @@ def features_fingerprint(source: FeatureSource, meta: dict) -> str:
     Args:
         meta: `Data.meta`, what the features were made of.
     """
-    if isinstance(source, LastLayers):
+    while isinstance(source, LastLayers | WithoutSentences):
         source = source.source
     content: list = [meta, source.shapes]
     if isinstance(source, FeatureStore):

@@ -74,10 +74,11 @@ class Trainer:
         self.dataset = data.training()
         self.validation = data.dataset("val")
         labelled = [a.windows is not None for a in self.dataset.annotations]
-        loss = config.loss
-        weighs = any((loss.classification, loss.l1, loss.iou, loss.actionness))
-        self.learns_moments = weighs and any(labelled)
-        self.partly = weighs and not all(labelled)
+        self.loss = config.loss
+        if config.data.sentences == "none":
+            self.loss = replace(config.loss, contrast=0.0, alignment=0.0, layer_alignment=0.0)
+        self.learns_moments = self.loss.of_moments and any(labelled)
+        self.partly = self.loss.of_moments and not all(labelled)
         capture = make_capture(config.train, accelerator.device, accelerator.num_processes)
         padding = multiples(config.data, in_graphs=capture is not None)
         loader = make_loader(self.dataset, config, accelerator.num_processes, padding)
@@ -234,7 +235,7 @@ class Trainer:
             self.model,
             batch.inputs(),
             targets_of(batch),
-            self.config.loss,
+            self.loss,
             self.precision,
             self.partly,
         )
