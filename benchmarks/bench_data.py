@@ -53,7 +53,7 @@ def write_dataset(root: Path) -> None:
 
 
 def step_seconds(data: Data, folder: Path) -> float:
-    """Median time of a whole optimiser step on a batch that is there."""
+    """Median time of a whole optimiser step on a batch in memory."""
     trainer = Trainer(data.config, data, RunFolder(folder), make_accelerator(data.config, folder))
     batch = next(iter(trainer.loader))
     trainer.train_step(batch)

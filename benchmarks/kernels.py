@@ -102,7 +102,7 @@ def budgets() -> dict[str, dict]:
 
 
 def cuda_usage(source: str, architecture: int) -> dict[str, Usage]:
-    """What the kernels of csrc/cuda/<source>.cu use, by name.
+    """Resources that the kernels of csrc/cuda/<source>.cu use, by name.
 
     Raises:
         CompileError: NVRTC does not compile it.
@@ -117,7 +117,7 @@ def cuda_usage(source: str, architecture: int) -> dict[str, Usage]:
 
 
 def read_cubin(cubin: bytes, option: str) -> str:
-    """What the `cuobjdump` of Triton's wheel says of a cubin."""
+    """Output of the `cuobjdump` of Triton's wheel for a cubin."""
     found = find_spec("triton")
     if found is None or found.origin is None:
         raise FileNotFoundError("cuobjdump comes with Triton, which is not installed")

@@ -1,7 +1,7 @@
 """The kernels of csrc/cuda: when they can serve, how they are loaded, how they start.
 
 Everything goes through the driver API, which comes with the GPU's driver: no CUDA runtime of our
-own stands beside PyTorch's. A kernel runs on PyTorch's current stream in the device's primary
+own is loaded beside PyTorch's. A kernel runs on PyTorch's current stream in the device's primary
 context, which is PyTorch's as well.
 """
 

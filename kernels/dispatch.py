@@ -40,7 +40,7 @@ def unsupported_reasons(op: str, implementation: str, *args: object) -> list[str
 
 
 def requested(op: str) -> str:
-    """What is requested of all ops, "auto" where `op` has no such implementation.
+    """The implementation requested of all ops, "auto" where `op` has no such implementation.
 
     Raises:
         ImplementationError: no op has one.

@@ -184,7 +184,7 @@ def _strings(*texts: str) -> ctypes.Array[ctypes.c_char_p]:
 def _output(
     size_of: Callable[..., int], get: Callable[..., int], program: ctypes.c_void_p
 ) -> bytes:
-    """What NVRTC has of a program, of which it first gives the size."""
+    """A text or binary that NVRTC has of a program, of which it first gives the size."""
     size = ctypes.c_size_t()
     _check(size_of(program, ctypes.byref(size)))
     buffer = ctypes.create_string_buffer(size.value)

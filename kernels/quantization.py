@@ -50,7 +50,7 @@ def check_scales(op: str, tokens: Tensor, scales: Tensor | None) -> None:
 
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
-    """What `quantize` was given, [..., D] fp32, up to half a scale in every channel."""
+    """The inverse of `quantize`, [..., D] fp32, up to half a scale in every channel."""
     if values.dtype != torch.int8 or scales.dtype not in FLOAT:
         raise ValueError(
             f"dequantize: values are {values.dtype} and scales {scales.dtype}, expected int8 and "

@@ -1,4 +1,4 @@
-"""What is known of every op outside of its package: the one place that an op is added in.
+"""The registry of ops: the one place outside of its package that an op is added in.
 
 An op registers itself when its package is imported. `sdst.info`, the benchmarks, the compile tests
 and the hostile calls go through `OPS`, and name no op themselves.

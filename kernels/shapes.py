@@ -99,7 +99,7 @@ def _out_of_bounds(op: str, name: str, dims: str, tensor: Tensor) -> ValueError:
 def _unfit(
     op: str, name: str, tensors: Mapping[str, Argument], sizes: Mapping[str, int]
 ) -> ValueError:
-    """What is said of the tensor `name` beside those before it, which gave the `sizes`."""
+    """The error for the tensor `name` beside those before it, which gave the `sizes`."""
     before = list(tensors)[: list(tensors).index(name)]
     given = ((x, tensors[x][2]) for x in before)
     beside = " and ".join(f"{x} {list(y.shape)}" for x, y in given if y is not None)

@@ -22,7 +22,7 @@ OLDEST = 8  # major compute capability: bf16 and tf32 arithmetic
 
 
 def unsupported_reasons(**tensors: Tensor) -> list[str]:
-    """Why a Triton kernel cannot take these tensors, told by name; empty if it can."""
+    """Why a Triton kernel cannot take these tensors, naming them; empty if it can."""
     reasons = []
     for name, tensor in tensors.items():
         if tensor.device.type != "cuda":

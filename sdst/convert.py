@@ -123,7 +123,7 @@ def pack(
 
 
 def _unless_faulty(read: Callable[[Key], Features], key: Key, faults: list[str]) -> Features | None:
-    """What is read; None after a fault of its file, which is added to `faults`."""
+    """The features read; None after a fault of their file, which is added to `faults`."""
     with collected(faults):
         return read(key)
     return None

@@ -1,4 +1,4 @@
-"""What a user gave, or what the system refuses, in one line: the only place that words it.
+"""Faults of input, and refusals of the system, in one line: the only place that words them.
 
 Library calls that read a file go into `reading`, writes that know no name into `naming`. What comes
 to the end of a command without being one of these is a bug of ours and keeps its traceback.
@@ -139,7 +139,7 @@ def reading(path: str | Path, advice: str) -> Iterator[None]:
 
 
 def unreadable(path: str | Path, error: Exception, advice: str) -> InputError:
-    """What to raise for a file on which a library failed with `error`."""
+    """The exception for a file on which a library failed with `error`."""
     if found := disguise(path):
         return InputError(f"{path}: {found}")
     number = _system_error(error)
@@ -150,7 +150,7 @@ def unreadable(path: str | Path, error: Exception, advice: str) -> InputError:
 
 
 def disguise(path: str | Path) -> str | None:
-    """What a file is in place of what its name promises: empty, a web page, a Git LFS pointer."""
+    """Content that a file's name does not promise: empty, a web page, a Git LFS pointer."""
     try:
         if not Path(path).is_file():  # a pipe would wait, and what is read of it is lost
             return None

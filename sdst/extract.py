@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="encode by Ray, on the cluster there (default: $RAY_ADDRESS, or this machine)",
     )
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
-    add("--output", type=Path, help="folder of the store; one that is there already grows")
+    add("--output", type=Path, help="folder of the store; an existing store grows")
     add_verbosity(parser)
     return parser
 
@@ -101,7 +101,7 @@ def _show(store: FeatureStore) -> None:
 def _extract_dataset(config: Config) -> FeatureStore:
     if config.data.features != "encode":
         raise InputError(
-            f"data.features is {config.data.features}: the features are there already; "
+            f"data.features is {config.data.features}: the features exist already; "
             "python -m sdst.convert packs them"
         )
     from sdst.extraction.shards import Share

@@ -81,7 +81,7 @@ def once(values: Tensor) -> Tensor:
 
 
 def buffer(values: Tensor) -> Tensor:
-    """A copy, for a graph to read; what a stride of 0 repeats is there once."""
+    """A copy, for a graph to read; what a stride of 0 repeats is stored once."""
     return once(values).clone().expand_as(values)
 
 

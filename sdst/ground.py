@@ -187,7 +187,7 @@ def _write(table: str, record: str, out: Path | None) -> None:
 
 
 def _open_corpus(options: argparse.Namespace) -> Corpus | ClipIndex | None:
-    """What is searched; None where a single video is asked about."""
+    """The videos to search; None where a single video is asked about."""
     if options.video is not None:
         return None
     if options.index is not None:

@@ -111,7 +111,7 @@ def show_folder(options: Namespace, overrides: list[str]) -> None:
 
 
 def coverage(config: Config, root: Path, splits: dict[str, list[Annotation]]) -> list[str]:
-    """A line for the videos, and one for every set of features: how many are there, which are not.
+    """A line for the videos, and one for every set of features: how many exist, which are missing.
 
     Nothing is encoded or packed, and nothing missing is an error.
     """

@@ -1,4 +1,4 @@
-"""What is installed, what was built, and what serves each op here."""
+"""Installed versions, built libraries, and the implementation that serves each op here."""
 
 from __future__ import annotations
 

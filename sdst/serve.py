@@ -1,7 +1,7 @@
 """Serve a library of videos: a page to ask them in a browser, and the same as a REST interface.
 
 python -m sdst.serve                                        the demo's model, on port 8321
-python -m sdst.serve --checkpoint MODEL --videos FOLDER     with videos that are there already
+python -m sdst.serve --checkpoint MODEL --videos FOLDER     with existing videos
 python -m sdst.serve --zero-shot --backbone NAME            with nothing trained
 
 Videos are uploaded in the page and kept in the library's folder. Whoever reaches the server may

@@ -215,7 +215,7 @@ def show_others(metrics: dict) -> None:
 
 
 def results_of(config: Config, metrics: dict) -> dict:
-    """What a model card says of a run's `metrics`: the figures that papers report."""
+    """The figures of a run's `metrics` for its model card: those that papers report."""
     from sdst.evaluation.protocols import PROTOCOLS
     from sdst.evaluation.report import figures_of, labelled
 

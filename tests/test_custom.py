@@ -311,7 +311,7 @@ def test_the_annotations_of_another_cut_are_refused(checkpoint, root, tmp_path):
         ([], "either --config or --videos"),
         (["--config", "custom", "--videos", "a.mp4"], "either --config or --videos"),
         (["--config", "custom", "--layers", "3"], "--layers goes with --videos"),
-        (["--config", "qvhighlights_internvideo2"], "there already"),
+        (["--config", "qvhighlights_internvideo2"], "exist already"),
         (["--videos", "a.mp4", "--data.root", "x"], r"unknown option --data\.root"),
         (["--videos", "a.mp4"], "--output"),
         (

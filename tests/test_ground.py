@@ -291,7 +291,7 @@ def test_nothing_is_shown_below_the_presence_asked_for(
 def test_a_model_without_presence_refuses_one_to_ask_for(untrained, own_cache, film):
     arguments = ["--checkpoint", str(untrained), "--video", str(film), "--query", "a cat"]
     with pytest.raises(
-        InputError, match=r"min_presence 0\.5: this model does not tell .* resume its"
+        InputError, match=r"min_presence 0\.5: this model does not report .* resume its"
     ):
         main([*arguments, "--min-presence", "0.5"])
     with pytest.raises(InputError, match=r"--min-presence 1\.5: expected 0 to 1"):

@@ -368,7 +368,7 @@ def nearest_videos(vectors: np.ndarray, owner: np.ndarray, queries: np.ndarray) 
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What `call` gives, its seconds, and its seconds of CPU."""
+    """The result of `call`, its seconds, and its CPU seconds."""
     began, used = time.perf_counter(), time.process_time()
     return call(), time.perf_counter() - began, time.process_time() - used
 

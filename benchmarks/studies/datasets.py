@@ -45,7 +45,7 @@ def options_of(dataset: str, root: Path, queries: int, width: int) -> list[str]:
 
 
 def rows(data: Path, output: Path, queries: int, width: int) -> Iterator[str]:
-    """A row of the table for every dataset that is there."""
+    """A row of the table for every dataset found."""
     for dataset in DATASETS:
         root = data / dataset
         if not root.is_dir():

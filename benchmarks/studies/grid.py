@@ -24,7 +24,7 @@ class Grid:
         recipe: a config, by name or file.
         rows: values by `section.key` that a row changes, by its label; the first is the baseline.
         options: values by `section.key` that all rows change.
-        published: figures of others to stand beside, a benchmark of `published.yaml`.
+        published: published figures to show as well, a benchmark of `published.yaml`.
     """
 
     recipe: str

@@ -1,4 +1,4 @@
-"""What an index of any size takes: a model of cost, from sizes and a few measured rates.
+"""A model of an index's cost at any size, from sizes and a few measured rates.
 
     python -m benchmarks.studies.index_cost --clips 1000000000 --width 512
 
@@ -56,7 +56,7 @@ class Cost:
 
 
 def cost(clips: int, width: int, candidates: int = CANDIDATES, rates: Rates | None = None) -> Cost:
-    """What `clips` clips with embeddings of `width` numbers cost."""
+    """The cost of `clips` clips with embeddings of `width` numbers."""
     rates, parts = rates or Rates(), partitions(clips)
     trained = clips >= clip_index.TRAINED_FROM
     vectors, codes, centers = 4.0 * width * clips, (width + ROW_ID) * clips, 4.0 * width * parts

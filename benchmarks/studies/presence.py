@@ -1,8 +1,8 @@
 """`python -m benchmarks.studies.presence --checkpoint DIR`: what presence is worth on the demo.
 
 Every query of the test split is asked of every test video; the scenes say in which of them it
-holds. Two tables: how well a query's own video is told from the others (AUROC), of all others and
-of those in which the query does not hold, by the score of the best moment, by saliency and by
+holds. Two tables: how well a query's own video is separated from all others, and from those in
+which the query does not hold (AUROC), by the score of the best moment, by saliency and by
 presence; and for how many queries the first moment of a search over all videos is right, ranked by
 each of these, in the query's own video or wherever it holds.
 """
@@ -114,7 +114,7 @@ def study(checkpoint: Path) -> Iterator[str]:
             rankings[way].add(vid, given)
             pairs = zip(calibrated, plain, strict=True)
             fits[way].append([fit_of(*pair, way, scale) for pair in pairs])
-    yield "| told by | AUROC, all others | AUROC, others without it |\n|---|---|---|"
+    yield "| separated by | AUROC, all others | AUROC, others without it |\n|---|---|---|"
     for way in WAYS:
         everywhere, without = separations(np.array(fits[way]), list(scenes), queries, truth)
         yield f"| {way} | {everywhere:.1f} | {without:.1f} |"

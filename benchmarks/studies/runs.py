@@ -66,7 +66,7 @@ def trained(output: Path, recipe: str, options: Sequence[str], model: type[SDST]
         model: what is trained.
 
     Raises:
-        InputError: the run that is there had other settings, or this one was interrupted.
+        InputError: the existing run had other settings, or this one was interrupted.
     """
     config, file = load_config(recipe, options), output / "metrics.json"
     metrics = json.loads(file.read_text()) if file.is_file() else {"interrupted": True}

@@ -41,7 +41,7 @@ class Published:
 
     Args:
         figures: in percent, by label; those that they do not report are missing.
-        source: where the figures stand.
+        source: where the figures are published.
     """
 
     method: str

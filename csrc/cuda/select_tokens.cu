@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     const int64_t length = n.valid_length(lengths, sample), stride = n.strides[level];
     scores += sample * n.length * n.per_clip;
 
-    // The last group goes on to the end of the level, over steps that are not valid.
+    // The last group extends to the end of the level, over steps that are not valid.
     const int64_t first = first_step(length, stride, n.segments, segment);
     const int64_t valid = first_step(length, stride, n.segments, segment + 1) - first;
     const bool last = segment == n.segments - 1;

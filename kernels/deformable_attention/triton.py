@@ -180,7 +180,7 @@ def backward_samples_kernel(
     left, left_share, m_left, right, right_share, m_right = taps
     p_first = p_value + (batch * L * H + row % H) * C
 
-    # [BR, BS], what lies beyond S has no weight
+    # [BR, BS], points beyond S have no weight
     b_logit = tl.where(o_s < S, _scalars(p_logits, o_sample, m_sample), float("-inf"))
     b_logit = tl.reshape(b_logit, [BR, BS])
     b_exp = tl.exp(b_logit - tl.max(b_logit, 1)[:, None])

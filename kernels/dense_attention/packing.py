@@ -1,4 +1,4 @@
-"""What the attention libraries share: padded batches to one packed sequence and back."""
+"""Padded batches to one packed sequence and back, for the attention libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _import_error(name: str) -> tuple[str, ...]:
 
 
 def cuda_reasons(q: Tensor, dtypes: tuple[torch.dtype, ...]) -> list[str]:
-    """What every CUDA library asks of its inputs."""
+    """The inputs that every CUDA library takes."""
     reasons = []
     if q.device.type != "cuda":
         reasons.append(f"q is on {q.device}, expected a CUDA device")

@@ -26,7 +26,7 @@ def windowed_attention(
 ) -> Tensor:
     """Attention [B, L, H, C] among clips at most `window` apart, and to and from the global ones.
 
-    What lies beyond `lengths` [B] is not seen, and 0 comes out there.
+    Positions beyond `lengths` [B] are not attended to, and 0 comes out there.
     """
     length = q.shape[1]
     size = max(window, _LEAST_BLOCK)

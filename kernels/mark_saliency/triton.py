@@ -64,7 +64,7 @@ def merge(b_scores, m_t, seen, count, mean, squares):
 
 @triton.jit
 def inverse_deviation(squares, length):
-    """What centred cosines are multiplied by; 0 for a single clip, whose mean may be rounded."""
+    """The factor of centred cosines; 0 for a single clip, whose mean may be rounded."""
     scale = 1 / tl.sqrt(squares / tl.maximum(length, 1) + 1e-6)
     return tl.where(length > 1, scale, 0)
 

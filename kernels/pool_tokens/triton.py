@@ -48,7 +48,7 @@ def to_weights(b_scores, m_p, kept, BP: tl.constexpr):
 
 @triton.jit
 def load_scales(p_scales, clip, o_p, P):
-    """What the tokens of a clip of [B, L] are multiplied by, [BP]; ones where nothing is given."""
+    """The factors of the tokens of a clip of [B, L], [BP]; ones where none are given."""
     if p_scales is None:
         return tl.full(o_p.shape, 1.0, tl.float32)
     else:

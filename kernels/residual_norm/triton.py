@@ -43,7 +43,7 @@ def load_rows(p_rows, o_start, o_f, m_rows):
 
 @triton.jit
 def load_factors(p_seed, o_row, o_f, L, F, dropout, drop_path, factor):
-    """What each element of the branch is multiplied by, [BT, BF]: 0 or `factor`."""
+    """The factor of each element of the branch, [BT, BF]: 0 or `factor`."""
     seed = tl.load(p_seed).to(tl.uint64)
     low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     kept = numbers(o_row[:, None] * F + o_f[None, :], low, high) >= dropout

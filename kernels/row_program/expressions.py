@@ -1,4 +1,4 @@
-"""What a row program is written in: expressions over the rows of a batch."""
+"""Expressions over the rows of a batch, which row programs are written in."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def select_tokens(
 
     score(x) = <x, u>. The budget k is split evenly over the resolutions and, within one, over
     equal segments of the valid length (remainders go to the first ones), so that what is kept
-    covers the whole video; a token belongs to the segment its first clip lies in. What a group
+    covers the whole video; a token belongs to the segment of its first clip. What a group
     cannot fill goes to the best remaining tokens of all. Of equal scores the lower index wins.
 
     Args:

@@ -2,7 +2,7 @@
 
 Fused in two kernels: averages of the pyramid, keys, quotas, filling up and sorting. The eager
 formulation writes masks [B, segments, n] and sorts them per level; here a key, 8 bytes, is written
-once and read once per digit, at most 8 times and from cache: about three digits tell apart the
+once and read once per digit, at most 8 times and from cache: about three digits separate the
 scores of a video.
 """
 

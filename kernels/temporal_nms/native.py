@@ -24,7 +24,7 @@ def unsupported_reasons(spans: Tensor, scores: Tensor, counts: Tensor | None) ->
 
 
 def dtype_reasons(spans: Tensor, scores: Tensor) -> list[str]:
-    """What every kernel asks of its inputs: it computes in fp32."""
+    """Inputs as every kernel takes them: it computes in fp32."""
     return [
         f"{name} are {tensor.dtype}, only fp32, bf16 and fp16 are offered"
         for name, tensor in (("spans", spans), ("scores", scores))

@@ -1,4 +1,4 @@
-"""What a backbone's name says beyond its weights: `NAME[,option=value...]`."""
+"""Options in a backbone's name: `NAME[,option=value...]`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def config_path(name: str | Path) -> Path:
 
 
 class Layer(NamedTuple):
-    """What one file says, without what it includes."""
+    """The content of one file, without the files it includes."""
 
     path: Path
     sections: dict
@@ -61,7 +61,7 @@ def read_layers(path: Path, known: Known) -> list[Layer]:
 
 
 def checked(content: dict, known: Known) -> dict:
-    """What a config holds, under the present names of its keys.
+    """A config's values, under the present names of its keys.
 
     Raises:
         InputError: an unknown section or key, or text that can name no file.
@@ -83,7 +83,7 @@ def merge(layers: Sequence[Layer]) -> dict:
 
 
 def origins(layers: Sequence[Layer]) -> dict[str, str]:
-    """The file that decides each key, `section.key`, of those that are in any."""
+    """The file that decides each key, `section.key`, among those that any file sets."""
     found = {}
     for layer in layers:
         packaged = layer.path.is_relative_to(PACKAGED)
@@ -128,7 +128,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
             line = node.start_mark.line + 1
-            raise InputError(f"line {line}: key {twice[0]!r} is there twice in one section")
+            raise InputError(f"line {line}: key {twice[0]!r} appears twice in one section")
         return super().construct_mapping(node, deep)
 
 

@@ -71,7 +71,7 @@ def _keys() -> Iterator[tuple[str, Field, str]]:
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """What the docstring says of each field, in one line and without marks."""
+    """The docstring's description of each field, in one line and without marks."""
     arguments = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
     return {name: _MARK.sub("", re.sub(r"\s+", " ", text)) for name, text in found}

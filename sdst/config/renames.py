@@ -30,7 +30,7 @@ def rename_keys(content: dict) -> dict:
     """The sections of a configuration file, with today's keys and values.
 
     Raises:
-        InputError: a key is there under both names.
+        InputError: a key is present under both names.
     """
     renamed = dict(content)
     for section, values in content.items():

@@ -37,14 +37,14 @@ NOT_LEARNED = {
 
 @dataclass
 class DataConfig:
-    """What is trained on, and how a video becomes features.
+    """The data of a training, and how a video becomes features.
 
     Args:
         dataset: `demo` renders itself; `custom` reads `root`.
         root: the dataset's folder; the demo's default is `cache_dir() / "demo"`.
         annotations: file of every split in `root`; `train` and `val` must be there, `test` may.
         features: `encode` runs `backbone` over `root`/videos once; otherwise the layout of feature
-            files that are there already, a name in `sdst.data.feature_files.LAYOUTS`.
+            existing feature files, a name in `sdst.data.feature_files.LAYOUTS`.
         video_features: folders of such files in `root`, joined in this order.
         text_features: folder of such files of the queries.
         endpoints: append every clip's relative start and end to such features.

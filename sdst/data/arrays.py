@@ -40,7 +40,7 @@ def read_array(path: Path, keys: Sequence[str]) -> np.ndarray:
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with such a file as far as its ends show, without reading it."""
+    """Faults of such a file that its ends show, without reading it."""
     try:
         with open_file(path) as file, reading(path, ADVICE):
             size = os.fstat(file.fileno()).st_size
@@ -87,7 +87,7 @@ def _read_npy(file: IO[bytes], size: int, path: Path) -> np.ndarray:
 
 
 def _shape_and_type(file: IO[bytes], size: int, path: Path) -> tuple[tuple, bool, np.dtype]:
-    """What the header says, which must go with the file's size, and fit into the memory."""
+    """The header's values, which must agree with the file's size and fit into memory."""
     file.seek(0)
     version = npy.read_magic(file)
     if version not in HEADERS:

@@ -46,7 +46,7 @@ class Sample:
 
 
 class Multiples(NamedTuple):
-    """What the sizes of a batch are padded to multiples of."""
+    """The multiples that the sizes of a batch are padded to."""
 
     clips: int = 1
     words: int = 1
@@ -108,7 +108,7 @@ class Batch:
     """Padded samples; the lengths say what is real.
 
     Attributes:
-        video: [B, K, L, P, Dv]; a layer that serves all steps is there once, with stride 0. Of a
+        video: [B, K, L, P, Dv]; a layer that serves all steps is stored once, with stride 0. Of a
             resident store `Rows`, which `inputs` gathers; so are text and scales.
         text: [B, K, N, Dt], likewise.
         video_lengths, text_lengths: [B].
@@ -148,7 +148,7 @@ class Batch:
 
     @property
     def bucket(self) -> Hashable:
-        """What batches have in common that differ in their values alone."""
+        """The shapes that batches share when they differ in their values alone."""
         parts = (getattr(self, f.name) for f in fields(self))
         return tuple((type(x), x.shape, x.dtype) for x in parts if x is not None)
 
@@ -169,7 +169,7 @@ class Batch:
         )
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """What `SDST.forward` takes; scales only where there are some."""
+        """The arguments of `SDST.forward`; scales only where there are some."""
         inputs = _gathered(self.video), _gathered(self.text), self.video_lengths, self.text_lengths
         return inputs if self.scales is None else (*inputs, _gathered(self.scales))
 

@@ -40,7 +40,7 @@ class Layout:
         video_axes: of an array to [K, L, P, Dv], as `einops.rearrange` reads it.
         text_files: alternative names of a query's file, `{}` is the qid.
         text_axes: of an array to [K, N, Dt].
-        video_keys, text_keys: the array's name in an `.npz`, the first that is there.
+        video_keys, text_keys: the array's name in an `.npz`, the first that exists.
         sizes: what `rearrange` cannot know.
         flat: the axes behind the first may be one, as after padding, whose +inf rows are dropped.
         normalize: divide every vector by its length, source by source.
@@ -191,7 +191,7 @@ class FeatureFiles:
 
     @property
     def query_ids(self) -> list[int | str]:
-        """The annotated queries whose file is there."""
+        """The annotated queries whose file exists."""
         return list(self._queries)
 
     @property
@@ -251,7 +251,7 @@ class FeatureFiles:
 def _find(
     folders: Sequence[Path], alternatives: Iterable[tuple[str, ...]], ids: Iterable[Id]
 ) -> dict[Id, list[Path]]:
-    """The files of every id that has some in each folder: the first alternative that is there."""
+    """The files of every id that has some in each folder: the first alternative that exists."""
     names = {folder: _names(folder) for folder in folders}
     alternatives = list(alternatives)
     found = {}

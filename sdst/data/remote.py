@@ -20,7 +20,7 @@ Place = str | Path  # of a video: a URL or a file
 
 
 def as_place(text: str) -> Place:
-    """What a person gives: a URL, or a path."""
+    """A place that a person named: a URL, or a path."""
     return text if is_remote(text) else Path(text)
 
 
@@ -55,7 +55,7 @@ def find_anywhere(given: Sequence[Place], remote: bool = True) -> dict[str, Plac
 
 
 def origins_anywhere(videos: Mapping[str, Place]) -> dict[str, int | None]:
-    """What `video_origins` says of files, of objects as well: a copy of a file has its number."""
+    """`video_origins` for objects as well as files: a copy of a file has its number."""
     files = {vid: Path(place) for vid, place in videos.items() if not is_remote(place)}
     urls = {vid: str(place) for vid, place in videos.items() if is_remote(place)}
     with ThreadPoolExecutor(READERS) as pool:
@@ -85,7 +85,7 @@ def local_copy(place: Place) -> Iterator[Path]:
 
 
 def _unlisted(given: Sequence[Place]) -> Iterator[Place]:
-    """What is given, of lists with URLs their lines."""
+    """The places given; of lists with URLs, their lines."""
     for place in given:
         path = Path(place)
         listed = not is_remote(place) and path.suffix == ".txt" and path.is_file()

@@ -95,7 +95,7 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
 def by_relative_path(files: Sequence[Path]) -> dict[str, Path]:
     """Videos by their paths below the folder that holds all of them.
 
-    Files of one name in several folders are told apart.
+    Files of one name in several folders get different ids.
     """
     if not files:
         return {}
@@ -136,7 +136,7 @@ def dataset_videos(folder: Path, vids: Collection[str]) -> dict[str, Path]:
     by vid. A vid may have the ending itself.
 
     Raises:
-        InputError: there is no such folder, or a video is there twice.
+        InputError: there is no such folder, or a video appears twice.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; the dataset's videos are expected there")
@@ -210,7 +210,7 @@ def _hint(path: Path) -> str:
 
 
 def _pictures(folder: Path) -> str:
-    """What to do with a folder of pictures that has no frame rate."""
+    """Advice for a folder of pictures that has no frame rate."""
     number = len(picture_files(folder))
     return (
         f"; of its {number:,} pictures {folder / FRAME_RATE} must say how many are shown a second"

@@ -1,7 +1,7 @@
 """The embedded default dataset: captioned moments rendered by code into real video files.
 
 `train` and `val` never show a (shape, colour, action) combination of `scenes.unseen`; every video
-of `test` does, and asks for it first. A still frame tells which objects there are and where, never
+of `test` does, and asks for it first. A still frame shows which objects there are and where, never
 what they do, so a per-frame backbone cannot find the moments on its own.
 """
 
@@ -77,7 +77,7 @@ def is_of_demo(video: Path) -> bool:
 
 
 def recipe_of(size: DemoSize) -> dict:
-    """What the rendered folder depends on: `size`, and the source text of the generator."""
+    """The inputs of the rendered folder: `size`, and the source text of the generator."""
     sources = (Path(__file__).with_name(name).read_bytes() for name in _GENERATOR)
     digest = hashlib.sha256(b"\0".join(sources)).hexdigest()
     return {**asdict(size), "generator": digest[:16]}
@@ -158,7 +158,7 @@ def _annotations(split: Split, size: DemoSize) -> Iterator[Annotation]:
 
 
 def _recipe_in(root: Path) -> dict | None:
-    """What the demo in `root` was rendered by; None where there is none."""
+    """The inputs that the demo in `root` was rendered from; None where there is none."""
     try:
         recipe = read_json(root / _RECIPE)
     except InputError:

@@ -1,4 +1,4 @@
-"""What happens in a demo video: which objects are there when, what they do, and what can be asked.
+"""The plot of a demo video: when each object appears, what it does, and what can be asked.
 
 Everything is planned in whole seconds and in shares of the frame (x to the right, y downwards), so
 that pixels (`render`), English (`sentences`) and labels (`labels`) all derive from the same plan.
@@ -98,7 +98,7 @@ def unseen(look: Look, action: str) -> bool:
 def trace(stay: Stay, times: np.ndarray, duration: float) -> Trace:
     """Where and how the object of `stay` is seen at `times` [T] (seconds); opacity 0: out of view.
 
-    Periods are chosen so that one frame a second, taken in the middle of the second, still tells:
+    Periods are chosen so that one frame a second, taken in the middle of the second, still shows:
     blinking alternates from second to second, spinning (a coin's) changes the width.
     """
     x, y = np.full_like(times, stay.x), np.full_like(times, stay.y)
@@ -176,7 +176,7 @@ def _twin(split: Split, look: Look, action: str, rng: np.random.Generator) -> Lo
 
 
 def _sequence(split: Split, look: Look, action: str, rng: np.random.Generator) -> list[str]:
-    """What an object does in one stay: `action`, mostly before or after another one.
+    """The actions of an object in one stay: `action`, mostly before or after another one.
 
     A stay either resizes its object or leaves its size alone, so "small" and "large" stay true.
     """

@@ -92,7 +92,7 @@ class Description:
 
 
 def describe(look: Look, action: str, rng: np.random.Generator) -> Description:
-    """What a sentence about `look` doing `action` names: mostly all of it, sometimes less."""
+    """Attributes that a sentence about `look` doing `action` names: mostly all, at times fewer."""
     size = None if action in RESIZING else look.size
     levels = (
         Description(size, look.colour, look.shape),
@@ -138,7 +138,7 @@ class Seen:
 
 
 def caption(things: Sequence[Seen], rng: np.random.Generator) -> str:
-    """What a still frame shows: one object and where it is, or two and how they lie."""
+    """A caption of a still frame: one object and its place, or two and their relation."""
     if not things:
         return _pick(("an empty scene", "nothing but the background", "no object at all"), rng)
     order = [things[i] for i in rng.permutation(len(things))]

@@ -23,7 +23,7 @@ from sdst.errors import InputError
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a submission says of one query.
+    """A submission's answer to one query.
 
     Args:
         windows: [N, 3] of (start s, end s, score), N >= 1, in the order given: rank 1 is row 0;

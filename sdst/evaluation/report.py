@@ -32,7 +32,7 @@ FIGURES = {
 
 
 def figures_of(report: dict) -> dict[str, float]:
-    """What a report of `sdst.evaluation` says in one number each: its brief, recall, domains."""
+    """The single figures of a report of `sdst.evaluation`: brief, recall, domains."""
     recall = {key: value for key, value in report.items() if not isinstance(value, dict)}
     return report["brief"] | recall | report.get("domains", {})
 

@@ -159,7 +159,7 @@ def _check_saliency(
 
 
 def _pack(folder: Path) -> None:
-    """Put the submission files that are there into the archive, without a folder around them."""
+    """Put the existing submission files into the archive, without a folder around them."""
     with replacing(folder / ARCHIVE) as file, ZipFile(file, "w", ZIP_DEFLATED) as archive:
         for name in FILES.values():
             if (folder / name).is_file():

@@ -30,7 +30,7 @@ class MemoryBudget:
     Args:
         limit: bytes.
         backbone: loaded.
-        text: whether sentences will be encoded; if not, the backbone's text tower is let go.
+        text: whether sentences will be encoded; if not, the backbone's text tower is freed.
         decoders: videos that are decoded at the same time.
         encoders: batches that are encoded at the same time.
         batches: batches that are under way at the same time, those being encoded included.

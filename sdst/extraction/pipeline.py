@@ -47,7 +47,7 @@ class Frames(NamedTuple):
 
 
 class Read(Protocol):
-    """What a `ClipReader` tells of a video: clips it should have; seconds and faults in the end."""
+    """A `ClipReader`'s report on a video: clips it should have; seconds and faults at the end."""
 
     expected: int
     faults: list[str]
@@ -76,7 +76,7 @@ class Engine(Protocol):
     """Encodes videos elsewhere: `sdst.extraction.ray_data`."""
 
     def origins(self, videos: Mapping[str, Any]) -> dict[str, int | None]:
-        """What videos are made of (`sdst.data.store.origins`)."""
+        """The origins of videos (`sdst.data.store.origins`)."""
         ...
 
     def pieces(self, videos: Mapping[str, Any]) -> Iterator[Features | Unreadable]:
@@ -192,7 +192,7 @@ def encoded_pieces(
 
 @dataclass
 class Report:
-    """What was wrong with the videos of a run.
+    """Faults of the videos of a run.
 
     Attributes:
         strict: a video that cannot be read is an error; else it is left out.
@@ -226,7 +226,7 @@ class _Progress:
         self._bar.close()
 
     def begin(self, done: int) -> None:
-        """So many videos are there from an earlier run."""
+        """So many videos exist from an earlier run."""
         self._done = done
         self._bar.update(done)
 
@@ -258,7 +258,7 @@ class _Clips:
     budget: MemoryBudget | None
 
     def open(self, path: str | Path) -> ClipReader:
-        """What reads the clips of a video."""
+        """The reader of a video's clips."""
         settings = self.settings
         reader = ClipReader(path, settings.clip_length, settings.frames_per_clip, settings.reader)
         if self.budget is not None:

@@ -29,7 +29,7 @@ UNINSTALLED = "--ray: Ray is not installed; pip install 'sdst[ray]', or share ou
 
 @dataclass
 class ReadElsewhere:
-    """What `ClipReader` says of a video that another machine reads."""
+    """`ClipReader`'s report on a video that another machine reads."""
 
     expected: int
     duration: float
@@ -66,7 +66,7 @@ class RayEngine:
         self._ray, self._arguments = ray, (backbone, layers, settings)
 
     def origins(self, videos: Mapping[str, Place]) -> dict[str, int | None]:
-        """What videos are made of (`sdst.data.store.origins`)."""
+        """The origins of videos (`sdst.data.store.origins`)."""
         return origins_anywhere(videos)
 
     def pieces(self, videos: Mapping[str, Place]) -> Iterator[Features | Unreadable]:

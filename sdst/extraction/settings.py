@@ -10,14 +10,14 @@ from sdst.data.video import Reader
 
 @dataclass(frozen=True)
 class Settings:
-    """What is made of a video, and within how much memory.
+    """Settings of an extraction: which features, and within how much memory.
 
     Args:
         clip_length: seconds of video per clip.
         frames_per_clip: frames encoded per clip, evenly spaced.
         store_dtype: of the store, one of `sdst.data.store.reader.STORED`.
         memory: bytes that the process may take (`sdst.memory.own_memory`); smaller batches are
-            slower, and may change the last bit of a feature. The text tower is let go where no
+            slower, and may change the last bit of a feature. The text tower is freed where no
             sentence is encoded. None sets no bound.
         reader: of video files.
     """

@@ -1,9 +1,9 @@
 """Extraction shared out over processes, of one machine or several with a shared folder.
 
 Every process encodes its part of the videos into a store of its own beside the output, a shard,
-and goes on in it after a kill. The first process waits for the others' and joins all into the very
-store, byte for byte, that one process alone would have written. Where that is there already, what
-it lacks is shared out and joined.
+and resumes it after a kill. The first process waits for the others and joins all shards into the
+store, byte for byte, that one process alone would have written. Where that store exists already,
+what it lacks is shared out and joined.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def extract_share(
 
 
 def _finished(out: Path, folder: Path, videos: Mapping[str, Path], report: Report) -> FeatureStore:
-    """The store, of which the shards have no more to tell."""
+    """The store, of which the shards hold no more news."""
     shutil.rmtree(folder, ignore_errors=True)
     store = FeatureStore(out)
     report.faults.clear()
@@ -153,7 +153,7 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
 
 
 def _is_done(told: Path, task: dict) -> bool:
-    """Whether a process has told that its shard holds this task, less the unreadable videos."""
+    """Whether a process has recorded that its shard holds this task, less the unreadable videos."""
     return told.exists() and _told(told)["task"] == task
 
 

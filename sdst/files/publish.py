@@ -42,7 +42,7 @@ def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool | No
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process has locked a file or folder, as far as this one can tell."""
+    """Whether another process has locked a file or folder, as far as this one can see."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -98,7 +98,7 @@ def own_file(path: Path, append: bool = False) -> BinaryIO:
     """A file to read, and to write in place or at its end; made where it is missing.
 
     Raises:
-        InputError: a symbolic link, a pipe or a device is there, of whoever planted it.
+        InputError: a symbolic link, a pipe or a device has the name, whoever planted it.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:

@@ -149,5 +149,5 @@ def _with_each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} is there twice")
+        raise ValueError(f"key {twice!r} appears twice")
     return found

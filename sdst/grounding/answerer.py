@@ -1,4 +1,4 @@
-"""What answers, as `sdst ground` and `sdst serve` are told: a model, or a backbone alone."""
+"""The model, or the backbone alone, that answers for `sdst ground` and `sdst serve`."""
 
 from __future__ import annotations
 

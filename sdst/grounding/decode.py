@@ -86,7 +86,7 @@ def decode(
         durations: B, seconds.
         clip_length: seconds per clip.
         options: rounding and suppression; the default does neither.
-        calibration: makes probabilities of the scores of ranked moments, and tells presence.
+        calibration: makes probabilities of the scores of ranked moments, and gives presence.
     """
     options, calibration = options or PredictConfig(), calibration or UNCALIBRATED
     seconds = (lengths * clip_length).float()

@@ -41,7 +41,7 @@ _one_at_a_time = Lock()
 
 
 class VideoEncoder:
-    """What a backbone says of video files, kept in memory for those used last and on disk for all.
+    """A backbone's features of video files, kept in memory for those used last, on disk for all.
 
     The disk cache (`sdst.grounding.cache`) is `cache_dir()/grounding`; long videos stay
     memory-mapped. Threads may share an encoder.
@@ -192,7 +192,7 @@ def encoder_of(
     backbone: str | None,
     lazy: bool = False,
 ) -> VideoEncoder:
-    """What makes of a new video the features that a checkpoint was trained on.
+    """An encoder that gives a new video the features that a checkpoint was trained on.
 
     A backbone that only the checkpoint names is not fetched from a network; one that `backbone`
     names is.

@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 def make_capture(device: torch.device) -> Capture | None:
-    """What makes graphs of answers on `device`; None where they are computed eagerly."""
+    """A maker of graphs of answers on `device`; None where they are computed eagerly."""
     return CudaCapture() if device.type == "cuda" else None
 
 

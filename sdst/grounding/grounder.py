@@ -219,7 +219,7 @@ class Grounder:
             raise InputError(f"min_presence {least:g}: expected a probability, 0 to 1")
         if least > 0 and self._calibration.presence is None:
             raise InputError(
-                f"{self.checkpoint}: min_presence {least:g}: this model does not tell whether a "
+                f"{self.checkpoint}: min_presence {least:g}: this model does not report whether a "
                 "video has what is asked for; resume its finished training, which adds that, or "
                 "leave min_presence out"
             )
@@ -370,7 +370,7 @@ class Grounder:
     def _answers_of_all(
         self, videos: list[VideoFeatures], texts: list[TextFeatures], top: int
     ) -> list[list[Prediction]]:
-        """What `_answers` gives for every video, those of a group in one pass of the model."""
+        """`_answers` for every video, those of a group in one pass of the model."""
         if len(videos) == 1:
             return [self._answers(videos[0], texts, top)]
         device = self.backbone.device
@@ -396,7 +396,7 @@ class Grounder:
         return [found[first : first + len(texts)] for first in range(0, len(found), len(texts))]
 
     def _encode(self, video: VideoFeatures) -> EncodedVideo:
-        """What the tuner needs of a video, kept for those used last."""
+        """A video as the tuner reads it, kept for those used last."""
         # The id is the video's own as long as the video is kept beside it.
         _, encoded = self._encoded.get(id(video), partial(self._encode_anew, video))
         return encoded
@@ -525,7 +525,7 @@ def _if_present(answer: Grounding, least: float) -> Grounding:
 def _parts(
     corpus: Corpus | ClipIndex, texts: list[TextFeatures]
 ) -> Iterator[tuple[Corpus, list[TextFeatures]]]:
-    """What is looked into for which sentences: all for all, or an index's candidates for each."""
+    """The videos to search for each sentence: all for all, or an index's candidates for each."""
     if not isinstance(corpus, ClipIndex):
         yield corpus, texts
         return

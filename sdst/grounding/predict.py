@@ -110,7 +110,7 @@ def check_finite(outputs: Outputs) -> None:
 
 
 def predict_zero_shot(dataset: GroundingDataset) -> list[dict]:
-    """What the frozen backbone alone answers, by similarity of clips and sentence; the baseline.
+    """Answers of the frozen backbone alone, by similarity of clips and sentence; the baseline.
 
     Raises:
         InputError: the features come without embeddings in a space shared by video and text.
@@ -152,7 +152,7 @@ def as_record(annotation: Annotation, answer: Prediction) -> dict:
 
 
 class SplitPredictions(NamedTuple):
-    """What a checkpoint answers to the queries of a split.
+    """A checkpoint's answers to the queries of a split.
 
     Args:
         records: its predictions.

@@ -72,5 +72,5 @@ def reachable(url: str) -> bool:
 
 
 def hub() -> str:
-    """What to call the hub in a message."""
+    """The hub's name in messages."""
     return urlsplit(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).netloc

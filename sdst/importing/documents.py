@@ -1,4 +1,4 @@
-"""JSON of any shape: moments wherever they are in it, with what stands above them.
+"""JSON of any shape: moments wherever they are in it, with the context above them.
 
 [{"video": "park.mp4", "start": 12, "end": 15.5, "sentence": "a dog jumps"}, ...]
 {"park": {"timestamps": [[12, 15.5], ...], "sentences": ["a dog jumps", ...]}, ...}
@@ -25,7 +25,7 @@ OF_A_MOMENT = {"start", "end", "windows", "sentences"}
 
 @dataclass(frozen=True)
 class Known:
-    """What the objects around a place in a document say.
+    """Values of the objects around a place in a document.
 
     Args:
         keys: under which the place is, from the outermost on: a video's name may be among them.
@@ -74,7 +74,7 @@ def read_lines_of_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row |
 
 
 def located(document: object, text: str, path: Path) -> Where:
-    """What names the place of an object of `document`."""
+    """A name for the place of an object of `document`."""
     lines = object_lines(document, text)
     return lambda node: f"{path}:{lines[id(node)]}"
 
@@ -119,7 +119,7 @@ def _walk(
 
 
 def _said(node: dict, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What an object itself says, by the names in `Known`."""
+    """An object's own values, by the names in `Known`."""
     said: dict[str, Any] = {}
     for name, (key, unit) in recognise(node.keys(), columns).items():
         value = node[key]
@@ -160,7 +160,7 @@ def _rows(known: Known, where: str) -> Iterator[Row | Doubt]:
 
 
 def _lacks(known: Known, said: Collection[str]) -> str | None:
-    """What an object lacks that has something of a moment."""
+    """A message for an object with some but not all parts of a moment."""
     if {"start", "end", "windows"} & set(said):
         if not known.sentences:
             return "sentence"

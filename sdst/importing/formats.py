@@ -18,7 +18,7 @@ Reader = Callable[[Path, Mapping[str, str]], Iterator[Row | Doubt]]
 
 
 def read_rows(path: Path, columns: Mapping[str, str]) -> list[Row | Doubt]:
-    """The moments of a file, and what is doubtful of those that have no row.
+    """The moments of a file, and doubts about records without a row.
 
     Args:
         columns: of a field that goes by another name than usual, the name.

@@ -18,7 +18,7 @@ from sdst.terminal.times import format_time
 
 @dataclass
 class Moments:
-    """What was found.
+    """The moments found.
 
     Attributes:
         queries: in the order of the files.

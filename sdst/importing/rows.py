@@ -1,4 +1,4 @@
-"""What an annotation file says of one moment, as it says it, and what is doubtful about it."""
+"""A moment in an annotation file's own words, and doubts about it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def read_subtitles(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Dou
 
 
 def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """What blank lines part, with the number of its first line; no comments, styles or regions."""
+    """Blocks between blank lines, each with the number of its first line; no comments or styles."""
     block: list[str] = []
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         if line.strip():

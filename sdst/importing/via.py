@@ -141,7 +141,7 @@ def _moment(
 
 
 def _texts(values: Mapping[str, object], attributes: Any) -> dict[str, str]:
-    """What is filled in, by the names of the attributes; options by what they stand for."""
+    """Attributes with a value, by name; options by their text."""
     texts: dict[str, str] = {}
     for key, value in values.items():
         attribute = attributes.get(key) if isinstance(attributes, dict) else None

@@ -21,7 +21,7 @@ CLIPS_AT_ONCE = 50_000  # in one commit
 
 @dataclass
 class Changes:
-    """What an update did to an index.
+    """The changes of an update to an index.
 
     Attributes:
         added, replaced, removed, unchanged: how many videos.

@@ -12,7 +12,7 @@ commits are atomic. A row has
     vector    [E], the clip's unit embedding, fp32
     ...       the video's fields, of which a filter speaks
 
-All rows of a video come in one commit, so that a video is there whole or not at all.
+All rows of a video come in one commit, so that a video is in the index whole or not at all.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ClipTable:
 
     @property
     def settings(self) -> dict:
-        """What the indexed features were made with, `SETTINGS`."""
+        """The settings that the indexed features were made with, `SETTINGS`."""
         try:
             return json.loads((self._table.schema.metadata or {})[b"sdst"])
         except (KeyError, ValueError, RecursionError):
@@ -174,7 +174,7 @@ class ClipTable:
         """Make room for fields of these types, `number`, `text` or `truth`.
 
         Raises:
-            InputError: a field is there with another type.
+            InputError: a field exists with another type.
         """
         pa = _arrow()
         known = {"number": pa.float64(), "text": pa.string(), "truth": pa.bool_()}
@@ -231,7 +231,7 @@ class ClipTable:
         return [(vid, clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)]
 
     def _advice(self, error: Exception) -> str:
-        """What is wrong with a condition, without where LanceDB's own source says so."""
+        """LanceDB's message about a condition, without places in its own source."""
         reason = one_line(error).split(", /")[0].rpartition("error: ")[2]
         fields = ", ".join(self.fields) or "none, as sdst.index was given no metadata"
         return f"{reason}; expected SQL such as \"year >= 2020 AND place = 'park'\" on {fields}"
@@ -299,7 +299,7 @@ def partitions(clips: int) -> int:
 
 
 def settings_of(store: FeatureStore) -> dict:
-    """What decides whether embeddings of a store can be compared with others."""
+    """The settings that decide whether embeddings of a store can be compared with others."""
     settings = {name: store.meta.get(name) for name in SETTINGS}
     # The embedding is the same however many layers are kept.
     settings["fingerprint"] = re.sub(r"-k\d+$", "", str(settings["fingerprint"]))

@@ -1,4 +1,4 @@
-"""What is known of videos beside their frames: fields by which a search is narrowed."""
+"""Fields of videos by which a search is narrowed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_metadata(path: Path) -> dict[str, Fields]:
     videos: dict[str, Fields] = {}
     for where, vid, fields in records:
         if vid in videos:
-            raise InputError(f"{where}: video {vid} is there twice; keep one of them")
+            raise InputError(f"{where}: video {vid} appears twice; keep one of them")
         _check(where, fields)
         videos[vid] = {name: value for name, value in fields.items() if value is not None}
     return videos

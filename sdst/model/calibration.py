@@ -55,7 +55,7 @@ class Rising:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is kept of a calibration, beside a model's weights.
+    """A calibration as JSON, beside a model's weights.
 
     Args:
         presence: of `Outputs.evidence`, that the video has what the sentence says, where as many
@@ -77,7 +77,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str, steps: int) -> Calibration:
-        """What `to_json` wrote, of a model of so many steps.
+        """A calibration from what `to_json` wrote, of a model of so many steps.
 
         Raises:
             ValueError: it is something else.

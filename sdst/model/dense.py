@@ -80,7 +80,7 @@ def look_around(attention: SelfAttention, gain: float = 0.8) -> None:
     long to find them; deformable attention spreads its first points for the same reason. A (sine,
     cosine) pair of the code of t + d is that of t, rotated. So where keys read some pairs as they
     are and queries read them rotated, the logit of clip s at t is largest at s = t + d. The pairs
-    are of the faster half, which tells neighbours apart.
+    are of the faster half, which separates neighbours.
     """
     heads, width = attention.heads, attention.query_key.in_features
     pairs = width // heads // 2

@@ -77,7 +77,7 @@ class Outputs:
 
     @property
     def evidence(self) -> Tensor:
-        """[B, K + 1], what tells whether the video has what the sentence says: peaks and `fit`."""
+        """[B, K + 1], the evidence that the video has what the sentence says: peaks and `fit`."""
         assert self.peaks is not None  # there are some but in training
         fit = torch.as_tensor(self.fit, device=self.peaks.device).expand(self.peaks.shape[1])
         return torch.cat((self.peaks.T, fit[:, None].float()), 1)
@@ -345,7 +345,7 @@ class SDST(nn.Module):
         return self.visual_projection(clips.to(self.fusion.dtype))
 
     def _blocks(self) -> "Blocks | SDST":
-        """What runs the blocks now: programs after `for_inference`, else the modules."""
+        """The blocks as they run now: programs after `for_inference`, else the modules."""
         return self._fused if self._fused is not None and can_serve(self.fusion) else self
 
     def _pool_text(self, projected: Tensor, lengths: Tensor) -> Tensor:

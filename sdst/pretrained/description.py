@@ -1,4 +1,4 @@
-"""What is to be known about a model besides its weights."""
+"""A model's description: everything about it but the weights."""
 
 from __future__ import annotations
 

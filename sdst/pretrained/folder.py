@@ -57,7 +57,7 @@ def load_checkpoint(
 
 
 def save_model(folder: Path, model: SDST, description: Description) -> None:
-    """Write a model and its description into `folder`, over one that is there."""
+    """Write a model and its description into `folder`, over an existing one."""
     with scratch_folder(folder) as building:
         model.save_pretrained(building)
         save_description(building, description)
@@ -67,7 +67,7 @@ def save_model(folder: Path, model: SDST, description: Description) -> None:
 
 
 def save_description(folder: Path, description: Description) -> None:
-    """Write a description, and the model card that tells it, into the folder of its model."""
+    """Write a description, and its model card, into the folder of its model."""
     data = description.config.data
     root = data.root and Path(data.root).name  # the rest is of no use elsewhere
     config = replace(description.config, data=replace(data, root=root))
@@ -78,7 +78,7 @@ def save_description(folder: Path, description: Description) -> None:
 
 
 def describe_run(folder: Path, overrides: Sequence[str] = ()) -> Description:
-    """What a training run's folder says about its model."""
+    """The description of a training run's model."""
     config, features = load_config(folder / RUN_CONFIG, overrides), features_of_run(folder)
     report_edits(folder, load_config(folder / RUN_CONFIG) if overrides else config)
     saved = folder / RUN_MODEL / DESCRIPTION_FILE
@@ -92,7 +92,7 @@ _OWN = ("config", "features")  # of a description, which a run has files of its 
 
 
 def features_of_run(folder: Path) -> dict:
-    """What decides the features that the run in `folder` is trained on.
+    """The settings that decide the features the run in `folder` is trained on.
 
     Raises:
         InputError: the file that says so is damaged.
@@ -101,7 +101,7 @@ def features_of_run(folder: Path) -> dict:
 
 
 def features_of(folder: Path) -> dict | None:
-    """What decides the features that a run's or a model's folder was trained on, if it says so.
+    """The settings that decide the features of a run's or a model's folder, if it has them.
 
     Raises:
         InputError: the file that says so is damaged.

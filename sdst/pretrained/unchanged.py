@@ -72,7 +72,7 @@ def report_edits(run: Path, config: Config) -> None:
     """Warn where the config of a run is not as training wrote it: edited, or damaged.
 
     Raises:
-        InputError: the copy that tells is damaged.
+        InputError: the checksummed copy is damaged.
     """
     file = run / SEALED_CONFIG
     if not file.is_file():  # of an earlier version

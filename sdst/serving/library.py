@@ -223,7 +223,7 @@ def shown_name(name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    """One of the known endings of videos, or nothing: FFmpeg tells some formats by it."""
+    """One of the known endings of videos, or nothing: FFmpeg recognizes some formats by it."""
     ending = PurePosixPath(name).suffix.lower()
     return ending if ending in VIDEO_ENDINGS else ""
 

@@ -1,4 +1,4 @@
-"""What a server refuses, with the HTTP status that goes along."""
+"""Refusals of a server, each with its HTTP status."""
 
 from __future__ import annotations
 

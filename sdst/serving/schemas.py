@@ -1,4 +1,4 @@
-"""What requests and answers hold, as the OpenAPI page shows it."""
+"""Fields of requests and answers, as the OpenAPI page shows them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Answer(BaseModel):
     )
     windows: list[list[float]] = Field(description="All that the model gave, as `moments`.")
     presence: float | None = Field(
-        description="Probability that the video has it; null where the model cannot tell."
+        description="Probability that the video has it; null where the model has no presence."
     )
     saliency: list[float] = Field(description="How well each clip fits, in [-1, 1].")
     clip_length: float = Field(description="Seconds per clip.")

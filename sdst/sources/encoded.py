@@ -88,7 +88,7 @@ def _extracted(
         resume=True,
         report=report,
     )
-    # What cannot be read is lacking for ever, which must not keep others from what is there.
+    # An unreadable video stays missing; that must not keep other processes from the store.
     enough = data.allow_missing and path.exists()
     if report.strict:
         _refuse_unreadable(videos, path)
@@ -121,7 +121,7 @@ def _fault_of(video: Path) -> str | None:
 
 
 def _when_free(extract: Callable[[], FeatureStore]) -> FeatureStore:
-    """What `extract` gives, as soon as no other process is at it."""
+    """The store that `extract` makes, as soon as no other process works on it."""
     waiting = False
     while True:
         try:

@@ -61,7 +61,7 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
 
 
 def files_identity(config: Config) -> dict:
-    """What decides the content of feature files packed into a store; its `meta`."""
+    """The settings that decide the content of feature files packed into a store; its `meta`."""
     data = config.data
     names = ("features", "video_features", "text_features", "endpoints", "clip_length")
     identity = {name: getattr(data, name) for name in names}

@@ -21,7 +21,7 @@ Splits = dict[str, list[Annotation]]
 
 
 def read_splits(config: Config, root: Path) -> Splits:
-    """The annotations of every split whose file is there.
+    """The annotations of every split whose file exists.
 
     Raises:
         InputError: the file of `train` or `val` is missing, or one of its queries is unlabelled.

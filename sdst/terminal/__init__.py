@@ -1,1 +1,1 @@
-"""What the commands share at a terminal: options, notes, bars and output."""
+"""Options, notes, bars and output that the commands share at a terminal."""

@@ -1,4 +1,4 @@
-"""What a command prints: never a reason to lose its work."""
+"""Output of a command: a failure to print never loses its work."""
 
 from __future__ import annotations
 

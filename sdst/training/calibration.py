@@ -85,7 +85,7 @@ def evidence_of(model: SDST, dataset: GroundingDataset, trainer: Trainer) -> np.
 
 
 def fit_presence(own: np.ndarray, others: np.ndarray) -> Logistic | None:
-    """The curve that tells own sentences' evidence [N, D] from others' [M, D]."""
+    """The curve that separates own sentences' evidence [N, D] from others' [M, D]."""
     if min(len(own), len(others)) < FEWEST:
         return None
     happened = np.repeat([True, False], [len(own), len(others)])

@@ -1,4 +1,4 @@
-"""What several training processes share: the order of their work, and a batch."""
+"""Training by several processes: the order of their work, and a shared batch."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The first steps of a bucket run eagerly. Then its graph is captured, and proves itself before it is
 trusted: it repeats an eager step from the same weights, batch and random state, and must give the
-same loss and norm of the gradient. A proof leaves no trace: training goes on from the eager step.
+same loss and norm of the gradient. A proof leaves no trace: training continues from the eager step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOLERANCE = 1e-3  # of loss and norm, relative; bf16 rounds at 4e-3
 
 
 def make_capture(config: TrainConfig, device: torch.device, processes: int) -> Capture | None:
-    """What makes graphs of the steps of a run; None where they run eagerly."""
+    """A maker of graphs of a run's steps; None where they run eagerly."""
     is_offered = device.type == "cuda" and processes == 1
     return CudaCapture() if config.graphs == "auto" and is_offered else None
 

@@ -39,7 +39,7 @@ RESIZED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass
 class Start:
-    """What became of the weights of another run, by name.
+    """The fate of another run's weights, by name.
 
     Args:
         loaded: taken as they are.
@@ -101,7 +101,7 @@ def start_from(model: SDST, checkpoint: str) -> Start:
 
 
 def other_features(checkpoint: str, meta: dict) -> str | None:
-    """What to say where a checkpoint was trained on features of another backbone; else None."""
+    """A message where a checkpoint was trained on features of another backbone; else None."""
     theirs = features_of(find_model(checkpoint))
     if theirs is None or theirs.get("fingerprint") == meta.get("fingerprint"):
         return None

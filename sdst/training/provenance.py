@@ -26,7 +26,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def provenance(data: Data) -> dict:
-    """What made a run, for its `metrics.json`; every value is plain JSON.
+    """The provenance of a run, for its `metrics.json`; every value is plain JSON.
 
     Args:
         data: what the run was opened on, with its resolved config.
@@ -49,7 +49,7 @@ def provenance(data: Data) -> dict:
 
 
 def published(origin: dict) -> dict:
-    """What of a run's provenance goes with its model: no host, folder or second configuration."""
+    """The part of a run's provenance for its model: no host, folder or second configuration."""
     program, *arguments = shlex.split(origin["command"])
     rest = {name: value for name, value in origin.items() if name not in ("config", "machine")}
     machine = {name: value for name, value in origin["machine"].items() if name != "host"}
@@ -68,7 +68,7 @@ def commit(package: Path = _PACKAGE) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git answers in `folder`; None where it fails or is not installed."""
+    """Git's answer in `folder`; None where it fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -91,7 +91,7 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
+    """The processor's name where Linux reports it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk, and how it is taken up again.
+"""The files of a training run, and how it resumes.
 
     config.yaml           the whole configuration
     config.json           the same, with a checksum: what `config.yaml` was before it was edited
@@ -88,7 +88,7 @@ class RunFolder:
         self.metrics_log = path / "metrics.jsonl"
 
     def check_free(self) -> None:
-        """Refuse a folder that no new run can have; keep other runs out of one that is there.
+        """Refuse a folder that no new run can have; keep other runs out of an existing one.
 
         Raises:
             InputError: the folder holds something else, another run is under way in it, or it
@@ -278,7 +278,7 @@ class RunFolder:
         replace_text(self.path / name, text)
 
     def _keep(self, config: Config) -> None:
-        """Make `config` that of this run, with the copy that edits are told by."""
+        """Make `config` that of this run, with the copy that reveals edits."""
         self.write(SEALED_CONFIG, seal(as_dict(config), indent=2) + "\n")
         save_config(config, self._config_file)
 

@@ -1,4 +1,4 @@
-"""What training needs to go on, as safetensors and JSON: reading it runs no code.
+"""The state that training resumes from, as safetensors and JSON: reading it runs no code.
 
 The parts are state dictionaries, of a model, an optimizer, a schedule. They are JSON in the header
 of a file of their tensors, which are named there by `{"tensor": NAME}`. Dictionaries are lists of
@@ -28,7 +28,7 @@ def save_state(folder: Path, parts: dict[str, dict]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, dict]:
-    """What `save_state` wrote into `folder`, tensors in the memory of the host.
+    """The state that `save_state` wrote into `folder`, tensors in host memory.
 
     Raises:
         InputError: it is damaged, or of an earlier version, which would have to be unpickled.

@@ -55,7 +55,7 @@ class Trainer:
     """One run: the model, what optimises it, and where it stands.
 
     The run is a function of the config: data order, positive clips and dropout depend on (seed,
-    epoch) alone, so going on after the last complete epoch repeats what would have been.
+    epoch) alone, so a resumed run repeats the uninterrupted one.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Trainer:
             batch = batch.to(self.accelerator.device)
         try:
             terms = self.step(batch).terms
-        except NonFiniteCostError as error:  # of a match; a GPU goes on, and the loss tells
+        except NonFiniteCostError as error:  # of a match; a GPU continues, and the loss shows it
             raise self.diverged(math.nan) from error
         if self.accelerator.sync_gradients:
             if not self.updates_at_once:
@@ -290,7 +290,7 @@ class Trainer:
             self.faults.add(fault)
 
     def diverged(self, loss: float) -> InputError:
-        """What ends such a run."""
+        """A message that ends such a run."""
         return InputError(
             f"training diverged by step {self.progress.step}: the loss is {loss}; lower train.lr "
             f"(now {self.config.train.lr}) or check the features for NaN"
@@ -393,7 +393,7 @@ class Trainer:
         self.stop_asked = True
 
     def should_stop(self) -> bool:
-        """Whether this process was asked to stop; of several, any, which they tell each other."""
+        """Whether this process was asked to stop; of several, any, which they share."""
         if self.accelerator.num_processes == 1:
             return self.stop_asked
         if self.progress.step % _LOOK_EVERY:
@@ -520,7 +520,7 @@ def batch_loss(
     precision: torch.dtype | None = None,
     partly: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor], SparseHealth]:
-    """What a batch costs, in all and by its terms, and how the sparse stream fares.
+    """The loss of a batch, in all and by its terms, and the health of the sparse stream.
 
     Args:
         precision: of the model, by autocast; None is fp32, which the losses are in any case.
@@ -534,7 +534,7 @@ def batch_loss(
 
 
 def multiples(data: DataConfig, in_graphs: bool) -> Multiples:
-    """What training batches are padded to; by default to few shapes where each takes a graph."""
+    """The sizes that training batches are padded to; few by default where each takes a graph."""
     if data.pad_to == "auto":
         return BUCKETS if in_graphs else TIGHT
     return Multiples(data.pad_to, data.pad_to, data.pad_to)

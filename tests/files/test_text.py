@@ -51,7 +51,7 @@ def test_another_encoding_is_reported_with_its_line(
         ("[" * 100_000, "nested too deeply"),
         ('{"a": ' * 100_000, "nested too deeply"),
         ("1" * 5000, "digits"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is there twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' appears twice"),
         ('{"a": 1', "not JSON"),
     ],
 )

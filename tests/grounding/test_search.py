@@ -158,5 +158,5 @@ def test_presence_ranks_the_videos_and_leaves_some_out(grounder, films):
 
 
 def test_a_search_by_a_model_without_presence_is_refused_one(grounder, films):
-    with pytest.raises(InputError, match=r"min_presence 0\.5: this model does not tell"):
+    with pytest.raises(InputError, match=r"min_presence 0\.5: this model does not report"):
         grounder.search(films, QUERIES, min_presence=0.5)

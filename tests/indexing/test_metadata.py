@@ -51,7 +51,7 @@ def test_a_name_with_its_ending_names_the_video() -> None:
     [
         ("m.csv", "film,year\na,1\n", r"m\.csv: no column vid or video"),
         ("m.csv", "", r"m\.csv: no column vid or video"),
-        ("m.csv", "vid,year\na,1\na,2\n", r"m\.csv:3: video a is there twice"),
+        ("m.csv", "vid,year\na,1\na,2\n", r"m\.csv:3: video a appears twice"),
         ("m.csv", "vid,year\na\n", r"m\.csv:2: expected 2 columns"),
         ("m.csv", "vid,year\na,1,2\n", r"m\.csv:2: expected 2 columns"),
         ("m.csv", "vid,the year\na,1\n", r"no name of a field: 'the year'"),

@@ -94,7 +94,7 @@ def trained(options: argparse.Namespace, name: str, steps: int, seed: int) -> Re
 
 
 def finished(file: Path, module: str, *arguments: str) -> Result:
-    """What `python -m module` writes into `file`; there already, it is read."""
+    """The result that `python -m module` writes into `file`; an existing file is read."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", module, *arguments, "--output", str(file)]

@@ -58,7 +58,7 @@ PUBLISHED = {"pooling": "attention", "frames_at_once": 4, "video_width": 768, "t
 
 @dataclass(frozen=True)
 class Options:
-    """What a backbone's name says: `internvideo2:PATH[,option=value...]`.
+    """A backbone's name, parsed: `internvideo2:PATH[,option=value...]`.
 
     Args:
         path: the published weights (`.pt`, `.pth`, `.bin`, `.safetensors`), or a folder with one

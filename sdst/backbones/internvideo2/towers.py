@@ -193,7 +193,7 @@ class AttentionPool(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention whose biases stand beside its weights, as the checkpoint names them."""
+    """Attention whose biases are beside its weights, as the checkpoint names them."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()

@@ -40,7 +40,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class Options:
-    """What a backbone's name says: `MODEL[:PRETRAINED][,option=value...]`.
+    """A backbone's name, parsed: `MODEL[:PRETRAINED][,option=value...]`.
 
     Args:
         model: as for `load_backbone`, `demo` resolved.
@@ -420,7 +420,7 @@ def _made(
     what: str = "",
     source: Source | None = None,
 ) -> Made:
-    """What open_clip makes; what it raises, from its downloads and parsers, is one line.
+    """A model made by open_clip; errors of its downloads and parsers become one line.
 
     Args:
         needs_hub: it may have to be downloaded.
@@ -455,7 +455,7 @@ def _is_of_the_system(error: BaseException | None) -> bool:
 
 
 def _disguise(source: Source) -> str | None:
-    """What a file of a model is in place of that."""
+    """A description of a file that is not the model it should be."""
     files = [source.weights]
     if source.model.startswith(LOCAL):
         files += Path(source.model.removeprefix(LOCAL)).glob("open_clip_*")

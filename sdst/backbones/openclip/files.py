@@ -21,13 +21,13 @@ ENDINGS = ("safetensors", "bin", "pth")
 
 @dataclass(frozen=True)
 class Source:
-    """What open_clip makes a model of.
+    """The files that open_clip makes a model of.
 
     Args:
         model: its name as open_clip takes it: a built-in one, or a folder or repository by scheme.
         weights: the file of its weights.
         preprocess: what a tag says of the preprocessing; else the model's configuration says it.
-        quick_gelu: whether the weights were trained with it, as far as their name tells.
+        quick_gelu: whether the weights were trained with it, as far as their name shows.
     """
 
     model: str

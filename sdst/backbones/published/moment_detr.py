@@ -122,7 +122,7 @@ class ClipSlowFast:
 
 
 def _kind(folder: str) -> str:
-    """What a folder of features holds, by its name."""
+    """The content of a folder of features, by its name."""
     for kind in KINDS:
         if kind in folder.lower():
             return kind

@@ -52,8 +52,11 @@ class PlantedConfig:
         return found
 
     def identity(self) -> dict:
-        """What decides the features: without the keys of kinds that are off, so that stores packed
-        by a version that does not know a kind stay valid."""
+        """The settings that decide the features.
+
+        Keys of kinds that are off are left out, so stores packed by a version that does not know a
+        kind stay valid.
+        """
         kinds = {"order": self.order, "binding": self.binding, "nonlinear": self.nonlinear}
         kinds["decoys"] = self.order or self.binding
         return {key: value for key, value in asdict(self).items() if kinds.get(key, True)}

@@ -33,7 +33,7 @@ MANY = {"video": "videos", "query": "queries"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a video or query, what it was made of, and its file's faults."""
+    """An entry of the index for a video or query: its origin, and its file's faults."""
 
     fields: list
     origin: int | None = None
@@ -67,7 +67,7 @@ class Journal:
         return self._counts() != self._behind
 
     def current(self, kind: str) -> Mapping[Any, Entry]:
-        """The videos or queries by id; of those that came again the last."""
+        """The videos or queries by id; the last of those that came again."""
         return self._current[kind]
 
     def index(self) -> dict:

@@ -1,4 +1,4 @@
-"""What tells that a video or query is not any more what its features were made of.
+"""Origins: whether a video or query still is the one its features were made from.
 
 An origin is a number that a store keeps with every entry: of a query the checksum of its text, of a
 video that of its file's size, first and last bytes; of a folder of pictures that of their names and

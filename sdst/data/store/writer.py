@@ -56,7 +56,7 @@ class FeatureWriter:
         dtype: `float16`, `float32` or `int8`, of a video's tokens; in a store of int8 all else is
             float16.
         resume: what was added stays when the writer does not get to the end, were it killed, and
-            the next one with `resume` goes on behind it, as it does behind a finished store
+            the next one with `resume` continues behind it, as it does behind a finished store
             (`video_ids`, `query_ids` say where). Else nothing is left.
 
     Attributes:
@@ -124,12 +124,12 @@ class FeatureWriter:
 
     @property
     def video_origins(self) -> dict[str, int | None]:
-        """What the videos so far were made of."""
+        """The origins of the videos so far."""
         return {vid: entry.origin for vid, entry in self._journal.current("video").items()}
 
     @property
     def query_origins(self) -> dict[int | str, int | None]:
-        """What the queries so far were made of."""
+        """The origins of the queries so far."""
         return {qid: entry.origin for qid, entry in self._journal.current("query").items()}
 
     @property
@@ -156,7 +156,7 @@ class FeatureWriter:
         """Append a video of about `clips` clips, some at a time; one video at once.
 
         The features of an hour of video need not be in memory together. The video takes the place
-        of one that is there of another origin (`sdst.data.store.origins`).
+        of an existing one of another origin (`sdst.data.store.origins`).
         """
         self._refuse_twice("video", vid, origin)
         return VideoWriter(self, vid, clips, origin)
@@ -170,7 +170,7 @@ class FeatureWriter:
     ) -> None:
         """Append a sentence: tokens `[K, N, Dt]`, embedding `[E]`.
 
-        It takes the place of one that is there of another origin (`sdst.data.store.origins`).
+        It takes the place of an existing one of another origin (`sdst.data.store.origins`).
         """
         self._refuse_twice("query", qid, origin)
         layers, length, width = tokens.shape

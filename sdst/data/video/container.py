@@ -36,7 +36,7 @@ FILES_STATE_LENGTHS = ("matroska", "flv", "asf", "rm")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header of a video file says.
+    """The header of a video file.
 
     Args:
         duration: seconds from the start of the file to the end of the frames; an estimate.

@@ -42,7 +42,7 @@ class Frames:
     Args:
         container: an open file; `path` is its name.
         fps: frames per second, for pictures whose length the file does not say.
-        jump: leave groups and pictures out. `JumpError` tells that the file cannot be decoded
+        jump: leave groups and pictures out. `JumpError` reports that the file cannot be decoded
             from where it claims to, then it has to be read again without.
     """
 
@@ -107,8 +107,8 @@ class Frames:
         """Pictures that came out damaged or not at all, and how many were given to the decoder."""
         if not self._over:
             self._decode(None)
-        # The HEVC decoder drops pictures that refer to lost ones without a word. Elsewhere a packet
-        # without a picture is no fault by itself: it may hold a field, or a VP8 reference.
+        # The HEVC decoder drops frames that refer to lost ones without a warning. Elsewhere a
+        # packet without a frame is no fault by itself: it may hold a field, or a VP8 reference.
         silent = self._failed or self._codec.name == "hevc"
         return max(self._failed, self._given - self._good if silent else 0), self._given
 

@@ -22,7 +22,7 @@ ROUNDING = 1e-6  # s
 
 
 def probe_pictures(folder: Path) -> VideoInfo:
-    """What the rate and the first picture of a folder say.
+    """The rate and the first picture of a folder.
 
     Raises:
         InputError: there is no picture that can be read, or no frame rate.

@@ -171,7 +171,7 @@ class ClipReader(Iterator[np.ndarray]):
         return frames.reached >= middle - ROUNDING
 
     def _is_truncated(self, end: float) -> bool:
-        """Whether the file states that it goes on after its frames, which end at `end` (s)."""
+        """Whether the file claims to continue after its frames, which end at `end` (s)."""
         if self._stated is None or self._stated - end <= MISSING_SECONDS:
             return False
         if self._whole is None:

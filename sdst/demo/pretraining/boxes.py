@@ -1,4 +1,4 @@
-"""Grounded supervision for the demo's backbone: what lies over a patch, which patch a phrase means.
+"""Grounded supervision for the demo's backbone: objects of patches, patches of phrases.
 
 Captions of a whole frame teach a tiny model from nothing too slowly where things are, what shape
 they have and which word names which. So in pre-training (a) a linear reader on the patch tokens of

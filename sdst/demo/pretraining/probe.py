@@ -1,4 +1,4 @@
-"""What a linear reader finds in the frozen features: presence, place and size of objects.
+"""A linear probe of the frozen features: presence, place and size of objects.
 
     python -m sdst.demo.pretraining.probe [--backbone FOLDER]
 

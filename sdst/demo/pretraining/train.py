@@ -2,7 +2,7 @@
 
     python -m sdst.demo.pretraining.train
 
-It was run once; its result lies in `sdst/demo/backbone`. First the vision tower learns what
+It was run once; its result is in `sdst/demo/backbone`. First the vision tower learns what
 is where (`boxes`), then both towers learn captions as well, with CLIP's contrastive loss. All of it
 sees single frames only, so what happens over time is left to the side-tuner.
 """

@@ -19,7 +19,7 @@ from sdst.errors import InputError
 from sdst.grounding.export.moment import Moment
 
 COPIED = {"video": ("h264", "hevc", "av1", "vp9", "mpeg4"), "audio": ("aac", "mp3", "ac3", "opus")}
-QUALITY = {"crf": "18", "preset": "veryfast"}  # of H.264, hardly told from the original
+QUALITY = {"crf": "18", "preset": "veryfast"}  # of H.264, hard to tell from the original
 SLUG = 40  # characters of a query in a file's name
 
 

@@ -61,7 +61,7 @@ def moments_of(answer: Grounding) -> list[Moment]:
 def moments_found(
     query: str, found: Sequence[Found], files: Mapping[str, str | Path]
 ) -> list[Moment]:
-    """What a search found; a video without a file goes by its id."""
+    """The moments of a search; a video without a file goes by its id."""
     return [
         Moment(Path(files.get(x.vid, x.vid)), query, rank, x.start, x.end, x.score)
         for rank, x in enumerate(found, 1)

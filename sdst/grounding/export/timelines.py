@@ -17,7 +17,7 @@ RATE = Fraction(25)  # frames per second of a time line where its files say none
 # Those that time codes know (SMPTE 12M).
 BROADCAST = {*map(Fraction, (24, 25, 30, 48, 50, 60))}
 BROADCAST |= {Fraction(1000 * whole, 1001) for whole in (24, 30, 60)}
-MOST_DENOMINATOR = 1001  # of a rate: 30000/1001 and the like are told from their decimals
+MOST_DENOMINATOR = 1001  # of a rate: 30000/1001 and the like are recognized by their decimals
 RECORD_START = 3600  # s; a time line begins at one hour, as is the custom
 
 

@@ -1,4 +1,4 @@
-"""What the routes share: the service, and the documentation of faults."""
+"""Parts that the routes share: the service, and the documentation of faults."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ async def cut_clip(
 
 
 def limits() -> dict[str, object]:
-    """What an app's state needs for these routes."""
+    """The state of an app that these routes need."""
     return {
         "thumbnails": Recent[tuple[str, float], bytes](THUMBNAILS),
         "decoders": anyio.CapacityLimiter(DECODERS),
@@ -192,7 +192,7 @@ def _shown(service: Service, video: Video) -> VideoOut:
 
 
 def _present(video: Video) -> Video:
-    """A video whose file is there; those of others may have gone.
+    """A video whose file exists; others may have been deleted.
 
     Raises:
         Refused: it is not.

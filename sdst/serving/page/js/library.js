@@ -1,4 +1,4 @@
-/** The list of videos, uploads in front of it. Tells the page what changes on the server. */
+/** The list of videos, uploads in front of it. Reports changes on the server to the page. */
 
 import * as api from "./api.js";
 import { attempt, confirmRemoval, toast } from "./dialogs.js";

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $ } from "./dom.js";
 
 export class Player {
-  /** @param {(seconds: number) => void} tick - is told where it is. */
+  /** @param {(seconds: number) => void} tick - receives the time. */
   constructor(tick) {
     this.video = $("#player");
     this.id = null;
