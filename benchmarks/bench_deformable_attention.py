@@ -126,8 +126,8 @@ def bench_deformable_attention(benchmark, direction: str, case: str) -> None:
     benchmark.extra_info |= {f"against {name}": found[name] for name in others}
     benchmark.extra_info |= describe(CASES[case], direction)
     benchmark.pedantic(run, args=("native", inputs), rounds=rounds, warmup_rounds=2)
-    told = (f"{x['median']:.1f}x {n} ({x['min']:.1f}-{x['max']:.1f})" for n, x in found.items())
-    print(f"\n{direction}, {case}: {', '.join(told)}")
+    ratios = (f"{x['median']:.1f}x {n} ({x['min']:.1f}-{x['max']:.1f})" for n, x in found.items())
+    print(f"\n{direction}, {case}: {', '.join(ratios)}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -140,5 +140,5 @@ def bench_deformable_attention_memory(benchmark, case: str) -> None:
     benchmark.group = f"deformable_attention memory, {case}"
     benchmark.extra_info |= {"peak bytes": peak, **describe(CASES[case], "forward+backward")}
     benchmark.pedantic(both, args=("native", inputs), rounds=CASES[case].rounds)
-    told = (f"{name} {taken / 2**20:.1f} MiB" for name, taken in peak.items())
-    print(f"\npeak memory, {case}: {', '.join(told)}")
+    peaks = (f"{name} {taken / 2**20:.1f} MiB" for name, taken in peak.items())
+    print(f"\npeak memory, {case}: {', '.join(peaks)}")

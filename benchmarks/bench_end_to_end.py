@@ -42,7 +42,7 @@ def under(precision: torch.dtype, call: Callable[[], object]) -> Callable[[], ob
     return torch.autocast("cpu", precision, enabled=precision != torch.float32)(call)
 
 
-def tell(
+def report(
     benchmark, call: Callable[[], object], group: str, precision: torch.dtype = torch.float32
 ) -> None:
     """Note the FLOPs of `call`, so that the report has its share of the roofline."""
@@ -82,7 +82,7 @@ def compare(
 def bench_training_step(benchmark, schedule: str, precision: torch.dtype) -> None:
     config = recipe("--model.schedule", SCHEDULES[schedule])
     step = TrainingStep(config, BATCH, precision=precision)
-    tell(benchmark, step, f"a training step, batch {BATCH}", precision)
+    report(benchmark, step, f"a training step, batch {BATCH}", precision)
     benchmark.extra_info["peak bytes"] = {"sdst": peak_memory(step)}
     compare(benchmark, precision, {"sdst": step, "fp32": TrainingStep(config, BATCH)})
     benchmark.pedantic(step, rounds=ROUNDS, warmup_rounds=1)
@@ -92,7 +92,7 @@ def bench_training_step(benchmark, schedule: str, precision: torch.dtype) -> Non
 def bench_forward(benchmark, schedule: str, precision: torch.dtype) -> None:
     whole = forward_pass(recipe("--model.schedule", SCHEDULES[schedule]), BATCH)
     forward = under(precision, whole)
-    tell(benchmark, forward, f"forward, batch {BATCH}", precision)
+    report(benchmark, forward, f"forward, batch {BATCH}", precision)
     compare(benchmark, precision, {"sdst": forward, "fp32": whole})
     benchmark.pedantic(forward, rounds=ROUNDS, warmup_rounds=1)
 
@@ -110,7 +110,7 @@ def bench_query(benchmark, schedule: str, precision: torch.dtype) -> None:
             answers(config, queries=1, by_modules=True),
         )
     )
-    tell(benchmark, answer, "one query on an encoded video", precision)
+    report(benchmark, answer, "one query on an encoded video", precision)
     calls = {"sdst": answer, "encoding again": again, "modules": modules, "fp32": whole}
     compare(benchmark, precision, calls, rounds=15)
     benchmark.pedantic(answer, rounds=15, warmup_rounds=2)
@@ -124,7 +124,7 @@ def bench_queries_at_once(
     config = recipe("--model.schedule", SCHEDULES[schedule])
     whole = answers(config, queries)
     together, alone = under(precision, whole), under(precision, answers(config, 1))
-    tell(benchmark, together, f"{queries} queries on an encoded video", precision)
+    report(benchmark, together, f"{queries} queries on an encoded video", precision)
     seconds = compare(benchmark, precision, {"sdst": together, "one": alone, "fp32": whole})
     one_by_one = [queries * second for second in seconds["one"]]
     benchmark.extra_info["against one by one"] = ratio(one_by_one, seconds["sdst"])

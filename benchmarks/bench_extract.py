@@ -1,4 +1,4 @@
-"""`sdst.extract` against its bare backbone: what decoding and writing cost beside the encoding."""
+"""`sdst.extract` against its bare backbone: the cost of decoding and writing beside encoding."""
 
 from __future__ import annotations
 

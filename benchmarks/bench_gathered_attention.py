@@ -138,12 +138,12 @@ def bench_gathered_attention(benchmark, direction: str, shape: str, stored: str)
         "device": "cpu",
     }
     benchmark.pedantic(run, args=("native",), rounds=ROUNDS, warmup_rounds=2)
-    told = ", ".join(
+    ratios = ", ".join(
         f"{benchmark.extra_info[f'against {name}']['median']:.1f}x {name} "
         f"({peak[name] / 2**20:.1f} MiB)"
         for name in rivals
     )
-    print(f"\n{direction}, {shape}, {stored}: {told}; native {peak['native'] / 2**20:.1f} MiB")
+    print(f"\n{direction}, {shape}, {stored}: {ratios}; native {peak['native'] / 2**20:.1f} MiB")
 
 
 def bench_gathered_attention_compiled(benchmark) -> None:

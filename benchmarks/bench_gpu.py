@@ -67,9 +67,9 @@ def compare(
     tolerance: float,
     asks_the_host: bool = False,
     store: str | None = None,
-    **told: int,
+    **extra: int,
 ) -> None:
-    """Time "sdst" of `calls` as a graph, against the others; `told` of one call."""
+    """Time "sdst" of `calls` as a graph, against the others; `extra` of one call."""
     for other in list(calls)[1:]:
         for mine, theirs in zip(calls["sdst"](), calls[other](), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
@@ -90,7 +90,7 @@ def compare(
         "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
         "device": "cuda",
         "dtype": "float32",  # of the arithmetic
-        **{name: CALLS * count for name, count in told.items()},
+        **{name: CALLS * count for name, count in extra.items()},
     }
     if store is not None:
         benchmark.extra_info["store"] = store
@@ -111,14 +111,14 @@ def bench_deformable_attention_on_gpu(benchmark, direction: str, case: str) -> N
 
     triton = partial(deformable_attention, implementation="triton")
     calls = {"sdst": partial(run, triton), "reference": partial(run, deformable_reference)}
-    told = deformable.describe(deformable.CASES[case], direction)
+    extra = deformable.describe(deformable.CASES[case], direction)
     compare(
         benchmark,
         "deformable_attention",
         calls,
         2e-2,
-        flops=told["flops"],
-        bytes=told["bytes"],
+        flops=extra["flops"],
+        bytes=extra["bytes"],
     )
 
 
@@ -136,12 +136,12 @@ def bench_select_tokens_on_gpu(benchmark, direction: str, shape: str, store: str
             return indices, scores, valid
         return indices, *torch.autograd.grad(scores, (u,), upstream)
 
-    told = {}
+    extra = {}
     if direction == "forward":
-        told["flops"] = select_flops(*shape_of(shape))
-        told["bytes"] = select_traffic(*shape_of(shape), 64, tokens.element_size())
+        extra["flops"] = select_flops(*shape_of(shape))
+        extra["bytes"] = select_traffic(*shape_of(shape), 64, tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
-    compare(benchmark, "select_tokens", calls, 1e-3, asks_the_host=True, store=store, **told)
+    compare(benchmark, "select_tokens", calls, 1e-3, asks_the_host=True, store=store, **extra)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -161,12 +161,12 @@ def bench_pool_tokens_on_gpu(benchmark, direction: str, store: str) -> None:
             pool_tokens(tokens, u, 8, implementation=implementation), (u,), upstream
         )
 
-    told = {}
+    extra = {}
     if direction == "forward":
-        told["flops"] = pool_flops(*tokens.shape)
-        told["bytes"] = pool_traffic(*tokens.shape, element=tokens.element_size())
+        extra["flops"] = pool_flops(*tokens.shape)
+        extra["bytes"] = pool_traffic(*tokens.shape, element=tokens.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
-    compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **told)
+    compare(benchmark, "pool_tokens", calls, 1e-2, store=store, **extra)
 
 
 @pytest.mark.parametrize("dtype", marking.DTYPES)
@@ -184,12 +184,12 @@ def bench_mark_saliency_on_gpu(benchmark, direction: str, shape: str, dtype: str
         out = mark_saliency(*inputs, implementation=implementation)
         return torch.autograd.grad(out, (dense, added), upstream)
 
-    told = {}
+    extra = {}
     if direction == "forward":
-        told["flops"] = mark_flops(*dense.shape)
-        told["bytes"] = mark_traffic(*dense.shape, element=dense.element_size())
+        extra["flops"] = mark_flops(*dense.shape)
+        extra["bytes"] = mark_traffic(*dense.shape, element=dense.element_size())
     calls = {"sdst": partial(run, "triton"), "reference": partial(run, "reference")}
-    compare(benchmark, "mark_saliency", calls, 2e-2, **told)
+    compare(benchmark, "mark_saliency", calls, 2e-2, **extra)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def bench_gathered_attention_on_gpu(benchmark, direction: str, shape: str, store
         "reference": partial(run, lambda: problem.with_the_op(by_name("reference"))),
         "projected": partial(run, problem.projected),
     }
-    told = problem.work(projections=True) if direction == "forward" else {}
-    compare(benchmark, "gathered_attention", calls, 1e-2, store=stored, asks_the_host=True, **told)
+    extra = problem.work(projections=True) if direction == "forward" else {}
+    compare(benchmark, "gathered_attention", calls, 1e-2, store=stored, asks_the_host=True, **extra)
 
 
 def bench_linear_assignment_on_gpu(benchmark) -> None:

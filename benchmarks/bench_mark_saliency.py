@@ -50,9 +50,9 @@ def bench_mark_saliency(benchmark, shape: str, direction: str, dtype: str) -> No
     tolerance = 1e-3 if dtype == "fp32" else 2e-2
     for mine, reference in zip(run("native"), run("reference"), strict=True):
         torch.testing.assert_close(mine, reference, rtol=tolerance, atol=tolerance)
-    told: dict[str, str | int] = {"dtype": str(dense.dtype).removeprefix("torch.")}
+    extra: dict[str, str | int] = {"dtype": str(dense.dtype).removeprefix("torch.")}
     if direction == "forward":
-        told["flops"] = flops(*dense.shape)
-        told["bytes"] = traffic(*dense.shape, element=dense.element_size())
+        extra["flops"] = flops(*dense.shape)
+        extra["bytes"] = traffic(*dense.shape, element=dense.element_size())
     calls = {name: lambda name=name: run(name) for name in ("native", "reference")}
-    compare(benchmark, "mark_saliency", direction, calls, **told)
+    compare(benchmark, "mark_saliency", direction, calls, **extra)

@@ -50,9 +50,9 @@ def bench_pool_tokens(benchmark, shape: str, store: str, direction: str) -> None
     for name in names[1:]:
         torch.testing.assert_close(run("native"), run(name), rtol=1e-3, atol=1e-3)
     # Whatever the store, the arithmetic is fp32.
-    told: dict[str, str | int] = {"dtype": "float32", "store": store}
+    extra: dict[str, str | int] = {"dtype": "float32", "store": store}
     if direction == "forward":
-        told["flops"] = flops(*tokens.shape)
-        told["bytes"] = traffic(*tokens.shape, element=tokens.element_size())
+        extra["flops"] = flops(*tokens.shape)
+        extra["bytes"] = traffic(*tokens.shape, element=tokens.element_size())
     calls = {name: lambda name=name: run(name) for name in names}
-    compare(benchmark, "pool_tokens", direction, calls, **told)
+    compare(benchmark, "pool_tokens", direction, calls, **extra)

@@ -42,9 +42,9 @@ def bench_residual_norm(benchmark, shape: str, direction: str, dtype: str) -> No
     still = (0.0, 0.0)  # PyTorch draws other numbers
     for mine, reference in zip(run("native", still), run("torch", still), strict=True):
         torch.testing.assert_close(mine, reference, rtol=tolerance, atol=tolerance)
-    told: dict[str, str | int] = {"dtype": dtype}
+    extra: dict[str, str | int] = {"dtype": dtype}
     if direction == "forward":
-        told["flops"] = flops(*x.shape)
-        told["bytes"] = traffic(*x.shape, element=branch.element_size())
+        extra["flops"] = flops(*x.shape)
+        extra["bytes"] = traffic(*x.shape, element=branch.element_size())
     calls = {name: lambda name=name: run(name) for name in ("native", "torch")}
-    compare(benchmark, "residual_norm", direction, calls, **told)
+    compare(benchmark, "residual_norm", direction, calls, **extra)

@@ -48,10 +48,10 @@ def bench_select_tokens(benchmark, shape: str, store: str, direction: str) -> No
         for mine, expected in zip(run("native"), run(name), strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
     # Whatever the store, the arithmetic is fp32.
-    told: dict[str, str | int] = {"dtype": "float32", "store": store}
+    extra: dict[str, str | int] = {"dtype": "float32", "store": store}
     if direction == "forward":
         size = tokens.element_size()
-        told["flops"] = flops(*tokens.shape)
-        told["bytes"] = traffic(*tokens.shape, k=KEPT, element=size)
+        extra["flops"] = flops(*tokens.shape)
+        extra["bytes"] = traffic(*tokens.shape, k=KEPT, element=size)
     calls = {name: lambda name=name: run(name) for name in names}
-    compare(benchmark, "select_tokens", direction, calls, **told)
+    compare(benchmark, "select_tokens", direction, calls, **extra)

@@ -21,13 +21,13 @@ def precision(request: pytest.FixtureRequest) -> torch.dtype:
 def pytest_benchmark_update_json(output_json: dict) -> None:
     """Add to each `extra_info`, as the JSON is written, the roofline measured in this run."""
     for result in output_json["benchmarks"]:
-        told = result["extra_info"]
-        if not {"flops", "bytes", "device", "dtype"} <= told.keys():
+        info = result["extra_info"]
+        if not {"flops", "bytes", "device", "dtype"} <= info.keys():
             continue
-        roofline = measure(told["device"], told["dtype"])
-        least = roofline.seconds(told["flops"], told["bytes"])
-        in_memory = least == told["bytes"] / roofline.bandwidth
-        told["roofline"] = {
+        roofline = measure(info["device"], info["dtype"])
+        least = roofline.seconds(info["flops"], info["bytes"])
+        in_memory = least == info["bytes"] / roofline.bandwidth
+        info["roofline"] = {
             "percent": 100 * least / result["stats"]["median"],
             "bound": "memory" if in_memory else "arithmetic",
             **roofline._asdict(),

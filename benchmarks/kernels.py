@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernels`: what every kernel uses of a GPU, and what ran where.
+"""`python -m benchmarks.kernels`: registers and shared memory of every kernel, and what ran where.
 
 Two tables in Markdown. The first comes from the committed budgets of the Triton kernels and from
 compiling the CUDA sources, where PyTorch's wheels bring the compiler (NVRTC); the second from the
@@ -108,8 +108,8 @@ def cuda_usage(source: str, architecture: int) -> dict[str, Usage]:
         CompileError: NVRTC does not compile it.
         FileNotFoundError: there is no Triton, whose wheel brings the tool that reads cubins.
     """
-    told = read_cubin(nvrtc.compile_source(source, architecture), "--dump-resource-usage")
-    kernels = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", told)
+    usage = read_cubin(nvrtc.compile_source(source, architecture), "--dump-resource-usage")
+    kernels = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
     return {
         name: {"registers": int(registers), "stack": int(stack), "shared memory": int(shared)}
         for name, registers, stack, shared in kernels

@@ -2,7 +2,7 @@
 
 Operations that reach a device are counted at QVHighlights' shapes in bf16, as by
 `benchmarks.step_time`; nothing is computed. Fewer launches are faster, in a CUDA graph as well.
-`MOST` is a ratchet: a test fails when a count exceeds it. Who lowers a count lowers it there, too.
+`MOST` is a ratchet: a test fails when a count exceeds it. Lower it there when a count falls.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ peaks; the least time of an operation on it is what arithmetic or memory need, w
 
 Assumptions:
 
-- Matrix products, convolutions and attention count by their arithmetic and bytes, all else by its
+- Matrix multiplies, convolutions and attention count by their arithmetic and bytes, all else by its
   bytes alone. Every operation reads its inputs and writes its outputs once, to memory: no cache
   serves the next operation, and nothing is fused that PyTorch does not fuse.
-- A product is cut into tiles of 128 x 128, one to a unit (a streaming multiprocessor) at a time, so
-  a small one leaves units idle. Within a tile the peak is reached.
+- A matrix multiply is cut into tiles of 128 x 128, one to a unit (a streaming multiprocessor) at a
+  time, so a small one leaves units idle. Within a tile the peak is reached.
 - A GPU runs while the host launches what comes next, so a step takes as long as the slower of the
   two. In a CUDA graph the host is out of it and a launch costs what the smallest kernel takes. A
   CPU does one after the other.
 
-The same model with this CPU's peaks, measured here and now, is held against a real step, timed
-operation by operation. With a GPU, the whole step is timed there too, eager and as a CUDA graph.
+The same model with this CPU's measured peaks is compared with a real step, timed operation by
+operation. With a GPU, the whole step is timed there too, eager and as a CUDA graph.
 """
 
 from __future__ import annotations

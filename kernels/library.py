@@ -1,7 +1,7 @@
 """The C++ library of csrc/cpu: found beside this file, loaded once, checked before use.
 
-If it is missing or does not fit, that is no error until something needs it; then the reason is
-told. Importing `sdst.kernels` always works, and the reference implementations with it.
+A missing or unfitting library is no error until something needs it; the error then has the reason.
+Importing `sdst.kernels` always works, as do the reference implementations.
 """
 
 from __future__ import annotations

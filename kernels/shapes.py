@@ -1,4 +1,4 @@
-"""Whether the arguments of a call belong together, checked before a kernel takes their pointers.
+"""Checks that the arguments of a call belong together, before a kernel takes their pointers.
 
 A kernel trusts what it is given: a wrong shape, dtype or device is foreign memory to it. What these
 checks read of a tensor is its description, never its contents, so they wait for no device and pass
@@ -106,5 +106,5 @@ def _unfit(
     dims, _, tensor = tensors[name]
     assert tensor is not None  # what is not given is not checked
     expected = ", ".join(str(sizes.get(dim, dim)) for dim in dims)
-    told = f"{op}: {name} is {list(tensor.shape)}, expected [{expected}]"
-    return ValueError(f"{told} beside {beside}" if beside else told)
+    found = f"{op}: {name} is {list(tensor.shape)}, expected [{expected}]"
+    return ValueError(f"{found} beside {beside}" if beside else found)

@@ -11,17 +11,17 @@ from sdst import __version__
 from sdst.errors import InputError, run
 
 VERBS = {
-    "train": "train a side-tuner on any config, evaluate it, leave a checkpoint",
+    "train": "train a side-tuner on any config, evaluate it, and keep a checkpoint",
     "ground": "find the moments of a video that sentences describe",
     "serve": "a page and a REST interface to ask a library of videos",
     "evaluate": "score predictions with the official metrics, or write a submission",
     "import": "make a dataset of your own videos from a CSV, ELAN, subtitles, ...",
     "extract": "encode videos and sentences with a frozen backbone",
-    "index": "index videos, so that a search looks into few of them",
+    "index": "index videos, so that a search looks into a few of them",
     "convert": "pack published features into a store, copy or verify a store",
-    "inspect": "show a dataset: counts, lengths, repairs, and what is missing",
-    "cache": "show what is kept of encoded videos and sentences, and clear it",
-    "info": "show what is installed, what was built, and what serves each op",
+    "inspect": "show a dataset: counts, lengths, repairs and missing files",
+    "cache": "show the cache of encoded videos and sentences, and clear it",
+    "info": "show versions, devices, native code, and what serves each op",
 }
 
 

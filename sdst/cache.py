@@ -1,7 +1,8 @@
-"""Show what is kept in the cache folder, and clear it of what was encoded.
+"""Show the size of the cache folder, and clear it of encoded videos and sentences.
 
-Videos and sentences that `sdst ground` encodes are kept for the next question, those used last
-within $SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by default ~/.cache/sdst.
+Videos and sentences that `sdst ground` encodes are kept for the next question; the least recently
+used are removed above $SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by default
+~/.cache/sdst.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--clear", action="store_true", help="remove what was encoded and is not in use"
+        "--clear",
+        action="store_true",
+        help="remove encoded videos and sentences that are not in use",
     )
     options = parser.parse_args(arguments)
     folder, most = grounding_cache(), limit()

@@ -1,7 +1,7 @@
-"""Pack features into a new store: files that others published, or what another store holds.
+"""Pack features into a new store: published files, or the content of another store.
 
-python -m sdst.convert --config NAME --data.root DIR    files, whose store `sdst.train` then reads
-python -m sdst.convert --store STORE --output NEW       a store, without what was replaced in it
+python -m sdst.convert --config NAME --data.root DIR    files, as a store for `sdst.train`
+python -m sdst.convert --store STORE --output NEW       a store, without replaced entries
 
 It may be stopped at any moment; the same command resumes it. With --verify nothing is packed, and
 the existing store is compared with its checksums.

@@ -4,7 +4,7 @@ python -m sdst.evaluate --dataset NAME --predictions P.jsonl --annotations A.jso
 python -m sdst.evaluate --checkpoint DIR [--split val|test] [--json OUT] [--data.root DIR ...]
 
 A checkpoint finds its data where the training did; `--data.key` and `--predict.key` of sdst.train
-say otherwise.
+override that.
 With --submit DIR nothing is scored: the files of the dataset's evaluation server are written
 (QVHighlights, Ego4D-NLQ), of both splits of a checkpoint, or of --predictions as --split.
 """
@@ -159,7 +159,7 @@ def make_parser() -> ArgumentParser:
     of_checkpoint.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
-        help="of its matrix multiplies (default fp32); auto is bf16 where the processor has it",
+        help="of its matrix multiplies (default fp32); auto is bf16 where that is native",
     )
     of_predictions = parser.add_argument_group("with --predictions")
     of_predictions.add_argument("--annotations", type=Path, help="the ground truth, JSON lines")

@@ -1,8 +1,8 @@
 """Encode videos and sentences with a frozen backbone, once for all.
 
-python -m sdst.extract --config NAME --data.root DIR [...]     what `sdst.train` then finds
+python -m sdst.extract --config NAME --data.root DIR [...]     features for `sdst.train`
 python -m sdst.extract --videos PATH ... --output STORE [...]  a store of any videos
-torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, shared out over processes
+torchrun --nproc_per_node N -m sdst.extract --videos ...       the same, by several processes
 python -m sdst.extract --ray --videos ...                      the same, by a cluster of Ray
 
 The same command resumes a run that was stopped or killed. On a finished store it adds the videos

@@ -5,15 +5,15 @@ python -m sdst.ground --checkpoint MODEL --video FILE --query TEXT [...]
 python -m sdst.ground --checkpoint MODEL --video FILE   highlights, of a model without sentences
 python -m sdst.ground --zero-shot --backbone NAME --video FILE --query TEXT [...]
 python -m sdst.ground --checkpoint MODEL --videos PATH ... --query TEXT  across many videos
-python -m sdst.ground --checkpoint MODEL --store STORE --query TEXT      across those of a store
-python -m sdst.ground --checkpoint MODEL --index INDEX --query TEXT      of an index, by its best
+python -m sdst.ground --checkpoint MODEL --store STORE --query TEXT      across a feature store
+python -m sdst.ground --checkpoint MODEL --index INDEX --query TEXT      across an index
 
-A moment's score is the probability that it overlaps what the sentence asks for by half (an IoU of
-0.5), given that the video has it; presence is the probability that it has. Both are calibrated on
-the validation split of the training. The table leaves out moments that are one with a better one,
-and unlikely ones; --json has them all. Across many videos a score is lowered where the video rather
-lacks what is asked for. With --zero-shot it is no probability but by how much the clips' similarity
-to the sentence exceeds the rest of the video, and there is no presence.
+A moment's score is the probability that it has an IoU of at least 0.5 with what the sentence
+describes, given that the video has it; presence is the probability that the video has it. Both are
+calibrated on the validation split of the training. The table leaves out duplicates of a better
+moment, and unlikely ones; --json has them all. Across many videos, a score is lowered where the
+video more likely lacks what is described. With --zero-shot there is no presence, and a score is no
+probability: it is how far the clips' similarity to the sentence exceeds the rest of the video.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="P",
-        help="answer with nothing where the sentence is in the video with less probability, 0 to 1",
+        help="no moments where the video has the sentence with less probability, 0 to 1",
     )
 
     output = parser.add_argument_group("what to write, besides the table")

@@ -1,11 +1,11 @@
-"""Make a dataset of your own videos from moments that are in another program's file.
+"""Make a dataset of your own videos from moments in another program's file.
 
 python -m sdst.import moments.csv --videos DIR --output DATASET
 
 Reads CSV and TSV with a header (video, start, end, sentence, under many names), JSON and JSON
 lines, ELAN (.eaf), Label Studio and VIA exports, and subtitles (SRT, VTT; a file for each video).
 Times are seconds, mm:ss or h:mm:ss.mmm. Durations come from the videos, whose names may lack their
-endings; videos are shared out over train, val and test, unless the file has a column `split`.
+endings; videos are split into train, val and test, unless the file has a column `split`.
 
 Whatever is doubtful is left out and listed with file and line, and the exit code is 1; with
 --strict nothing is written then.
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--val", type=float, default=0.1, metavar="SHARE", help="of videos (default: %(default)s)")
     add("--test", type=float, default=0.1, metavar="SHARE", help="of videos (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of what goes where (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the splits (default: %(default)s)")
     add(
         "--frame-rate",
         type=float,

@@ -1,12 +1,12 @@
-"""Index videos, so that a search looks into a few of them and not into all.
+"""Index videos, so that a search looks into a few of them instead of all.
 
 python -m sdst.index --videos PATH ... --backbone NAME --output INDEX   encode and index videos
-python -m sdst.index --store STORE --output INDEX           index what sdst.extract has encoded
+python -m sdst.index --store STORE --output INDEX           index a store of sdst.extract
 python -m sdst.index --output INDEX --remove VID ...        take videos out
 python -m sdst.index --output INDEX                         show what is in it
 python -m sdst.ground --index INDEX --checkpoint DIR --query TEXT       search it
 
-The same command again adds the videos that are new or changed, and completes what was killed.
+The same command again adds the videos that are new or changed, and completes a killed run.
 --output may be a URL of object storage (s3://, gs://, az://), with --store. --metadata names a CSV
 or JSON file with fields of the videos, which `sdst.ground --where "year >= 2020"` narrows a search
 by; it may be given at any time.

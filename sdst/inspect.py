@@ -1,10 +1,10 @@
-"""Show a dataset: how much there is, how long and where the moments are, and what is missing.
+"""Show a dataset: counts, lengths and positions of its moments, and missing files.
 
 python -m sdst.inspect --annotations A.jsonl ...   files alone
 python -m sdst.inspect --root DIR [--config NAME]  a dataset's folder, with its videos and features
 python -m sdst.inspect                             the demo
 
-With --plot OUT.png the same as a figure, and some queries on their videos' time lines.
+With --plot OUT.png also as a figure, with some queries on their videos' time lines.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--annotations", nargs="+", type=Path, metavar="A", help="JSON lines")
     parser.add_argument("--root", type=Path, metavar="DIR", help="the dataset's folder")
-    parser.add_argument("--config", help="what the folder holds: a name or file, as to sdst.train")
+    parser.add_argument("--config", help="its dataset: a name or file, as in sdst.train")
     parser.add_argument("--clip-length", type=float, metavar="S", help="seconds per clip")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="draw a figure as well")
     parser.add_argument("--examples", type=int, default=5, help="queries in it (default 5)")

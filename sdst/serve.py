@@ -1,8 +1,8 @@
-"""Serve a library of videos: a page to ask them in a browser, and the same as a REST interface.
+"""Serve a library of videos: a page for questions in a browser, and a REST interface.
 
 python -m sdst.serve                                        the demo's model, on port 8321
 python -m sdst.serve --checkpoint MODEL --videos FOLDER     with existing videos
-python -m sdst.serve --zero-shot --backbone NAME            with nothing trained
+python -m sdst.serve --zero-shot --backbone NAME            without training
 
 Videos are uploaded in the page and kept in the library's folder. Whoever reaches the server may
 use it, unless it has a token: in $SDST_TOKEN, or in a file.
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"holds what requests must carry; default: ${TOKEN}, or nothing",
+        help=f"holds the token that requests must carry; default: ${TOKEN}, or nothing",
     )
     return parser
 

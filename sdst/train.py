@@ -1,4 +1,4 @@
-"""Train a side-tuner on any config, evaluate it, leave a checkpoint."""
+"""Train a side-tuner on any config, evaluate it, and keep a checkpoint."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def make_store(shape: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Ten
 
 
 def compare(
-    benchmark, op: str, direction: str, calls: Mapping[str, Callable[[], object]], **told: object
+    benchmark, op: str, direction: str, calls: Mapping[str, Callable[[], object]], **extra: object
 ) -> None:
     """Time `calls`, "native" against all others, in turns; with memory, into the benchmark."""
     for call in calls.values():
@@ -61,7 +61,7 @@ def compare(
         "peak bytes": {name: peak_memory(call) for name, call in calls.items()},
         "threads": torch.get_num_threads(),
         "device": "cpu",
-        **told,
+        **extra,
     }
     benchmark.pedantic(calls["native"], rounds=ROUNDS, warmup_rounds=2)
     for name, found in against.items():

@@ -1,4 +1,4 @@
-"""Which library holds the clips of a corpus, and what a search in two stages finds and costs.
+"""Vector-index libraries side by side, and the accuracy and cost of a search in two stages.
 
 python -m benchmarks.studies.clip_index libraries [--clips N]    libraries side by side
 python -m benchmarks.studies.clip_index million [--clips N]      the index against all videos

@@ -1,7 +1,7 @@
 """`python -m benchmarks.studies.datasets DIR`: every dataset's recipe, two epochs, its own figures.
 
 DIR has a folder of annotations for each dataset, as `data.root` takes it: qvhighlights, charades,
-tacos, activitynet, nlq, tvsum, youtube; those that are not there are left out. Features are planted
+tacos, activitynet, nlq, tvsum, youtube; missing ones are left out. Features are planted
 in the first `--queries` queries of every split, in the shapes of `<dataset>_clip_slowfast`. The
 figures show that a recipe runs from the dataset's files to its protocol's headline, and nothing
 else: two epochs of a narrow model on made-up features.

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.studies.every_token`: what sparse token selection costs in accuracy.
+"""`python -m benchmarks.studies.every_token`: the accuracy of sparse token selection.
 
-The demo's recipe is trained as it is and with every frozen token projected and attended to, with
+The demo's recipe is trained unchanged and with every frozen token projected and attended to, with
 the same data, budget and seeds; the table holds mean and spread on `--videos` test videos. What
 selection saves is measured by `benchmarks/bench_end_to_end.py`.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.studies.presence --checkpoint DIR`: what presence is worth on the demo.
+"""`python -m benchmarks.studies.presence --checkpoint DIR`: the value of presence on the demo.
 
 Every query of the test split is asked of every test video; the scenes say in which of them it
 holds. Two tables: how well a query's own video is separated from all others, and from those in

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.studies.trade_off`: what sparse context and a schedule cost and buy.
+"""`python -m benchmarks.studies.trade_off`: cost and gain of sparse context and schedules.
 
 The paper's block and three schedules under a sparse context are trained on the demo (its own
 recipe, evaluated on `--videos` test videos) and, with `--annotations DIR`, on planted QVHighlights

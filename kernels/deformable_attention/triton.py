@@ -9,7 +9,7 @@ the softmax each read and write N / C elements: 6 x 4 N / C more. At B=32, M=10,
 fp32: 15.7 + 0.25 MB and seven launches saved, 2.9 MB left (`bytes`).
 
 Backward is two kernels without atomics: one gives the gradient of references, offsets and logits, a
-head of a query at a time; in the other a program owns a stretch of time of one batch and head, and
+head of a query at a time; in the other a program owns a span of time of one batch and head, and
 sums what falls into it, always in the same order. That sum is a small matrix product: shares [time,
 queries], built in registers, times the upstream gradient [queries, channels]. Saved are the three
 fp32 tensors of N elements (taps, their mix) that autograd would keep for the eager backward, and

@@ -1,7 +1,7 @@
 """Dense attention in C++ (csrc/cpu/dense_attention.cpp), by ctypes.
 
-16-bit inputs are computed in fp32 and the result is cast back. Rows, heads and videos may lie
-anywhere, so the halves of one product are read where it left them.
+16-bit inputs are computed in fp32 and the result is cast back. Rows, heads and videos may have any
+stride, so the halves of one matrix multiply are read in place.
 """
 
 from __future__ import annotations

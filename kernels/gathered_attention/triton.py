@@ -2,8 +2,8 @@
 
 The kept tokens, averaged, are gathered once into [B, k, D] fp32 for the length of a call: every row
 (a query in a head) reads all of them twice, and a sample's fit the L2 cache, where its raw tokens,
-up to W = 8 to an entry, would be read and averaged for each block of rows again. What is fused is
-what lies around: averaging, casting and scaling while gathering; scale, bias, mask and softmax in
+up to W = 8 to an entry, would be read and averaged for each block of rows again. Fused is the
+rest: averaging, casting and scaling while gathering; scale, bias, mask and softmax in
 the second of the two products; the softmax's gradient and that of the bias between them.
 
 The eager formulation copies windows of W rows of a 16-bit store, casts and weights them, 22 W B k D

@@ -5,7 +5,7 @@ The first pass sums up mean and variance of the cosines, the second computes the
 it writes, so that nothing is exchanged through memory. A program would read a long video alone:
 from LONG clips on, one kernel computes the cosines and another one marks, a program per block.
 
-The gradient of c is a sum over all clips: a program sums a stretch of them, and the stretches are
+The gradient of c is a sum over all clips: a program sums a part of them, and the parts are
 added in a fixed order, without atomics.
 """
 

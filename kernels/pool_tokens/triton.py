@@ -6,7 +6,7 @@ once here; the eager formulation reads it, widens it (92 MB written), masks the 
 written) and reads that twice (184): 506 MB.
 
 The gradient of u is a sum over the tokens of all clips. Their factors are computed first, P numbers
-per clip; then a program owns a stretch of channels and of tokens, and the stretches are added in
+per clip; then a program owns a block of channels and of tokens, and the blocks are added in
 a fixed order, without atomics.
 """
 

@@ -2,7 +2,7 @@
 
 The backward pass makes the sum again from x and branch, and the random numbers from the seed, so
 that the forward pass writes nothing but its result and two numbers a row. The gradients of weight
-and bias are sums over all rows: a program sums a stretch of them, and the stretches are added in a
+and bias are sums over all rows: a program sums a part of them, and the parts are added in a
 fixed order, without atomics.
 """
 

@@ -1,8 +1,8 @@
-"""Layers that treat every row for itself, run a tile of rows at a time.
+"""Row-wise layers, run a tile of rows at a time.
 
-Between two products of a small network lie additions, norms and activations whose results are read
-once. As operations of their own they cost more than the products when a batch is small. Here they
-are written down as an expression over the rows of a batch, compiled once, and run tile by tile:
+Between two matrix multiplies of a small network are additions, norms and activations whose results
+are read once. As operations of their own they cost more than the matrix multiplies when a batch is
+small. Here they are an expression over the rows of a batch, compiled once and run tile by tile:
 intermediate results stay in cache.
 
     from sdst.kernels.row_program import RowProgram, linear, norm, read

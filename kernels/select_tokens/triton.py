@@ -9,7 +9,7 @@ the kept tokens themselves again, a copy of 4 B k D bytes, and for a 16-bit stor
 At B=8, P=50, L=75, k=64, D=768: 46 MB (16-bit) are read and nothing else; 69 MB are saved.
 
 The gradient of u is the sum of the kept tokens, read in place, times that of their scores; a
-program owns a stretch of channels, so the order of the sum is fixed.
+program owns a block of channels, so the order of the sum is fixed.
 """
 
 from __future__ import annotations

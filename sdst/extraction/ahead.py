@@ -1,4 +1,4 @@
-"""Work that threads do ahead of who needs it."""
+"""Work that threads do ahead of its use."""
 
 from __future__ import annotations
 

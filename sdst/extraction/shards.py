@@ -99,9 +99,9 @@ def extract_share(
     tasks = [{"videos": part, "queries": [], **asked} for part in _parts(new, share.world)]
     new_queries = lacking(texts, writer.query_origins)
     tasks[0]["queries"] = [[qid, queries[qid]] for qid in new_queries]
-    mine, told = tasks[share.rank], folder / f"{share.rank}.json"
-    if not _is_done(told, mine):
-        told.unlink(missing_ok=True)
+    mine, record = tasks[share.rank], folder / f"{share.rank}.json"
+    if not _is_done(record, mine):
+        record.unlink(missing_ok=True)
         extract_features(
             {vid: videos[vid] for vid in mine["videos"]},
             dict(mine["queries"]),
@@ -113,7 +113,7 @@ def extract_share(
             report=report,
             may_be_empty=True,
         )
-        replace_text(told, json.dumps({"task": mine, **asdict(report)}))
+        replace_text(record, json.dumps({"task": mine, **asdict(report)}))
     if share.rank > 0:
         return None
     _wait_for_all(folder, tasks)
@@ -152,12 +152,12 @@ def _parts(videos: Mapping[str, Path], world: int) -> list[list[str]]:
     return [[vid for vid in sizes if owners[vid] == rank] for rank in range(world)]
 
 
-def _is_done(told: Path, task: dict) -> bool:
+def _is_done(record: Path, task: dict) -> bool:
     """Whether a process has recorded that its shard holds this task, less the unreadable videos."""
-    return told.exists() and _told(told)["task"] == task
+    return record.exists() and _read_record(record)["task"] == task
 
 
-def _told(file: Path) -> dict:
+def _read_record(file: Path) -> dict:
     """The report of a process.
 
     Raises:
@@ -204,8 +204,8 @@ def _join(
                 f"{shard.path}: its features are not those of process 0 ({shard.meta}, expected "
                 f"{shards[0].meta}); backbones with random weights cannot be shared out"
             )
-    told = [_told(folder / f"{rank}.json") for rank in range(len(tasks))]
-    report.skipped[:] = [line for each in told for line in each["skipped"]]
+    records = [_read_record(folder / f"{rank}.json") for rank in range(len(tasks))]
+    report.skipped[:] = [line for each in records for line in each["skipped"]]
     owners = {  # by the tasks: a shard may hold more, of a task that it had before
         vid: shard
         for shard, task in zip(shards, tasks, strict=True)

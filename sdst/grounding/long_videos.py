@@ -15,8 +15,8 @@ by the frozen tokens that the sentence selects under `context: sparse`, patches 
 
 with S_t the window's saliency, scale its learned inverse temperature, and s_j the scores of its
 selected tokens, whose mean is taken at every step and geometrically over the steps. A video of one
-window is scored as if it were not cut. What the sentence says is present as surely as in the window
-where it is surest.
+window is scored as if it were not cut. Presence is that of the window
+where it is greatest.
 
 The moment queries attend to the tokens selected in their window. Under `predict.select_from:
 video`, a first pass over the store selects from the whole video, and they attend to both.

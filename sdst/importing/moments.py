@@ -1,4 +1,4 @@
-"""From what files say to queries of videos, with everything doubtful left out and listed."""
+"""From the rows of files to queries of videos, with everything doubtful left out and listed."""
 
 from __future__ import annotations
 

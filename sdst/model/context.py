@@ -2,7 +2,7 @@
 
 At every step the tokens of the frozen store are scored against the sentence in one pass, the best
 are kept under a quota per temporal resolution and segment, and the moment queries attend to them
-where they lie. The frozen tokens get no gradient and are never projected: keys are absorbed into
+in place. The frozen tokens get no gradient and are never projected: keys are absorbed into
 the queries (q_h W_k,h x = <q_h W_k,h, x>) and values are projected after the weighted sum.
 
 Tokens are expected layer-normalised, as the feature store holds them, so that scores start at unit

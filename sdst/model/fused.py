@@ -1,9 +1,9 @@
 """The blocks as row programs: how they answer on a CPU.
 
-A query's blocks are a hundred small products with a thousand small operations between them, which
-take longer than the products. `sdst.kernels.row_program` runs what treats the rows of a stream one
-by one as a whole; only where rows look at each other does a program end. The modules stay the
-truth: this file repeats them as programs, and is tested against them.
+A query's blocks are a hundred small matrix multiplies with a thousand small operations between
+them, which take longer. `sdst.kernels.row_program` runs row-wise layers as a whole; a program ends
+only where rows read each other. The modules are the reference: this file repeats them as programs,
+and is tested against them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Model folders: weights with all that answering needs and what is to be known about them."""
+"""Model folders: weights with all that answering needs, and their description."""

@@ -1,4 +1,4 @@
-"""The model card: what a `Description` says, in words, for who meets the model elsewhere."""
+"""The model card: a `Description` in words, for whoever meets the model elsewhere."""
 
 from __future__ import annotations
 

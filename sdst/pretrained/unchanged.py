@@ -1,4 +1,4 @@
-"""Whether a model is still what training wrote, and is given what it was trained on."""
+"""Checks that a model is as training wrote it, and that its inputs are those of the training."""
 
 from __future__ import annotations
 

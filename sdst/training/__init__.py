@@ -1,1 +1,1 @@
-"""Training: the loop behind `train`, its optimizer, and several processes at it."""
+"""Training: the loop behind `train`, its optimizer, and several processes."""

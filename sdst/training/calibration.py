@@ -1,8 +1,8 @@
 """Fits the curves of `sdst.model.calibration` on the validation split, after training.
 
-The model stays as it is, so that no figure of its moments moves. Presence is learned from the
-split's own sentences and as many of other videos, both kinds weighing the same; so its probability
-is that of a sentence which holds as likely as not.
+The model is unchanged, so the figures of its moments are, too. Presence is learned from the split's
+own sentences and those of other videos, both kinds with the same weight, so its probability assumes
+that half of all sentences hold.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.studies.tuning.cost SETUP STRATEGY`: what training by one strategy costs.
+"""`python -m benchmarks.studies.tuning.cost SETUP STRATEGY`: the cost of training by one strategy.
 
 A process of its own per strategy, so that none finds memory or warm pages that another has left.
-With `queries` in place of a strategy: what answering costs, by all of them in turns.
+With `queries` in place of a strategy: the cost of answering, by all of them in turns.
 Features and frames are random numbers; what they cost does not depend on what they show.
 """
 

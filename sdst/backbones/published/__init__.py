@@ -1,6 +1,6 @@
-"""Backbones that make of a new video what the field's published feature files hold.
+"""Backbones that give a new video the features of the field's published files.
 
-Which network, which pictures and which numbers are those of the scripts that made the files:
+The networks, frames and constants are those of the scripts that made the files:
 R2-Tuning's `tools/extract_{frames,feat}.py`, and for Moment-DETR's layout HERO's extractor, as
 Moment-DETR's `run_on_video` and Lighthouse repeat it. Decoders and resizing differ from ffmpeg's
 by a grey level here and there.

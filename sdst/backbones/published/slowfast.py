@@ -1,7 +1,7 @@
 """SlowFast 8x8 R50 (Feichtenhofer et al., ICCV 2019) without its classifier, in PySlowFast's names.
 
-Two networks see a clip: the slow one few pictures in many channels, the fast one all pictures in
-an eighth of the channels. After every stage but the last the fast one's features, strided in time,
+Two networks see a clip: the slow one a few frames in many channels, the fast one all frames in an
+eighth of the channels. After every stage but the last the fast one's features, strided in time,
 join the slow one's.
 """
 

@@ -1,4 +1,4 @@
-"""The feature store: what the frozen backbone said, read through memory maps.
+"""The feature store: outputs of the frozen backbone, read through memory maps.
 
 It is written, and grows, by `sdst.data.store.writer`.
 

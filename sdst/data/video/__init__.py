@@ -1,4 +1,4 @@
-"""Video files as frames: what a file holds, one frame per moment asked for, in constant memory.
+"""Video files as frames: one frame per requested time, in constant memory.
 
 Times count in seconds from the start of the file, the earlier of its sound and its frames, as
 players, `ffmpeg -ss` and annotators count them. A video is as long as its frames go; what headers

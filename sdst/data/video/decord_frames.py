@@ -1,6 +1,6 @@
 """Frames by decord, for those who ask for it: `pip install decord`.
 
-It needs an index of the file, decodes no damaged one, knows neither turned pictures nor clocks
+It needs an index of the file, decodes no damaged one, handles neither rotated frames nor timestamps
 that jump, and takes the last frame to be as long as the others. Folders of pictures and URLs are
 read as without it.
 """
