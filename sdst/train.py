@@ -88,7 +88,7 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     trainer.say(
         f"{sum(parameter_count(trainer.bare_model).values()):,} trainable parameters; "
         f"{len(trainer.dataset):,} training queries, {trainer.total_steps:,} steps of "
-        f"{config.train.batch_size}; output in {folder.path}"
+        f"{min(config.train.batch_size, len(trainer.dataset))}; output in {folder.path}"
     )
     trainer.fit()
     trained = time.monotonic()

@@ -418,7 +418,10 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny_options: list[str], tmp_path
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--data.limit", "5"], "train.batch_size 8 is more than the 5"),
+        (
+            ["--data.limit", "5", "--train.accumulation", "2"],
+            "train.batch_size 8 is more than the 5",
+        ),
         (["--train.select_by", "mAP"], "train.select_by"),
         (["--model.layers", "40"], "layers"),
     ],
@@ -522,6 +525,12 @@ def test_a_missing_video_is_named(tiny_dataset: Path, tiny_options: list[str], t
 def test_fp16_without_a_gpu_is_refused(tiny_options: list[str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fp16: needs a GPU"):
         main(["--output", str(tmp_path / "run"), *tiny_options, "--train.precision", "fp16"])
+
+
+def test_fewer_queries_than_a_batch_are_one_batch(tiny_options: list[str]) -> None:
+    config = load_config("demo", [*tiny_options, "--data.limit", "5"])
+    [batch] = make_loader(open_data(config).dataset("train"), config)
+    assert len(batch.spans) == 5
 
 
 def test_processes_that_cannot_share_a_batch_are_told(tiny_options: list[str]) -> None:

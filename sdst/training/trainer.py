@@ -548,11 +548,15 @@ def make_loader(
 ) -> DataLoader:
     """Shuffled batches of one forward pass, `train.accumulation` of them to an optimiser step.
 
+    The queries left over at the end of an epoch wait for the next one; a dataset of fewer queries
+    than `train.batch_size` is one batch.
+
     Args:
         processes: that will share each of them.
         padding: of the batches.
     """
-    if len(dataset) < config.train.batch_size:
+    few = len(dataset) < config.train.batch_size
+    if few and (processes > 1 or config.train.accumulation > 1):
         raise InputError(
             f"train.batch_size {config.train.batch_size} is more than the {len(dataset)} training "
             "queries; lower it"
@@ -568,7 +572,7 @@ def make_loader(
         dataset,
         at_once,
         shuffle=True,
-        drop_last=True,
+        drop_last=not few,
         collate_fn=partial(collate, multiples=padding),
         num_workers=config.train.workers,
         pin_memory=torch.cuda.is_available(),
