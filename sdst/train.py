@@ -37,7 +37,7 @@ def train(
 
     Args:
         output: the run's folder; an earlier run found there is kept under another name.
-        resume: go on with the run in `output` after its last complete epoch.
+        resume: continue the run in `output` after its last complete epoch.
         model_class: what is built of `config.model`, a variant to be compared with; None: `SDST`.
 
     Returns:

@@ -136,7 +136,7 @@ def _folder(out: Path, world: int) -> Path:
     for other in out.parent.glob(f".{out.name}.shards-of-*"):
         if other != folder:
             raise InputError(
-                f"{other}: shards of another number of processes; go on with "
+                f"{other}: shards of another number of processes; continue with "
                 f"{other.name.rpartition('-')[2]}, or remove the folder"
             )
     return folder

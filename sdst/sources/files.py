@@ -27,7 +27,7 @@ def published(config: Config, root: Path, splits: Splits) -> tuple[Splits, Featu
         return keep_available(splits, packed, *available, config.data.allow_missing, again), store
     if not config.data.planted:
         logger.warning(
-            "%s: feature files are read one by one, which training waits for; "
+            "%s: feature files are read one by one, which slows training; "
             "`python -m sdst.convert` with the same options packs them once",
             root,
         )

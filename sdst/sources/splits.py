@@ -101,7 +101,7 @@ def keep_available(
         return splits
     if not allow_missing:
         raise InputError(
-            f"{where}: not found: {' and '.join(lists)}; {advice}, or go on without by "
+            f"{where}: not found: {' and '.join(lists)}; {advice}, or continue without them: "
             "--data.allow_missing true"
         )
     logger.warning("%s: left out, as not found: %s", where, " and ".join(lists))

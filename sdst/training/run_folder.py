@@ -134,7 +134,7 @@ class RunFolder:
         """Check that the run in this folder can be resumed under `config`.
 
         Raises:
-            InputError: there is none, or another one, or one under way, or what it would go on from
+            InputError: there is none, or another one, or one under way, or what it would resume from
                 is gone.
         """
         if not self._config_file.is_file():
@@ -147,7 +147,7 @@ class RunFolder:
         self.check_config(config)
         if self.last_state() is None and any(r["epoch"] > 1 for r in self.read_metrics()):
             raise InputError(
-                f"--resume: {self.checkpoints} holds nothing to go on from, and a new start would "
+                f"--resume: {self.checkpoints} holds nothing to resume from, and a new start would "
                 f"replace {self.model}; without --resume this run is kept under another name"
             )
 

@@ -1,6 +1,6 @@
 """Every container and codec that can be written here gives the frames that FFmpeg itself shows.
 
-Frames show their own number, so that each can be told exactly. What is right at a time is asked of
+Frames show their own number, so that each can be identified exactly. What is right at a time is asked of
 a plain decoding of the whole file, its times counted from the start of the file.
 """
 

@@ -245,7 +245,10 @@ def test_a_growth_that_was_killed_goes_on(videos, tmp_path, when, done, encoded)
 def test_other_settings_do_not_go_into_a_finished_store(videos, tmp_path):
     extract(videos, tmp_path / "store", clip_length=1.0)
     for wrong, told in (
-        ({"clip_length": 2.0}, r"store: was made with clip_length 1\.0, expected 2\.0; go on with"),
+        (
+            {"clip_length": 2.0},
+            r"store: was made with clip_length 1\.0, expected 2\.0; continue with",
+        ),
         ({"clip_length": 1.0, "frames_per_clip": 2}, "frames_per_clip 1, expected 2"),
         ({"clip_length": 1.0, "store_dtype": "int8"}, "dtype 'float16', expected 'int8'"),
     ):
@@ -402,7 +405,7 @@ def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, 
     broken.write_bytes(b"no video")
     arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     assert main(arguments) == 1
-    assert main(arguments) == 1, "what cannot be read is told every time"
+    assert main(arguments) == 1, "what cannot be read is reported every time"
     broken.write_bytes(videos["dark"].read_bytes())
     assert main(arguments) == 0
     told = capsys.readouterr().out.splitlines()

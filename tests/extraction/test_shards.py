@@ -220,7 +220,7 @@ def test_faults_are_told_by_who_joins_and_every_time(videos, tmp_path) -> None:
 
 def test_another_number_of_processes_is_refused(videos, tmp_path) -> None:
     run_share(1, videos, tmp_path / "shared", world=2)
-    with pytest.raises(InputError, match="go on with 2"):
+    with pytest.raises(InputError, match="continue with 2"):
         run_share(1, videos, tmp_path / "shared", world=3)
 
 

@@ -38,7 +38,7 @@ class Campaign:
     """What is killed, and what an undisturbed run of it leaves.
 
     Args:
-        run: one sitting, which goes on where the last one was stopped.
+        run: one sitting, which resumes where the last one was stopped.
         left: the files of a folder that are compared, by name.
     """
 

@@ -80,7 +80,7 @@ def test_a_run_without_its_checkpoints_is_not_started_over_by_resuming(output: P
     folder = begin(output)
     for epoch in (1, 2):
         folder.log_metrics({"epoch": epoch})
-    with pytest.raises(InputError, match="nothing to go on from"):
+    with pytest.raises(InputError, match="nothing to resume from"):
         folder.resume(load_config("demo"))
 
 

@@ -44,6 +44,5 @@ def load_published(
 
         return ClipSlowFast(name, data.video_features, data.clip_length, layers, device)
     raise InputError(
-        f"features of {data.features} are made of new videos by nothing here; expected "
-        f"{', '.join(NAMES)}"
+        f"features of {data.features} cannot be made for new videos; expected {', '.join(NAMES)}"
     )

@@ -193,7 +193,7 @@ class Journal:
             if theirs.get(name) != ours.get(name)
         ]:
             raise InputError(
-                f"{what} made with {', '.join(other)}; go on with its settings, or {advice}"
+                f"{what} made with {', '.join(other)}; continue with its settings, or {advice}"
             )
 
 

@@ -22,7 +22,7 @@ REFUSED = "a video that decord reads; leave the reader out, and PyAV does"
 
 
 def check_decord() -> None:
-    """Refuse to go on without decord.
+    """Refuse to continue without decord.
 
     Raises:
         InputError: it is not installed.

@@ -1,4 +1,4 @@
-"""Harder kinds of planted features: what tells a moment from its decoys, and what does not."""
+"""Harder kinds of planted features: what separates a moment from its decoys, and what does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer goes on after a kill, and lets a finished store grow without touching its content."""
+"""The writer resumes after a kill, and lets a finished store grow without touching its content."""
 
 from __future__ import annotations
 
@@ -197,7 +197,11 @@ def test_nothing_new_leaves_the_store_as_it_is(store):
 @pytest.mark.parametrize(
     ("meta", "dtype", "told"),
     [
-        ({**META, "clip_length": 1.0}, "float16", r"clip_length 2\.0, expected 1\.0; go on with"),
+        (
+            {**META, "clip_length": 1.0},
+            "float16",
+            r"clip_length 2\.0, expected 1\.0; continue with",
+        ),
         ({**META, "fingerprint": "f01"}, "float16", "fingerprint 'f00', expected 'f01'"),
         (META, "int8", "dtype 'float16', expected 'int8'"),
     ],
@@ -368,7 +372,7 @@ def test_a_video_may_be_longer_than_it_was_begun(tmp_path, begun, dtype):
 
 
 def test_pages_that_the_power_cut_off_are_written_again(tmp_path):
-    """The journal tells of all entries, but pages of the second video never reached the disk."""
+    """The journal has all entries, but pages of the second video never reached the disk."""
     interrupted(tmp_path / "store", "a", "b")
     file = tmp_path / ".store.partial" / "video_tokens.bin"
     content = bytearray(file.read_bytes())
