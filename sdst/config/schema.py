@@ -68,7 +68,7 @@ class DataConfig:
         pairs: learn from queries of train that have no moments, too: they are of their whole video,
             and only the contrastive losses read them.
         limit: keep only the first so many queries of every split (for short trials).
-        allow_missing: continue without the queries whose features are missing; else that is an error.
+        allow_missing: continue without queries whose features are missing; else they are an error.
         on_device: keep all features in the memory of the GPU where they fit; `auto` does for a
             training run that reads a store without `train.workers`.
         pad_to: pad clips, words and moments of a training batch to a multiple of this; what is

@@ -183,7 +183,7 @@ def _wait_for_all(folder: Path, tasks: list[dict]) -> None:
                 bar.write(
                     f"{folder}: processes {', '.join(map(str, missing))} have written nothing for "
                     f"{SILENCE_SECONDS // 60} minutes; if one has died, start all of them again, "
-                    "and they go on where they were"
+                    "and they resume"
                 )
             time.sleep(POLL_SECONDS)
         bar.update(len(tasks) - bar.n)

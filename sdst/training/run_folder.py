@@ -4,7 +4,7 @@
     config.json           the same, with a checksum: what `config.yaml` was before it was edited
     features.json         what decides the features it was trained on
     model/                the best weights so far, as `sdst.pretrained.folder` says
-    checkpoints/epoch-N/  everything that training needs to go on after epoch N (the last one only)
+    checkpoints/epoch-N/  everything that training resumes from after epoch N (the last one only)
     metrics.jsonl         a line per validation, with the epoch's losses and the figures of
                           `sdst.model.health`
     metrics.json, predictions.jsonl, curves.png, reliability.png, tensorboard/
@@ -134,8 +134,7 @@ class RunFolder:
         """Check that the run in this folder can be resumed under `config`.
 
         Raises:
-            InputError: there is none, or another one, or one under way, or what it would resume from
-                is gone.
+            InputError: there is none, or another one, or one under way, or its last state is gone.
         """
         if not self._config_file.is_file():
             raise InputError(
