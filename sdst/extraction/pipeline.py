@@ -107,9 +107,8 @@ def extract_features(
         progress: show a bar with videos and frames per second; or a function that is given the
             share of the videos that is done, in [0, 1], after every batch. What it raises ends the
             run.
-        resume: go on where a run that did not get to its end, were it killed, has left off; and
-            add to a finished store what it lacks of `videos` and `queries`, changed files and
-            sentences included.
+        resume: continue a run that was stopped or killed; and add to a finished store what it
+            lacks of `videos` and `queries`, changed files and sentences included.
         report: receives what is wrong with the videos, and says whether those that cannot be read
             are left out; the default is not.
         may_be_empty: make a store even where no video can be read.

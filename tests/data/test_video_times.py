@@ -1,7 +1,7 @@
 """Every container and codec that can be written here gives the frames that FFmpeg itself shows.
 
-Frames show their own number, so that each can be identified exactly. The right frame for a time comes
-from a plain decoding of the whole file, its times counted from the start of the file.
+Frames show their own number, so that each can be identified exactly. The right frame for a time
+comes from a plain decoding of the whole file, its times counted from the start of the file.
 """
 
 from __future__ import annotations

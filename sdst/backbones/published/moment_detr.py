@@ -128,5 +128,5 @@ def _kind(folder: str) -> str:
             return kind
     raise InputError(
         f"data.video_features {folder}: neither of SlowFast nor of CLIP by its name, and nothing "
-        "else is made of new videos"
+        "else can be made for new videos"
     )
