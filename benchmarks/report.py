@@ -169,7 +169,8 @@ def source(result: Result) -> str:
     parts = [f"`{line}`" for line in result.command or ()]
     if result.machine and not parts:
         parts = ["no command"]
-    seeds = f"seeds {', '.join(map(str, result.seeds))}" if result.seeds else None
+    seeds = ", ".join(map(str, result.seeds))
+    seeds = f"{'seed' if len(result.seeds) == 1 else 'seeds'} {seeds}" if seeds else None
     version = f"torch {result.torch}" if result.torch else None
     commit = f"commit {result.commit[:12]}" if result.commit else None
     parts += filter(None, [result.conditions, seeds, result.machine, version, result.date, commit])
