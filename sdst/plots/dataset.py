@@ -46,7 +46,7 @@ def plot_dataset(
     Args:
         splits: the queries of each, by name.
         examples: labelled queries, one time line each.
-        videos: files of the examples' videos, as far as they are there.
+        videos: files of the examples' videos, as far as they exist.
         clip_length: seconds per clip; without it ratings are not drawn.
         out: an image file.
     """
