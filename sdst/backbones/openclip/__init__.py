@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -203,9 +204,12 @@ class OpenClipBackbone:
 
     def encode_images(self, images: Tensor) -> FrameFeatures:
         """Encode preprocessed frames `[T, 3, h, w]`, with gradients if the weights want any."""
+        images = images.contiguous(memory_format=self._format)
+        if self._gives_maps:
+            return self._encode_by_stages(images)
         with self._autocast():
             output = self.model.forward_intermediates(
-                image=images.contiguous(memory_format=self._format),
+                image=images,
                 image_indices=self.layers,
                 image_output_fmt="NLC",
                 image_output_extra_tokens=True,
@@ -214,6 +218,25 @@ class OpenClipBackbone:
         if output.get("image_intermediates_prefix") is not None:
             tokens = torch.cat([torch.stack(output["image_intermediates_prefix"]), tokens], dim=2)
         return FrameFeatures(self.scaled(tokens), output["image_features"].float())
+
+    def _encode_by_stages(self, images: Tensor) -> FrameFeatures:
+        """`encode_images` of a convolutional tower, whose layers are its stages."""
+        with self._autocast():
+            output = self.model.forward_intermediates(
+                image=images, image_indices=self.layers, image_output_fmt="NCHW"
+            )
+        maps = output["image_intermediates"]
+        tokens = in_slots([self.scaled(as_tokens(x, maps[-1].shape[-2:])) for x in maps])
+        return FrameFeatures(tokens, output["image_features"].float())
+
+    @cached_property
+    def _gives_maps(self) -> bool:
+        """Whether the vision tower's layers are maps [T, C, h, w], of a shape for every stage."""
+        tower = self.model.visual
+        if not isinstance(tower, open_clip.timm_model.TimmModel):
+            return isinstance(tower, open_clip.modified_resnet.ModifiedResNet)
+        takes = inspect.signature(tower.trunk.forward_intermediates).parameters
+        return "return_prefix_tokens" not in takes  # as those of transformers do
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Encode token ids `[B, N]`, with gradients if the weights want any.
@@ -304,6 +327,24 @@ def normalized(tokens: Tensor) -> Tensor:
     sees no difference.
     """
     return functional.layer_norm(tokens.float(), tokens.shape[-1:])
+
+
+def as_tokens(maps: Tensor, grid: Sequence[int]) -> Tensor:
+    """Maps [T, C, H, W] averaged over the cells of a coarser `grid`, as tokens [T, P, C]."""
+    return functional.adaptive_avg_pool2d(maps.float(), list(grid)).flatten(2).mT
+
+
+def in_slots(stages: Sequence[Tensor]) -> Tensor:
+    """Tokens [T, P, C_k] of K stages as [K, T, P, C_1 + ... + C_K], 0 outside of their own slot.
+
+    Channels of one stage mean nothing in another: in slots of their own, each has its own rows of
+    the projection that the tuner shares among layers.
+    """
+    widths = [stage.shape[-1] for stage in stages]
+    room = stages[0].new_zeros(len(stages), *stages[0].shape[:-1], sum(widths))
+    for number, (stage, end) in enumerate(zip(stages, accumulate(widths), strict=True)):
+        room[number, ..., end - stage.shape[-1] : end] = stage
+    return room
 
 
 class Preprocess(nn.Module):
