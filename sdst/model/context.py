@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sdst.kernels import gathered_attention, pool_tokens, pyramid, select_tokens
 from sdst.model.config import ModelConfig
+from sdst.model.shared import SharedLinear
 
 
 @dataclass
@@ -183,10 +184,10 @@ class TokenAttention(nn.Module):
         super().__init__()
         self.config = config
         self.heads, self.head_width = config.heads, config.width // config.heads
-        self.query = nn.Linear(config.width, config.width)
+        self.query = SharedLinear(config.width, config.width)
         self.key = nn.Parameter(torch.empty(self.heads, self.head_width, config.video_width))
         self.value = nn.Parameter(torch.empty(self.heads, config.video_width, self.head_width))
-        self.out = nn.Linear(config.width, config.width)
+        self.out = SharedLinear(config.width, config.width)
         for weight in (self.key, self.value):
             nn.init.normal_(weight, std=1 / math.sqrt(config.video_width))
 

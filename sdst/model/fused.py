@@ -42,6 +42,7 @@ from sdst.model.layers import (
     split_keys_values,
 )
 from sdst.model.rdsa import RDSA, within
+from sdst.model.shared import SharedLinear
 from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def _rows(x: Tensor) -> tuple[int, int]:
 
 def _weights_of(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer that computes nothing else with them."""
-    if type(module) is nn.Linear or type(module) is nn.LayerNorm:
+    if type(module) in (nn.Linear, SharedLinear, nn.LayerNorm):
         return module.weight, module.bias
     raise OtherLayerError
 

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sdst.kernels import cross_attention, dense_attention, dropout, residual_norm
+from sdst.model.shared import SharedLinear, SharedWeight
 
 KeysValues = list[tuple[Tensor, Tensor]]  # of every step, each [B, N, H, F/H]
 
@@ -139,7 +140,7 @@ class MLP(nn.Sequential):
         for source, target in pairwise(widths):
             if len(self):
                 self.append(nn.ReLU())
-            self.append(nn.Linear(source, target))
+            self.append(SharedLinear(source, target))
 
 
 class FeedForward(MLP):
@@ -149,7 +150,7 @@ class FeedForward(MLP):
         super().__init__(width, 4 * width, width)
 
 
-class NeighbourConv(nn.Conv1d):
+class NeighbourConv(SharedWeight, nn.Conv1d):
     """Convolution over a clip and its two neighbours in time, as one matrix product."""
 
     def __init__(self, width: int) -> None:
@@ -157,7 +158,7 @@ class NeighbourConv(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, L, F] -> [B, L, F], with zeros beyond the ends."""
-        return functional.linear(_Around.apply(input), *self.as_linear())
+        return self.multiply(_Around.apply(input))
 
     def as_linear(self) -> tuple[Tensor, Tensor]:
         """Weight [F, 3F] and bias [F] on a clip between its neighbours."""
@@ -189,9 +190,9 @@ class CrossAttentionLayers(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = SharedLinear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)  # of all steps at once
+        self.out = SharedLinear(width, width)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """[..., N, F] -> keys and values, each [..., N, H, F/H]."""
@@ -228,9 +229,9 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key = nn.Linear(width, 2 * width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query_key = SharedLinear(width, 2 * width)
+        self.value = SharedLinear(width, width)
+        self.out = SharedLinear(width, width)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from torch.nn import functional
 from sdst.kernels import deformable_attention
 from sdst.model.config import ModelConfig
 from sdst.model.layers import CrossAttentionLayers, NeighbourConv, length_mask
+from sdst.model.shared import SharedLinear, SharedWeight
 
 
 class DeformableReader(nn.Module):
@@ -31,8 +32,8 @@ class DeformableReader(nn.Module):
         self.heads, self.points, self.reach = heads, points, config.reach
         self.offsets = nn.Linear(query_width, heads * points)
         self.scores = nn.Linear(query_width, heads * points)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.value = SharedLinear(width, width)
+        self.out = SharedLinear(width, width)
         self.reset_offsets()
 
     def reset_offsets(self) -> None:
@@ -69,7 +70,7 @@ class DeformableReader(nn.Module):
         return self.out(read.flatten(2))
 
 
-class RDSA(DeformableReader):
+class RDSA(SharedWeight, DeformableReader):
     """Reference-based deformable self-attention, the heart of the paper [P].
 
     Offsets and scores come from the video at the reference's left end, centre and right end, not
@@ -96,7 +97,7 @@ class RDSA(DeformableReader):
         real = length_mask(lengths, dense.shape[1])[..., None]
         source = self.conv(dense * real)
         ends = gather_ends(source, references, lengths)
-        offsets, scores = self._look(ends)
+        offsets, scores = self.multiply(ends).chunk(2, -1)
         offsets = within(offsets, self.reach)
         return self.read(offsets, scores, references, source, lengths), offsets
 
@@ -105,20 +106,10 @@ class RDSA(DeformableReader):
         yield from super().steering()
         yield from self.query.parameters()
 
-    def _look(self, ends: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets and scores of q = `ends` W_Q, [..., 3F] -> [..., heads * points] each.
-
-        Nothing else reads q. So for many rows the weights are multiplied first, which is fewer
-        operations than q itself.
-        """
+    def as_linear(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of offsets and scores on the ends: nothing else reads q."""
         weight = torch.cat((self.offsets.weight, self.scores.weight))
-        bias = torch.cat((self.offsets.bias, self.scores.bias))
-        if ends.shape[:-1].numel() > len(weight):
-            offsets_scores = functional.linear(ends, *self.through_query(weight, bias))
-        else:
-            offsets_scores = functional.linear(self.query(ends), weight, bias)
-        offsets, scores = offsets_scores.chunk(2, -1)
-        return offsets, scores
+        return self.through_query(weight, torch.cat((self.offsets.bias, self.scores.bias)))
 
     def through_query(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [N, 3F] and bias [N] on q, as those on the ends that q is made of."""

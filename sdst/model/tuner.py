@@ -29,6 +29,7 @@ from sdst.model.dense import DenseBlock, resample
 from sdst.model.fused import Blocks, can_serve, fuse
 from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
+from sdst.model.shared import shared_weights
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
 
@@ -197,25 +198,27 @@ class SDST(nn.Module):
         beta = self.fusion.sigmoid()
         steps, looks, peaks = [], [], []
         dense = inputs[0].source  # D^0 = V^1 [P]
-        for step, (source, time, lengths, stride) in enumerate(inputs):
-            if step > 0:
-                before = inputs[step - 1]
-                dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
-                dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
-            dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
-            seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
-            context = None if contexts is None else contexts[step]
-            hidden, offsets = blocks.sparse_block(
-                hidden, references, seen, lengths, sparse_text[step], text_lengths, context
-            )
-            spans = blocks.heads.refine(hidden, references)
-            if every_step or step == len(inputs) - 1:
-                full = resample(dense, lengths, stride, 1, video.clips)
-                steps.append((spans, hidden, full))
-            looks.append((references, offsets))
-            if not self.training:
-                peaks.append(saliency_peak(dense, sentence[:, step], lengths))
-            references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
+        shared = (self.dense_block, self.sparse_block, self.heads) if blocks is self else ()
+        with shared_weights(*shared):
+            for step, (source, time, lengths, stride) in enumerate(inputs):
+                if step > 0:
+                    before = inputs[step - 1]
+                    dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
+                    dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
+                dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
+                seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
+                context = None if contexts is None else contexts[step]
+                hidden, offsets = blocks.sparse_block(
+                    hidden, references, seen, lengths, sparse_text[step], text_lengths, context
+                )
+                spans = blocks.heads.refine(hidden, references)
+                if every_step or step == len(inputs) - 1:
+                    full = resample(dense, lengths, stride, 1, video.clips)
+                    steps.append((spans, hidden, full))
+                looks.append((references, offsets))
+                if not self.training:
+                    peaks.append(saliency_peak(dense, sentence[:, step], lengths))
+                references = spans.detach()  # between steps [D: DAB-/Deformable-DETR]
         spans, hidden, dense = (torch.stack(outputs) for outputs in zip(*steps, strict=True))
         ratings = blocks.heads.rate(hidden.flatten(0, 1))
         class_logits, actionness = (x.unflatten(0, hidden.shape[:2]) for x in ratings)

@@ -39,7 +39,9 @@ def test_offsets_and_scores_are_those_of_the_query(rows: int) -> None:
         nn.init.normal_(linear.weight)
     ends = torch.randn(rows, 48)
     query = reader.query(ends)
-    for found, linear in zip(reader._look(ends), (reader.offsets, reader.scores), strict=True):
+    for found, linear in zip(
+        reader.multiply(ends).chunk(2, -1), (reader.offsets, reader.scores), strict=True
+    ):
         torch.testing.assert_close(found, linear(query), rtol=1e-4, atol=1e-5)
 
 
