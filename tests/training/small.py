@@ -71,7 +71,8 @@ def make_trainer(
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    data = cast(Data, SimpleNamespace(dataset=dataset, config=config))
+    opened = SimpleNamespace(dataset=dataset, training=lambda: dataset("train"), config=config)
+    data = cast(Data, opened)
     accelerator = make_accelerator(config, folder)
     return Trainer(config, data, RunFolder(folder / "run"), accelerator)
 
