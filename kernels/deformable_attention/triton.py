@@ -34,7 +34,7 @@ WARPS = 4
 TILE = 512  # elements that a program of the sampling kernels holds: four a thread
 OWNED = 2048  # elements of the value's gradient that a program owns: sixteen a thread
 WIDEST = 128  # channels per program
-QUERIES = 16  # queries whose shares are summed at once, the least that a matrix product takes
+QUERIES = 16  # queries whose shares are summed at once, the least that a matrix multiply takes
 
 
 @triton.jit
