@@ -17,8 +17,9 @@ from benchmarks.measuring.interleave import interleave, ratio
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.sources.dataset import Data, open_data
+from sdst.training.loader import make_loader
 from sdst.training.run_folder import RunFolder
-from sdst.training.trainer import Trainer, make_accelerator, make_loader
+from sdst.training.trainer import Trainer, make_accelerator
 
 VIDEOS = {"train": 200, "val": 8}
 CLIPS, LAYERS, VIDEO_WIDTH, TEXT_WIDTH = 75, 5, 768, 1024

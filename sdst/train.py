@@ -56,10 +56,12 @@ def _train(config: Config, folder: RunFolder, resume: bool, model_class: type[SD
     from sdst.model import parameter_count
     from sdst.sources.dataset import open_data
     from sdst.sources.joined import with_others
+    from sdst.training.checks import check_run
     from sdst.training.distributed import main_process_first
     from sdst.training.provenance import provenance, published
+    from sdst.training.step import autocast_dtype
     from sdst.training.tracking import start_tensorboard, start_tracker
-    from sdst.training.trainer import Trainer, autocast_dtype, check_run, make_accelerator
+    from sdst.training.trainer import Trainer, make_accelerator
 
     began = time.monotonic()
     logger.debug("opening the data")

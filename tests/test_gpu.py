@@ -152,8 +152,8 @@ def trainer(tmp_path: Path) -> Trainer:
 
 def test_every_bucket_of_a_run_gets_a_graph_that_proves_itself(trainer: Trainer, capfd) -> None:
     losses = train(trainer, range(1, 5))
-    assert isinstance(trainer.step, StepGraphs)
-    assert len(trainer.step) == 1
+    assert isinstance(trainer.stepper.step, StepGraphs)
+    assert len(trainer.stepper.step) == 1
     assert "eagerly" not in capfd.readouterr().out
     assert losses[-1]["loss"] < losses[0]["loss"]
 

@@ -28,8 +28,9 @@ from sdst.model.health import HEALTH, SparseHealth
 from sdst.sources.dataset import open_data
 from sdst.train import main
 from sdst.training import trainer
+from sdst.training.loader import make_loader
 from sdst.training.run_folder import RunFolder
-from sdst.training.trainer import batch_loss, make_loader
+from sdst.training.step import batch_loss
 
 MODULE = [sys.executable, "-m", "sdst.train"]
 
@@ -155,7 +156,7 @@ def test_losses_are_of_every_step_though_a_graph_writes_them_to_the_same_memory(
             memory.setdefault(name, torch.empty(())).copy_(term.detach())
         return loss, dict(memory), health
 
-    monkeypatch.setattr("sdst.training.trainer.batch_loss", replay)
+    monkeypatch.setattr("sdst.training.step.batch_loss", replay)
     main(["--output", str(tmp_path), *tiny_options])
     found, expected = (
         (folder / "metrics.jsonl").read_text() for folder in (tmp_path, tiny_checkpoint)
@@ -363,7 +364,7 @@ def test_in_fp16_the_loss_is_scaled_and_the_scale_kept(
     tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU, which training refuses to do in fp16, being slow at it."""
-    monkeypatch.setattr(trainer, "autocast_dtype", lambda precision: torch.float16)
+    monkeypatch.setattr("sdst.training.step.autocast_dtype", lambda precision: torch.float16)
     options = ["--output", str(tmp_path / "run"), *tiny_options]
     assert main(options) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -377,9 +378,9 @@ def test_in_fp16_the_loss_is_scaled_and_the_scale_kept(
         RunFolder(tmp_path / "run"),
         trainer.make_accelerator(config, tmp_path / "run"),
     )
-    started_with = again.scaler.state_dict()
+    started_with = again.stepper.scaler.state_dict()
     again.resume()
-    assert again.scaler.state_dict() != started_with
+    assert again.stepper.scaler.state_dict() != started_with
 
 
 def test_an_earlier_run_is_kept_under_another_name(

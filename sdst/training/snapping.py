@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sdst.evaluation.report import figures_of
-from sdst.training.trainer import Trainer, selected_figure
+from sdst.training.selection import selected_figure
+from sdst.training.trainer import Trainer
 
 REACH = 0.15  # widths; see benchmarks/RESULTS.md
 

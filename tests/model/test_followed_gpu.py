@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from sdst.kernels import cuda_kernels, triton_support
 from sdst.model import SDST, LossConfig, ModelConfig, Outputs, Targets
-from sdst.training.trainer import batch_loss
+from sdst.training.step import batch_loss
 from tests.model.small import VARIANTS, make_model, random_inputs, random_targets
 
 

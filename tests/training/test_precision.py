@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdst.training.trainer import autocast_dtype
+from sdst.training.step import autocast_dtype
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sdst.data.batches import BUCKETS, TIGHT, Multiples, collate
 from sdst.model import SDST
 from sdst.sources.dataset import open_data
 from sdst.train import main
-from sdst.training.trainer import batch_loss, targets_of
+from sdst.training.step import batch_loss, targets_of
 
 
 def tiny_batch(options: list[str], multiple: int):

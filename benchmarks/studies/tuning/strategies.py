@@ -17,7 +17,7 @@ from sdst.data.batches import Batch
 from sdst.model import SDST, ModelConfig, Outputs, grounding_loss
 from sdst.model.layers import length_mask
 from sdst.training.optim import make_optimizer, make_scheduler
-from sdst.training.trainer import targets_of
+from sdst.training.step import targets_of
 
 LORA_RANK, LORA_ALPHA = 8, 16
 _LORA_TARGETS = r".*resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)"  # of both towers
