@@ -48,7 +48,7 @@ SHARED = {
     "training/initial": {"train"},
     "training/run_folder": {"train"},
     "training/state": {"train"},
-    "training/trainer": {"train"},
+    "training/step": {"train"},
 }
 ROOMS = {"importing": {"import"}, "serving": {"serve"}}  # whose messages one command prints
 OTHERS = {  # modules whose strings are no messages of the commands

@@ -76,16 +76,16 @@ def test_a_resumed_run_in_graphs_ends_as_an_undisturbed_eager_one(
     train(eager, (1, 2, 3, 4))
     first = in_graphs(folder, monkeypatch)
     train(first, (1, 2))
-    first._save_state(tmp_path)
+    first.stepper.save(tmp_path)
     second = in_graphs(folder, monkeypatch)
-    second._load_state(tmp_path)
+    second.stepper.load(tmp_path)
     train(second, (3, 4))
     assert graphs_of(second) == 1
     assert_same_weights(second, eager)
     # What a run in graphs leaves, an eager one takes up.
     monkeypatch.undo()
     third = make_trainer(folder)
-    third._load_state(tmp_path)
+    third.stepper.load(tmp_path)
     train(third, (3, 4))
     assert_same_weights(third, eager)
 
