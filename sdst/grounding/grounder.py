@@ -217,12 +217,17 @@ class Grounder:
         """
         if not 0 <= least <= 1:
             raise InputError(f"min_presence {least:g}: expected a probability, 0 to 1")
-        if least > 0 and self._calibration.presence is None:
+        if least > 0 and not self.knows_presence:
             raise InputError(
                 f"{self.checkpoint}: min_presence {least:g}: this model does not report whether a "
                 "video has what is asked for; resume its finished training, which adds that, or "
                 "leave min_presence out"
             )
+
+    @property
+    def knows_presence(self) -> bool:
+        """Whether the model tells if a video has what is asked for."""
+        return self._calibration.presence is not None
 
     @property
     def _calibration(self) -> Calibration:

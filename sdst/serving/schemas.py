@@ -13,6 +13,7 @@ Queries = Annotated[list[Query], Field(min_length=1, max_length=64)]
 VideoId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Format = Literal["csv", "json", "srt", "vtt", "edl", "otio", "fcpxml"]  # `export.FORMATS`
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Presence = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class _Strict(BaseModel):
@@ -35,6 +36,7 @@ class About(BaseModel):
     device: str
     demo: bool = Field(description="The model knows the demo's rendered shapes only.")
     clip_length: float = Field(description="Seconds per clip of the saliency curve.")
+    presence: bool = Field(description="The model tells whether a video has what is asked for.")
     formats: list[str] = Field(description="Formats of an export.")
     max_upload: int = Field(description="Bytes.")
 
@@ -61,6 +63,7 @@ class Question(_Strict):
 
     queries: Queries
     top: int = Field(5, ge=1, le=100, description="Most windows per sentence.")
+    min_presence: Presence = Field(0.0, description="No moments where the presence is less.")
 
 
 class SearchQuestion(_Strict):
@@ -68,6 +71,7 @@ class SearchQuestion(_Strict):
 
     queries: Queries
     top: int = Field(10, ge=1, le=100, description="Most moments per sentence.")
+    min_presence: Presence = Field(0.0, description="Leave out videos with less presence.")
 
 
 class Answer(BaseModel):

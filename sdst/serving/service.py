@@ -19,7 +19,7 @@ from sdst.serving.batching import Batcher
 from sdst.serving.jobs import Encodings
 from sdst.serving.library import Library, Video
 from sdst.serving.metrics import Metrics
-from sdst.serving.refusals import BUSY, CONFLICT, Refused
+from sdst.serving.refusals import BUSY, CONFLICT, UNPROCESSABLE, Refused
 
 QUERIES_AT_ONCE = 64  # of a batch
 QUERIES_WAITING = 1024
@@ -50,13 +50,13 @@ class Service:
         self.metrics = Metrics()
         self.encodings = Encodings(grounder.encoder.encode, VIDEOS_WAITING)
         self.metrics.watch(library, self.encodings)
-        self._questions: Batcher[tuple[str, int], str, Grounding] = Batcher(
+        self._questions: Batcher[tuple[str, int, float], str, Grounding] = Batcher(
             self._ground,
             QUERIES_AT_ONCE,
             QUERIES_WAITING,
             seen=self.metrics.batches.labels("ground").observe,
         )
-        self._searches: Batcher[int, str, SearchAnswer] = Batcher(
+        self._searches: Batcher[tuple[int, float], str, SearchAnswer] = Batcher(
             self._search,
             QUERIES_AT_ONCE,
             QUERIES_WAITING,
@@ -67,12 +67,16 @@ class Service:
         for video in library.videos():
             self.encodings.add(video)
 
-    def ground(self, vid: str, queries: Sequence[str], top: int) -> list[Future[Grounding]]:
+    def ground(
+        self, vid: str, queries: Sequence[str], top: int, min_presence: float = 0.0
+    ) -> list[Future[Grounding]]:
         """Ask about one video.
 
         Raises:
-            Refused: there is no such video, it is not encoded yet, or too many questions wait.
+            Refused: there is no such video, it is not encoded yet, too many questions wait, or a
+                presence is asked of a model that does not know it.
         """
+        self._check_presence(min_presence)
         video = self.library.find(vid)
         job = self.encodings.of(vid)
         if job.state == "failed":
@@ -82,17 +86,20 @@ class Service:
                 CONFLICT,
                 f"{video.name}: is being encoded ({job.progress:.0%}); ask again in a while",
             )
-        return self._submit_all(partial(self._questions.submit, (vid, top)), queries)
+        return self._submit_all(partial(self._questions.submit, (vid, top, min_presence)), queries)
 
-    def search(self, queries: Sequence[str], top: int) -> list[Future[SearchAnswer]]:
+    def search(
+        self, queries: Sequence[str], top: int, min_presence: float = 0.0
+    ) -> list[Future[SearchAnswer]]:
         """Ask about all videos that are encoded.
 
         Raises:
-            Refused: none is, or too many questions wait.
+            Refused: none is, too many questions wait, or as by `ground`.
         """
+        self._check_presence(min_presence)
         if not self._encoded():
             raise Refused(CONFLICT, "no video of the library is encoded yet; ask again in a while")
-        return self._submit_all(partial(self._searches.submit, top), queries)
+        return self._submit_all(partial(self._searches.submit, (top, min_presence)), queries)
 
     def about(self) -> dict[str, Any]:
         """The model and the limits, as `sdst.serving.schemas.About` has them."""
@@ -102,6 +109,7 @@ class Service:
             "device": str(self.grounder.backbone.device),
             "demo": config is not None and config.data.dataset == "demo",
             "clip_length": self.grounder.encoder.clip_length,
+            "presence": self._knows_presence,
             "formats": [ending.removeprefix(".") for ending in FORMATS],
             "max_upload": self.library.max_bytes,
         }
@@ -158,14 +166,32 @@ class Service:
         videos = self.library.videos()
         return {video.id: video for video in videos if self.encodings.of(video.id).state == "ready"}
 
-    def _ground(self, key: tuple[str, int], queries: list[str]) -> list[Grounding]:
-        vid, top = key
-        return self.grounder.ground(self.library.find(vid).path, queries, top)
+    @property
+    def _knows_presence(self) -> bool:
+        return isinstance(self.grounder, Grounder) and self.grounder.knows_presence
 
-    def _search(self, top: int, queries: list[str]) -> list[SearchAnswer]:
+    def _check_presence(self, least: float) -> None:
+        if least > 0 and not self._knows_presence:
+            raise Refused(
+                UNPROCESSABLE,
+                f"min_presence {least:g}: this model does not tell whether a video has what is "
+                "asked for; leave it out",
+            )
+
+    def _ground(self, key: tuple[str, int, float], queries: list[str]) -> list[Grounding]:
+        vid, top, least = key
+        return self.grounder.ground(self.library.find(vid).path, queries, top, **_if_any(least))
+
+    def _search(self, key: tuple[int, float], queries: list[str]) -> list[SearchAnswer]:
+        top, least = key
         videos = self._encoded()
         skipped: list[str] = []
         paths: dict[str, str | Path] = {vid: video.path for vid, video in videos.items()}
-        answers = self.grounder.search(paths, queries, top, skipped)
+        answers = self.grounder.search(paths, queries, top, skipped, **_if_any(least))
         searched = len(videos) - len(skipped)
         return [SearchAnswer(found, searched, skipped) for found in answers]
+
+
+def _if_any(least: float) -> dict[str, Any]:
+    """The least presence as an argument, which a backbone alone does not take."""
+    return {"min_presence": least} if least > 0 else {}

@@ -73,6 +73,28 @@ def test_search_finds_the_best_moments_of_all_videos(
     np.testing.assert_allclose(found, [(x.start, x.end) for x in expected], atol=1e-3)
 
 
+def test_a_least_presence_leaves_out_what_is_rather_absent(
+    own_cache: Path, film: Path, tmp_path: Path
+) -> None:
+    nonsense = {"queries": ["the invoice is due on monday"]}
+    with running(Grounder(device="cpu"), tmp_path / "library", {"film.mp4": film}) as server:
+        [video] = server.get("/api/videos").json
+        assert server.settled(video["id"])["state"] == "ready"
+        assert server.get("/api/about").json["presence"]
+        for path in (f"/api/videos/{video['id']}/ground", "/api/search"):
+            [found] = server.ask("POST", path, nonsense).json["answers"]
+            [left] = server.ask("POST", path, nonsense | {"min_presence": 0.99}).json["answers"]
+            assert found["moments"] and not left["moments"]
+
+
+def test_a_model_without_presence_refuses_one_to_ask_for(server: Running, vid: str) -> None:
+    assert not server.get("/api/about").json["presence"]
+    for path in (f"/api/videos/{vid}/ground", "/api/search"):
+        reply = server.ask("POST", path, {"queries": QUERIES, "min_presence": 0.5})
+        assert (reply.status, "leave it out" in reply.error) == (422, True)
+        assert server.ask("POST", path, {"queries": QUERIES, "min_presence": 1.5}).status == 422
+
+
 def test_a_file_is_sent_in_parts(server: Running, vid: str, film: Path) -> None:
     whole = server.get(f"/api/videos/{vid}/file")
     assert (whole.status, whole.headers["Content-Type"]) == (200, "video/mp4")

@@ -160,6 +160,26 @@ def test_search_leads_to_the_moment_of_its_video(
         assert current_time(page) >= start - 0.1
 
 
+def test_a_least_presence_is_chosen_and_shared(
+    page: Page, film: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    with running(Grounder(device="cpu"), tmp_path / "library", {"film.mp4": film}) as server:
+        [video] = server.get("/api/videos").json
+        server.settled(video["id"])
+        page.goto(f"{server.url}/#v={video['id']}&q=the+invoice+is+due&p=0.9")
+        expect(page.locator("#asked")).to_contain_text("No moment of this video fits.")
+        expect(page.locator("#least")).to_have_value("0.9")
+        page.locator("#least").select_option("0")
+        expect(page.locator("#ranked > li").first).to_be_visible()
+        assert "p=" not in page.url
+
+
+def test_a_model_without_presence_offers_none(page: Page, server: Running, vid: str) -> None:
+    page.goto(f"{server.url}/#v={vid}&q=the+red+square&p=0.9")
+    expect(page.locator("#ranked > li").first).to_be_visible()
+    expect(page.locator("#least")).to_be_hidden()
+
+
 def test_light_and_dark(page: Page, server: Running) -> None:
     def ground() -> str:
         return page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")

@@ -37,7 +37,7 @@ MEDIA_TYPES = {".csv": "text/csv", ".json": "application/json", ".vtt": "text/vt
 )
 async def ground(vid: Id, question: Question, service: Served) -> JSONResponse:
     """The moments of a video that each sentence describes. Questions that wait are batched."""
-    answers = await _all(service.ground(vid, question.queries, question.top))
+    answers = await _all(service.ground(vid, question.queries, question.top, question.min_presence))
     return JSONResponse({"answers": [_plain(answer) for answer in answers]})
 
 
@@ -48,7 +48,8 @@ async def ground(vid: Id, question: Question, service: Served) -> JSONResponse:
 )
 async def search(question: SearchQuestion, service: Served) -> JSONResponse:
     """The best moments across all videos for each sentence."""
-    answers = await _all(service.search(question.queries, question.top))
+    asked = service.search(question.queries, question.top, question.min_presence)
+    answers = await _all(asked)
     pairs = zip(question.queries, answers, strict=True)
     return JSONResponse({"answers": [_named(service, *pair) for pair in pairs]})
 

@@ -42,10 +42,10 @@ const json = async (path, options) => (await request(path, options)).json();
 export const about = () => json("api/about");
 export const videos = () => json("api/videos");
 export const remove = (id) => request(`api/videos/${id}`, { method: "DELETE" });
-export const ground = async (id, query, top) =>
-  (await json(`api/videos/${id}/ground`, asJson({ queries: [query], top }))).answers[0];
-export const search = async (query, top) =>
-  (await json("api/search", asJson({ queries: [query], top }))).answers[0];
+export const ground = async (id, query, top, min_presence) =>
+  (await json(`api/videos/${id}/ground`, asJson({ queries: [query], top, min_presence }))).answers[0];
+export const search = async (query, top, min_presence) =>
+  (await json("api/search", asJson({ queries: [query], top, min_presence }))).answers[0];
 
 export const fileOf = (id) => `api/videos/${id}/file`;
 export const thumbnail = (id, at) => `api/videos/${id}/thumbnail?at=${at.toFixed(1)}`;

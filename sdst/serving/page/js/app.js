@@ -1,4 +1,4 @@
-/** The page: what is open is in the address, `#v=<video>&q=<sentence>`, so that it can be shared. */
+/** The page: what is open is in the address, `#v=<video>&q=<sentence>&p=<presence>`, to be shared. */
 
 import * as api from "./api.js";
 import { attempt, toast } from "./dialogs.js";
@@ -16,7 +16,7 @@ const TOP_OF_ALL = 24;
 const WEAK = 0.05; // share of the best score below which a moment is shown on request
 
 let about = null;
-let place = { video: null, query: "", all: false }; // what the address says
+let place = { video: null, query: "", all: false, least: 0 }; // what the address says
 let answered = null; // the place and video state that the views show
 let moments = []; // ranked, of the open video
 let active = null; // index of the moment that was chosen
@@ -41,6 +41,7 @@ function go(change) {
   if (next.video) parts.set("v", next.video);
   if (next.query) parts.set("q", next.query);
   if (next.all && next.query) parts.set("all", "1");
+  if (next.least) parts.set("p", next.least);
   const hash = `#${parts}`;
   if (hash === location.hash || (hash === "#" && !location.hash)) read();
   else location.hash = hash;
@@ -54,10 +55,15 @@ function read() {
 
 function readAddress() {
   const parts = new URLSearchParams(location.hash.slice(1));
-  place = { video: parts.get("v"), query: parts.get("q") ?? "", all: parts.has("all") };
+  const least = about.presence ? leastOf(parts.get("p")) : 0;
+  place = { video: parts.get("v"), query: parts.get("q") ?? "", all: parts.has("all"), least };
+  $("#least").value = place.least;
   $("#query").value = place.query;
   if (place.query) setScope(place.all);
 }
+
+/** A presence that the page offers. */
+const leastOf = (text) => [...$("#least").options].find((option) => option.value === text) ? Number(text) : 0;
 
 /** Show what the address asks for, as far as the server has it by now. */
 function update() {
@@ -77,7 +83,7 @@ function update() {
 }
 
 function showVideo(video) {
-  const state = `${video.id} ${place.query} ${isSettled(video)}`;
+  const state = `${video.id} ${place.query} ${place.least} ${isSettled(video)}`;
   showJob(video);
   if (answered === state) return;
   const isOther = player.id !== video.id;
@@ -105,7 +111,7 @@ function showJob(video) {
 
 async function ask(video, state) {
   $("#ranked").classList.add("busy");
-  const answer = await attempt(() => api.ground(video.id, place.query, TOP));
+  const answer = await attempt(() => api.ground(video.id, place.query, TOP, place.least));
   $("#ranked").classList.remove("busy");
   if (answered !== state) return; // another question was asked meanwhile
   if (!answer) {
@@ -178,14 +184,14 @@ function mark() {
 
 async function showFound() {
   const ready = library.videos.filter((video) => video.state === "ready").length;
-  const state = `all ${place.query} ${ready}`;
+  const state = `all ${place.query} ${place.least} ${ready}`;
   if (answered === state) return;
   answered = state;
   player.open(null);
   document.title = `${place.query} · sdst`;
   $("#found-title").textContent = `“${place.query}”`;
   $("#grid").classList.add("busy");
-  const answer = await attempt(() => api.search(place.query, TOP_OF_ALL));
+  const answer = await attempt(() => api.search(place.query, TOP_OF_ALL, place.least));
   $("#grid").classList.remove("busy");
   if (answered !== state) return;
   if (!answer) {
@@ -197,7 +203,7 @@ async function showFound() {
   $("#found-facts").textContent =
     `${plural(answer.searched, "video")} searched` +
     (waiting > 0 ? `; ${waiting} not encoded yet` : "");
-  const strong = found.filter((moment) => moment.score >= WEAK * found[0].score);
+  const strong = found.filter((moment) => moment.score >= WEAK * found[0]?.score);
   $("#weaker").hidden = strong.length === found.length;
   $("#weaker").onclick = () => {
     $("#weaker").hidden = true;
@@ -208,7 +214,7 @@ async function showFound() {
 
 function showGrid(found) {
   const cards = found.map((moment) =>
-    momentCard(moment, found[0].score, { named: true, choose: () => openFound(moment) }));
+    momentCard(moment, found[0]?.score, { named: true, choose: () => openFound(moment) }));
   $("#grid").replaceChildren(...cards);
   exportMenu($("#export-all"), about.formats, found);
 }
@@ -253,6 +259,7 @@ function wire() {
   for (const radio of document.getElementsByName("scope")) {
     radio.addEventListener("change", () => place.query && go({ all: isAll() }));
   }
+  $("#least").addEventListener("change", () => go({ least: Number($("#least").value) }));
   $("#theme").addEventListener("click", toggleTheme);
   $("#keys").addEventListener("click", () => $("#shortcuts").showModal());
   document.addEventListener("click", (event) => {
@@ -310,6 +317,7 @@ async function start() {
   wire();
   about = await api.about();
   library.mostBytes = about.max_upload;
+  $("#least").hidden = !about.presence;
   $("#about").textContent = `${about.model} on ${about.device} · sdst ${about.version}`;
   readAddress();
   await library.refresh();
