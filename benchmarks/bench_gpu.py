@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from benchmarks import bench_deformable_attention as deformable
 from benchmarks import bench_mark_saliency as marking
+from benchmarks.bench_data import write_dataset
 from benchmarks.bench_dense_attention import CHANNELS, HEADS
 from benchmarks.bench_end_to_end import SCHEDULES, answers, patches, recipe
 from benchmarks.bench_gathered_attention import Problem, by_name
@@ -28,6 +30,7 @@ from benchmarks.measuring.tokens import LARGE, make_store, shape_of
 from benchmarks.step_time import RECIPE, VARIANTS
 from benchmarks.studies.every_token import EveryToken
 from sdst.config import load_config
+from sdst.convert import convert
 from sdst.kernels import (
     deformable_attention,
     dense_attention,
@@ -51,6 +54,9 @@ from sdst.kernels.select_tokens import flops as select_flops
 from sdst.kernels.select_tokens import traffic as select_traffic
 from sdst.kernels.temporal_nms import flops as nms_flops
 from sdst.kernels.temporal_nms import traffic as nms_traffic
+from sdst.sources.dataset import open_data
+from sdst.training.run_folder import RunFolder
+from sdst.training.trainer import Trainer, make_accelerator
 
 CALLS, ROUNDS = 20, 20
 BATCH, PATCHES, PATCH_BATCH = 128, 50, 32
@@ -321,8 +327,44 @@ def bench_training_step_on_gpu(benchmark, variant: str, how: str) -> None:
         "device": "cuda",
         "dtype": "bfloat16",
     }
-    call = finished(captured(step) if how == "CUDA graph" else step)
+    eager = finished(step)
+    call = finished(captured(step)) if how == "CUDA graph" else eager
+    if call is not eager:
+        seconds = interleave({"eager": eager, "sdst": call}, ROUNDS)
+        benchmark.extra_info["against eager"] = ratio(seconds["eager"], seconds["sdst"])
     benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=3)
+
+
+def epoch_of(root: Path, run: str, *options: str) -> Callable[[], None]:
+    """A call that trains on all batches of the dataset in `root`, once they are in memory."""
+    config = load_config(RECIPE, ["--data.root", str(root), *options])
+    data, folder = open_data(config, for_training=True), root / run
+    trainer = Trainer(config, data, RunFolder(folder), make_accelerator(config, folder))
+    batches = list(trainer.loader)
+
+    def epoch() -> None:
+        losses = [trainer.train_step(batch)["loss"] for batch in batches]
+        torch.stack(losses).cpu()
+
+    return epoch
+
+
+def bench_training_as_installed_on_gpu(benchmark, tmp_path: Path) -> None:
+    """A run's own steps with its defaults, `train.graphs: auto` among them, against eager ones."""
+    write_dataset(tmp_path)
+    convert(load_config(RECIPE, ["--data.root", str(tmp_path)]), progress=False)
+    calls = {
+        "sdst": epoch_of(tmp_path, "default"),
+        "eager": epoch_of(tmp_path, "eager", "--train.graphs", "no"),
+    }
+    seconds = interleave(calls, ROUNDS)
+    benchmark.group = "an epoch as installed on a GPU"
+    benchmark.extra_info |= {
+        "against eager": ratio(seconds["eager"], seconds["sdst"]),
+        "device": "cuda",
+        "dtype": "bfloat16",
+    }
+    benchmark.pedantic(calls["sdst"], rounds=ROUNDS, warmup_rounds=2)
 
 
 def bench_patch_training_step_on_gpu(benchmark) -> None:
@@ -359,7 +401,11 @@ def bench_query_on_gpu(benchmark, schedule: str, queries: int, how: str) -> None
     """Queries on one video that is encoded already."""
     config = recipe("--model.schedule", SCHEDULES[schedule])
     answer = answers(config, queries, device="cuda")
-    answer = finished(captured(answer) if how == "CUDA graph" else answer)
+    eager = finished(answer)
+    call = finished(captured(answer)) if how == "CUDA graph" else eager
     benchmark.group = f"{queries} queries on an encoded video on a GPU"
     benchmark.extra_info |= {"device": "cuda", "dtype": "float32"}
-    benchmark.pedantic(answer, rounds=ROUNDS, warmup_rounds=5)
+    if call is not eager:
+        seconds = interleave({"eager": eager, "sdst": call}, ROUNDS)
+        benchmark.extra_info["against eager"] = ratio(seconds["eager"], seconds["sdst"])
+    benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=5)
