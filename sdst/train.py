@@ -153,7 +153,7 @@ def finish(trainer: Trainer) -> dict:
 
 
 def evaluate_others(trainer: Trainer) -> dict[str, dict]:
-    """What `metrics.json` says of each dataset under `data.also`; nothing on helper processes."""
+    """Reports for `metrics.json` of each dataset under `data.also`; empty on helper processes."""
     from sdst.evaluation.protocols import PROTOCOLS
 
     others = trainer.data.others

@@ -1,4 +1,4 @@
-"""What no config may say: numbers outside their ranges, keys that do not go together."""
+"""Checks of a config: numbers within their ranges, keys that go together."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def shared_weights(*modules: nn.Module) -> Iterator[None]:
 
 
 def share(layers: Sequence[SharedWeight]) -> list[_Uses]:
-    """What applies each layer's weight, made in its own dtype and cast as autocast does now."""
+    """Applications of each layer's weight, made in its own dtype and cast as under autocast."""
     if not layers:
         return []
     device, dtype = next(layers[0].parameters()).device.type, None

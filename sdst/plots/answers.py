@@ -32,7 +32,7 @@ FOOT = 0.5
 
 
 class Answer(Protocol):
-    """What is drawn of a `sdst.grounding.answers.Grounding`."""
+    """The part of a `sdst.grounding.answers.Grounding` that is drawn."""
 
     @property
     def query(self) -> str: ...

@@ -82,7 +82,7 @@ def _misfit(data: Data, other: Data) -> str | None:
 
 
 def _maker(data: Data) -> str:
-    """What made the features, in words."""
+    """The maker of the features, in words."""
     if "fingerprint" in data.meta:
         return f"features of the backbone {data.config.data.backbone}"
     return f"files in the layout {data.config.data.features}"
@@ -97,7 +97,7 @@ def _number_type(data: Data) -> str:
 
 
 def _identities(others: dict[str, Data]) -> dict:
-    """What decides what is learned from them, for a run that is resumed."""
+    """The settings that decide what is learned from them, for a run that is resumed."""
     return {
         name: {**other.meta, "clip_length": other.config.data.clip_length}
         for name, other in others.items()

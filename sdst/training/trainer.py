@@ -243,7 +243,7 @@ class Trainer:
             )
 
     def score(self, figures: dict[str, float], of_others: dict[str, dict[str, float]]) -> float:
-        """What the best checkpoint is chosen by: `train.select_by`, averaged over the datasets."""
+        """The figure that ranks checkpoints: `train.select_by`, averaged over the datasets."""
         scores = [selected_figure(figures, self.config.train.select_by)]
         for name, found in of_others.items():
             scores.append(selected_figure(found, self.data.others[name].config.train.select_by))

@@ -100,7 +100,7 @@ def plain_pool(w: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def plain_text(w: dict[str, Tensor], ids: list[int]) -> list[Tensor]:
-    """What each layer of BERT says of a sentence, `[N, D]` each."""
+    """Outputs of each layer of BERT for a sentence, `[N, D]` each."""
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]

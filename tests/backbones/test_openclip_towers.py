@@ -97,7 +97,7 @@ def blocks_of(visual: nn.Module) -> Sequence[nn.Module]:
 
 
 def seen(backbone: Any, frames: np.ndarray, layers: int) -> tuple[Any, list[Tensor]]:
-    """What the backbone gives, and the outputs of the tower's last blocks or stages."""
+    """The backbone's features, and the outputs of the tower's last blocks or stages."""
     outputs: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda _, __, output: outputs.append(output))

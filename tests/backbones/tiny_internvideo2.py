@@ -34,7 +34,7 @@ TINY = Sizes(
 
 
 def random_weights(sizes: Sizes = TINY, seed: int = 0) -> dict[str, Tensor]:
-    """What both towers need; factors of norms and scales are about 1."""
+    """Weights of both towers; factors of norms and scales are about 1."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     with torch.device("meta"):
@@ -47,7 +47,7 @@ def random_weights(sizes: Sizes = TINY, seed: int = 0) -> dict[str, Tensor]:
 
 
 def extras(sizes: Sizes = TINY) -> dict[str, Tensor]:
-    """What the published file has besides, at the shapes of the published code."""
+    """Further weights of the published file, at the shapes of the published code."""
     width, text = sizes.width, sizes.text_width
     shapes = {
         "vision_encoder.clip_pos_embed": (1, 1 + sizes.frames * sizes.patches, width),

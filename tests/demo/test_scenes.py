@@ -1,4 +1,4 @@
-"""What happens in a demo scene."""
+"""Objects and actions of a demo scene."""
 
 from __future__ import annotations
 

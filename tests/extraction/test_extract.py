@@ -39,7 +39,7 @@ def videos(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list:
-    """What is encoded from here on: numbers of frames, and sentences."""
+    """Everything encoded from here on: numbers of frames, and sentences."""
     seen: list[int | str] = []
     frames_of, text_of = GreyBackbone.encode_frames, GreyBackbone.encode_text
 

@@ -112,7 +112,7 @@ IMPORTED = {
 
 @dataclass
 class Tally:
-    """What came of the inputs of a kind."""
+    """Results of the inputs of a kind."""
 
     codes: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -348,7 +348,7 @@ def _status(field: str) -> int:
 
 
 def fault(code: int | None, memory: int, printed: str) -> str | None:
-    """What is wrong with how a command ended."""
+    """A fault in how a command ended; None where there is none."""
     if code is None:
         return f"hung for {SECONDS} s"
     if code not in (0, 1, 2):

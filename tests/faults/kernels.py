@@ -121,7 +121,7 @@ def _spoilt(draw: random.Random, x: Tensor, kind: str) -> object:
 
 
 def outcome(op: Op, call: Arguments, implementation: str) -> object:
-    """What the call gives, with the gradients where it has some, or the refusal."""
+    """The result of the call, with the gradients where it has some, or the refusal."""
     try:
         return results(op, call, implementation)
     except REFUSALS as error:

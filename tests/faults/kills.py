@@ -35,7 +35,7 @@ VARYING = {  # hold times; the library's version
 
 
 class Campaign:
-    """What is killed, and what an undisturbed run of it leaves.
+    """A command to kill, and the files of an undisturbed run of it.
 
     Args:
         run: one sitting, which resumes where the last one was stopped.

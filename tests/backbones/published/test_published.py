@@ -51,7 +51,7 @@ def frames() -> np.ndarray:
 
 
 def last_blocks(x: Tensor, tower: nn.Module, count: int, **options: Tensor) -> Tensor:
-    """What the last blocks of a transformer leave, as R2-Tuning collects them."""
+    """Outputs of the last blocks of a transformer, as R2-Tuning collects them."""
     states = []
     for block in tower.resblocks:
         x = block(x, **options)

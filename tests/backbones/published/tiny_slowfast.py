@@ -35,7 +35,7 @@ def random_weights(sizes: Sizes = TINY) -> dict[str, Tensor]:
 
 
 def caffe2_name(name: str, sizes: Sizes) -> str:
-    """What Caffe2 calls a weight."""
+    """Caffe2's name of a weight."""
     module, part = name.rsplit(".", 1)
     norm = module.endswith("bn")
     part = _PARTS.get(part, "s" if norm else "w")

@@ -1,4 +1,4 @@
-"""What the patches of a still are taught to say, and which patches a phrase means."""
+"""Labels of a still's patches, and the patches that a phrase means."""
 
 from __future__ import annotations
 
