@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sdst.backbones import DEMO_BACKBONE, load_backbone
-from sdst.backbones.openclip import FRAMES_AT_ONCE, Preprocess, normalized
+from sdst.backbones.openclip import FRAMES_AT_ONCE
 from sdst.backbones.openclip.files import locate
+from sdst.backbones.openclip.preprocessing import Preprocess
+from sdst.backbones.openclip.states import normalized
 from sdst.errors import InputError
 from sdst.memory import own_memory
 

@@ -21,7 +21,8 @@ from transformers import BertTokenizer
 from sdst.backbones import FrameFeatures, TextFeatures
 from sdst.backbones.internvideo2.towers import InternVideo2, Sizes
 from sdst.backbones.internvideo2.weights import Weights
-from sdst.backbones.openclip import Preprocess, normalized
+from sdst.backbones.openclip.preprocessing import Preprocess
+from sdst.backbones.openclip.states import normalized
 from sdst.backbones.options import parse_options
 from sdst.backbones.text_length import unread
 from sdst.errors import InputError

@@ -20,7 +20,7 @@ import torch
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from sdst.backbones.openclip import Preprocess
+from sdst.backbones.openclip.preprocessing import Preprocess
 from sdst.errors import InputError, reading
 
 PICTURES = 32  # of the fast network
