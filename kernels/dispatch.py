@@ -12,7 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 from sdst.kernels.registry import OPS
+
+ON_GPU = ("triton", "cuda")  # implementations that serve no tensor on a CPU
 
 _requested = os.environ.get("SDST_IMPLEMENTATION") or "auto"
 
@@ -77,6 +81,8 @@ def choose(op: str, implementation: str, *args: object) -> str:
     if chosen == "auto":
         entry = OPS[op]
         for name in entry.order(*args) if entry.order else entry.implementations:
+            if name in ON_GPU and isinstance(args[0], Tensor) and args[0].is_cpu:
+                continue  # without its reasons, which take longer to list than some calls
             if not entry.implementations[name](*args):
                 return name
     reasons = unsupported_reasons(op, chosen, *args)

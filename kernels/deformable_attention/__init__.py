@@ -54,7 +54,9 @@ def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    value, by_head, *others = torch.ops.sdst.deformable_attention_backward(grad, *ctx.saved_tensors)
+    value, by_head, *others = torch.ops.sdst.deformable_attention_backward.default(
+        grad, *ctx.saved_tensors
+    )
     references = ctx.saved_tensors[1]
     summed = by_head.sum(2).to(references.dtype) if ctx.needs_input_grad[1] else None
     return value, summed, *others, None
@@ -126,7 +128,7 @@ def deformable_attention(
     chosen = dispatch.choose("deformable_attention", implementation, *inputs)
     if chosen == "reference":
         return reference.deformable_attention(*inputs)
-    return torch.ops.sdst.deformable_attention_forward(*inputs)
+    return torch.ops.sdst.deformable_attention_forward.default(*inputs)
 
 
 def flops(batch: int, queries: int, heads: int, channels: int, samples: int) -> int:

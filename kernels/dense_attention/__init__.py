@@ -52,7 +52,7 @@ def _save(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.sdst.dense_attention_backward(grad, *ctx.saved_tensors)
+    gradients = torch.ops.sdst.dense_attention_backward.default(grad, *ctx.saved_tensors)
     return *gradients, None, None
 
 
@@ -69,7 +69,7 @@ def _by_native(
     query_lengths: Tensor | None,
     *_: object,
 ) -> Tensor:
-    return torch.ops.sdst.dense_attention_forward(q, k, v, lengths, query_lengths)
+    return torch.ops.sdst.dense_attention_forward.default(q, k, v, lengths, query_lengths)
 
 
 _SERVE = {

@@ -29,7 +29,7 @@ def _save(ctx, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
     (seed,) = ctx.saved_tensors
-    return torch.ops.sdst.dropout(grad, seed, ctx.rate), None, None
+    return torch.ops.sdst.dropout.default(grad, seed, ctx.rate), None, None
 
 
 torch.library.register_autograd("sdst::dropout", _differentiate, setup_context=_save)
@@ -65,7 +65,7 @@ def dropout(x: Tensor, rate: float, *, implementation: str = "auto") -> Tensor:
     seed = torch.randint(2**62, (), device=x.device)
     if chosen == "reference":
         return reference.dropout(x, seed, rate)
-    return torch.ops.sdst.dropout(x, seed, rate)
+    return torch.ops.sdst.dropout.default(x, seed, rate)
 
 
 def flops(elements: int) -> int:

@@ -58,7 +58,7 @@ def _save(ctx, inputs: tuple, output: Tensor) -> None:
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     scales, *tensors = ctx.saved_tensors
-    query, bias = torch.ops.sdst.gathered_attention_backward(
+    query, bias = torch.ops.sdst.gathered_attention_backward.default(
         grad, *tensors, ctx.strides, ctx.scale, scales
     )
     return query, None, None, bias, None, None, None, None, None
@@ -137,7 +137,7 @@ def gathered_attention(
         return reference.gathered_attention(
             query, tokens, indices, bias, valid, lengths, strides, scale, scales
         )
-    return torch.ops.sdst.gathered_attention_forward(
+    return torch.ops.sdst.gathered_attention_forward.default(
         query, tokens, indices, bias, valid, lengths, strides, scale, scales
     )
 

@@ -57,7 +57,7 @@ def linear_assignment(cost: Tensor, sizes: Tensor, *, implementation: str = "aut
             f"found {cost.shape[1]}"
         )
     chosen = dispatch.choose("linear_assignment", implementation, cost, sizes)
-    op = getattr(torch.ops.sdst, f"linear_assignment_{chosen}")
+    op = getattr(torch.ops.sdst, f"linear_assignment_{chosen}").default
     return op(cost.detach(), sizes)
 
 

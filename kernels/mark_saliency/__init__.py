@@ -52,7 +52,7 @@ def _differentiate(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ..
     direction = None
     if grad is not None and ctx.needs_input_grad[2]:
         (z,) = ctx.saved_tensors
-        direction = torch.ops.sdst.mark_saliency_backward(grad, z).to(ctx.dtype)
+        direction = torch.ops.sdst.mark_saliency_backward.default(grad, z).to(ctx.dtype)
     return grad, None, direction, None
 
 
@@ -111,7 +111,7 @@ def mark_saliency(
     inputs = (dense, sentence, direction, lengths)
     if dispatch.choose("mark_saliency", implementation, *inputs) == "reference":
         return reference.mark_saliency(*inputs)
-    out, _ = torch.ops.sdst.mark_saliency_forward(*inputs)
+    out, _ = torch.ops.sdst.mark_saliency_forward.default(*inputs)
     return out
 
 

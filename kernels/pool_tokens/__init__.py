@@ -46,7 +46,7 @@ def _save(ctx, inputs: tuple, output: Tensor) -> None:
 
 def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     tokens, u, lengths, scales = ctx.saved_tensors
-    grad_u = torch.ops.sdst.pool_tokens_backward(grad, tokens, u, ctx.kept, lengths, scales)
+    grad_u = torch.ops.sdst.pool_tokens_backward.default(grad, tokens, u, ctx.kept, lengths, scales)
     return None, grad_u, None, None, None
 
 
@@ -103,7 +103,7 @@ def pool_tokens(
     chosen = dispatch.choose("pool_tokens", implementation, tokens, u)
     if chosen == "reference":
         return reference.pool_tokens(tokens, u, kept, lengths, scales)
-    return torch.ops.sdst.pool_tokens_forward(tokens, u, kept, lengths, scales)
+    return torch.ops.sdst.pool_tokens_forward.default(tokens, u, kept, lengths, scales)
 
 
 def flops(batch: int, length: int, per_clip: int, width: int) -> int:

@@ -61,7 +61,9 @@ def _differentiate(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     if grad is None:
         return (None,) * 7
     rates = ctx.dropout, ctx.drop_path
-    x, branch, affine = torch.ops.sdst.residual_norm_backward(grad, *ctx.saved_tensors, *rates)
+    x, branch, affine = torch.ops.sdst.residual_norm_backward.default(
+        grad, *ctx.saved_tensors, *rates
+    )
     return x, branch, *affine.unbind(), None, None, None
 
 
@@ -125,7 +127,7 @@ def residual_norm(
     seed = torch.randint(2**62, (), device=x.device) if any(rates) else None
     if chosen == "reference":
         return reference.residual_norm(*inputs, seed, *rates)
-    out, _, _ = torch.ops.sdst.residual_norm_forward(*inputs, seed, *rates)
+    out, _, _ = torch.ops.sdst.residual_norm_forward.default(*inputs, seed, *rates)
     return out
 
 

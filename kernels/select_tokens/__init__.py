@@ -57,7 +57,7 @@ def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
 
 def _differentiate(ctx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     *tensors, scales = ctx.saved_tensors
-    u = torch.ops.sdst.select_tokens_backward(grad, *tensors, ctx.strides, scales)
+    u = torch.ops.sdst.select_tokens_backward.default(grad, *tensors, ctx.strides, scales)
     return None, u.to(ctx.dtype), None, None, None, None, None
 
 
@@ -118,7 +118,7 @@ def select_tokens(
     check_scales("select_tokens", tokens, scales)
     if dispatch.choose("select_tokens", implementation, tokens, u, k, lengths) == "reference":
         return reference.select_tokens(tokens, u, k, lengths, strides, segments, scales)
-    scores, indices, valid = torch.ops.sdst.select_tokens_forward(
+    scores, indices, valid = torch.ops.sdst.select_tokens_forward.default(
         tokens, u, k, lengths, strides, segments, scales
     )
     return indices, scores, valid

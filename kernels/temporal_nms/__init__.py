@@ -78,7 +78,7 @@ def temporal_nms(
     """
     _check(spans, scores, counts, method, threshold, sigma)
     chosen = dispatch.choose("temporal_nms", implementation, spans, scores, counts)
-    op = getattr(torch.ops.sdst, f"temporal_nms_{chosen}")
+    op = getattr(torch.ops.sdst, f"temporal_nms_{chosen}").default
     return op(spans.detach(), scores.detach(), counts, method, threshold, sigma, min_score)
 
 
