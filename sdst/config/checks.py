@@ -41,7 +41,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "more than 0",
         lambda x: 0 < x < math.inf,
-        "data.clip_length data.frames_per_clip data.limit data.pad_to train.epochs "
+        "data.clip_length data.frames_per_clip data.every data.limit data.pad_to train.epochs "
         "train.batch_size train.accumulation train.validate_every train.lr train.clip_norm "
         "predict.round_to predict.snap predict.nms_sigma predict.stretch",
     ),

@@ -43,11 +43,13 @@ class DataConfig:
         dataset: `demo` renders itself; `custom` reads `root`.
         root: the dataset's folder; the demo's default is `cache_dir() / "demo"`.
         annotations: file of every split in `root`; `train` and `val` must be there, `test` may.
+            FILE#SPLIT names one of a file that has several.
         features: `encode` runs `backbone` over `root`/videos once; otherwise the layout of feature
             existing feature files, a name in `sdst.data.feature_files.LAYOUTS`.
         video_features: folders of such files in `root`, joined in this order.
         text_features: folder of such files of the queries.
         endpoints: append every clip's relative start and end to such features.
+        every: read one of so many clips of such files; `clip_length` is between those read.
         last_layer: read the last layer of such features alone, at every step. Of features with more
             layers than `model.layers`, the last ones are read.
         planted: make such features up from the annotations, as `planted` says, instead of reading
@@ -81,10 +83,13 @@ class DataConfig:
     annotations: dict[str, str] = field(
         default_factory=lambda: {split: f"{split}.jsonl" for split in ("train", "val", "test")}
     )
-    features: Literal["encode", "sdst", "moment_detr", "univtg", "r2_tuning"] = "encode"
+    features: Literal[
+        "encode", "sdst", "moment_detr", "univtg", "r2_tuning", "snag", "universalvtg"
+    ] = "encode"
     video_features: list[str] = field(default_factory=list)
     text_features: str = ""
     endpoints: bool = False
+    every: int = 1
     last_layer: bool = False
     planted: bool = False
     backbone: str = "demo"

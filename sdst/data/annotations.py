@@ -104,6 +104,7 @@ def read_annotations(
     repairs: Counter[str] | None = None,
     clip_length: float | None = None,
     sentences: bool = True,
+    split: str | None = None,
 ) -> list[Annotation]:
     """Read and check an annotation file.
 
@@ -116,12 +117,13 @@ def read_annotations(
         clip_length: seconds per clip, where known: relevant clips must then be in the video, and
             moments shorter than a clip are counted with the repairs (`sdst.data.batches` trains
             on them as one clip; the annotation keeps them as they are).
+        split: of a file that has several.
         sentences: without, a record may have no `query`; it is `NO_SENTENCE` then.
     """
     found: Counter[str] = Counter()
     annotations = []
     first_use: dict[int | str, str] = {}
-    records = read_document(path, found) if is_document(path) else read_lines(path, found)
+    records = read_document(path, found, split) if is_document(path) else read_lines(path, found)
     for where, record in records:
         if not sentences:
             record = {"query": NO_SENTENCE, **record}

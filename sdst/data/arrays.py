@@ -1,4 +1,4 @@
-"""Arrays in `.npy` and `.npz` files, whose headers are checked before memory is taken for them."""
+"""Arrays in `.npy`, `.npz` and `.pt` files, whose headers are checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from sdst.errors import InputError, disguise, reading
+from sdst.errors import InputError, disguise, one_line, reading
 from sdst.files.text import open_file
 from sdst.memory import available_memory, format_bytes
 
@@ -24,7 +24,8 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_array(path: Path, keys: Sequence[str]) -> np.ndarray:
-    """The array of an `.npy` file, or the first of `keys` that an `.npz` file has.
+    """The array of an `.npy` file, the first of `keys` that an `.npz` file has, or the tensor of a
+    `.pt` file.
 
     Raises:
         InputError: it cannot be read, is damaged, has none of `keys`, or holds what does not fit
@@ -33,10 +34,27 @@ def read_array(path: Path, keys: Sequence[str]) -> np.ndarray:
     with open_file(path) as file, reading(path, ADVICE):
         if file.read(len(ZIP)) != ZIP:
             return _read_npy(file, os.fstat(file.fileno()).st_size, path)
+        if path.suffix == ".pt":
+            return _read_tensor(path)
         with zipfile.ZipFile(file) as archive:
             member = _member(archive, path, keys)
             with archive.open(member) as array:
                 return _read_npy(array, member.file_size, path)
+
+
+def _read_tensor(path: Path) -> np.ndarray:
+    """The only tensor of a file of `torch.save`; no code in it is run."""
+    import torch  # few layouts need it
+
+    try:
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # of its archive, or of what is not unpickled
+        raise InputError(f"{path}: no tensor can be read ({one_line(error)}); {ADVICE}") from None
+    if not isinstance(found, torch.Tensor):
+        raise InputError(f"{path}: holds {type(found).__name__}, expected one tensor; {ADVICE}")
+    if found.dtype == torch.bfloat16:  # which NumPy does not know
+        found = found.float()
+    return found.detach().numpy()
 
 
 def fault_of(path: Path) -> str | None:

@@ -98,6 +98,21 @@ LAYOUTS = {
         normalize=True,
         **_MOMENT_DETR_TEXT,
     ),
+    # SnAG (libs/data/dataset.py:152-187, 241-257) and HieraMamba, which reads SnAG's files.
+    "snag": Layout(
+        video_files=(("{}.npy",),),
+        video_axes="l d -> 1 l 1 d",
+        text_files=("{}.npy",),
+        text_axes="n d -> 1 n d",
+    ),
+    # UniversalVTG's loader takes either file of a video (libs/data/dataset.py), its extraction
+    # writes .pt; the first vector of a text is the pooled one.
+    "universalvtg": Layout(
+        video_files=(("{}.npy",), ("{}.pt",)),
+        video_axes="l d -> 1 l 1 d",
+        text_files=("{}.npy",),
+        text_axes="n d -> 1 n d",
+    ),
     # R2-Tuning: CLIP ViT-B/32, CLS and 49 patches; its TACoS videos are named after their camera.
     "r2_tuning": Layout(
         video_files=(("{}.npy",), ("{}-cam-002.npy",)),
@@ -125,6 +140,7 @@ class FeatureFiles:
         clip_length: seconds per clip.
         endpoints: append every clip's start / L and end / L to its tokens, as Moment-DETR does
             ("temporal endpoint features").
+        every: read the first of so many clips of a file, `clip_length` apart, alone.
 
     Raises:
         InputError: a folder is missing or holds none of the videos or queries. Accesses raise it
@@ -142,10 +158,12 @@ class FeatureFiles:
         qids: Iterable[int | str],
         clip_length: float,
         endpoints: bool = False,
+        every: int = 1,
     ) -> None:
         self.path = root
         self._layout = LAYOUTS[layout]
         self._durations, self._clip_length, self._endpoints = durations, clip_length, endpoints
+        self._every = every
         folders = [root / folder for folder in video_folders]
         self._videos = _find(folders, self._layout.video_files, durations)
         self._queries: dict[int | str, Path] = {}
@@ -206,7 +224,8 @@ class FeatureFiles:
         """A video's features, fp16 or fp32 as in the files."""
         layout = self._layout
         parts = [
-            _read(file, layout.video_keys, layout.video_axes, layout) for file in self._videos[vid]
+            _read(file, layout.video_keys, layout.video_axes, layout)[:, :: self._every]
+            for file in self._videos[vid]
         ]
         named = ", ".join(map(str, self._videos[vid]))
         lengths = [part.shape[1] for part in parts]

@@ -9,6 +9,8 @@
     NExT-GQA                gsub_val.json {vid: {"duration", "location": {number: [[s, e], ...]}}},
                             beside val.csv, the questions
     TimeLens-Bench          {vid: {"duration", "spans": [[s, e], ...], "queries": [...]}}
+    SnAG, HieraMamba and    {split: {vid: {"fps", "num_frames" or "duration", "annotations":
+    UniversalVTG            [{"segment", "sentence", "sentence_id"}, ...]}}}, named FILE#SPLIT
     DiDeMo                  [{"annotation_id", "video", "description", "times": [[first, last]]}]
     TVR                     JSON lines {"desc_id", "desc", "vid_name", "duration", "ts": [s, e]}
 
@@ -55,23 +57,33 @@ def is_document(path: str | Path) -> bool:
     return key.strip() in _OF_DOCUMENTS or value.lstrip().startswith(b"{")
 
 
-def read_document(path: str | Path, repairs: Counter[str]) -> Iterator[Record]:
+def read_document(
+    path: str | Path, repairs: Counter[str], split: str | None = None
+) -> Iterator[Record]:
     """Yield (where in the document, record) for every query of an official file.
 
     Args:
         repairs: receives how much was cut or left out, by kind.
+        split: of a file that has several.
 
     Raises:
         InputError: it is of no known dataset, or lacks something; it names the place.
     """
     path = Path(path)
     document = read_json(path)
+    if isinstance(document, dict) and _has_splits(document):
+        if split not in document:
+            raise InputError(
+                f"{path}: no split {split!r} in it; name one of {', '.join(document)} as "
+                f"{path.name}#SPLIT"
+            )
+        document = document[split]
     reader = next((read for is_it, read in FORMATS if is_it(document)), None)
     if reader is None:
         raise InputError(
             f"{path}: one JSON value of no known dataset; expected one JSON object a line, or a "
-            "file as Ego4D, ActivityNet Captions, YouCook2, MAD, HiREST, NExT-GQA, TimeLens-Bench "
-            "or DiDeMo publish it"
+            "file as Ego4D, ActivityNet Captions, YouCook2, MAD, HiREST, NExT-GQA, TimeLens-Bench, "
+            "SnAG or DiDeMo publish it"
         )
     try:
         yield from reader(document, path, repairs)
@@ -192,6 +204,24 @@ def _didemo(document: list, path: Path, repairs: Counter[str]) -> Iterator[Recor
         yield from _query(where, qid, sentence, vid, duration, spans, repairs)
 
 
+def _has_splits(document: dict) -> bool:
+    """Whether it is a file of SnAG's kind: videos with their annotations, by split."""
+    found = _first(_first(document)).get("annotations")
+    return isinstance(found, list) and "database" not in document  # which YouCook2's is
+
+
+def _snag(document: dict, path: Path, repairs: Counter[str]) -> Iterator[Record]:
+    """A video's queries; one without an id is called after its place (libs/data/dataset.py:129)."""
+    for vid, video in document.items():
+        frames = video.get("num_frames")
+        duration = video["duration"] if "duration" in video else frames / video["fps"]
+        for number, query in enumerate(video.get("annotations", ())):
+            qid = query.get("sentence_id", f"{vid}_{number:04d}")
+            where = f"{path}: {vid}, query {number + 1}"
+            spans = [query["segment"]]
+            yield from _query(where, qid, query["sentence"], vid, duration, spans, repairs)
+
+
 def _query(
     where: str,
     qid: object,
@@ -258,6 +288,7 @@ FORMATS: tuple[tuple[Callable[[object], bool], Read], ...] = (
     (lambda x: isinstance(x, dict) and isinstance(x.get("database"), dict), _youcook2),
     (_has("timestamps", "sentences"), _captions),
     (_has("timestamps", "sentence", "movie"), _mad),
+    (lambda x: isinstance(_first(x).get("annotations"), list), _snag),
     (_has("location", "duration"), _nextgqa),
     (_has("spans", "queries"), _timelens),
     (lambda x: "clip" in _first(_first(x)), _hirest),

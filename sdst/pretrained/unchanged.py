@@ -21,6 +21,7 @@ _OF_FEATURES = (
     "video_features",
     "text_features",
     "endpoints",
+    "every",
 )
 # What features from anywhere must share with those of the training.
 _OF_ALL_FEATURES = ("fingerprint", *_OF_FEATURES, "planted", "shape")

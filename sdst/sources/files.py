@@ -55,6 +55,7 @@ def open_files(config: Config, root: Path, splits: Splits) -> tuple[Splits, Feat
         () if wordless else sentences(splits),
         data.clip_length,
         data.endpoints,
+        data.every,
     )
     available = files.video_ids, None if wordless else files.query_ids
     return keep_available(splits, root, *available, data.allow_missing), files
@@ -65,6 +66,8 @@ def files_identity(config: Config) -> dict:
     data = config.data
     names = ("features", "video_features", "text_features", "endpoints", "clip_length")
     identity = {name: getattr(data, name) for name in names}
+    if data.every > 1:
+        identity["every"] = data.every
     if data.planted:
         model = config.model
         identity |= {

@@ -27,13 +27,14 @@ def read_splits(config: Config, root: Path) -> Splits:
         InputError: the file of `train` or `val` is missing, or one of its queries is unlabelled.
     """
     data = config.data
-    files = {split: root / name for split, name in data.annotations.items()}
+    places = {split: located(root, name) for split, name in data.annotations.items()}
+    files = {split: file for split, (file, _) in places.items()}
     splits, faults = {}, []
-    for split, file in files.items():
+    for split, (file, part) in places.items():
         if lexists(file):
             with collected(faults):
                 sentences = data.sentences == "own"
-                found = read_annotations(file, None, data.clip_length, sentences)
+                found = read_annotations(file, None, data.clip_length, sentences, part or split)
                 splits[split] = _of_domain(found, data.domain, file)
     refuse_all(faults, "annotation files cannot be used")
     splits = {split: annotations[: data.limit] for split, annotations in splits.items()}
@@ -53,11 +54,20 @@ def read_splits(config: Config, root: Path) -> Splits:
     return splits
 
 
+def located(root: Path, name: str) -> tuple[Path, str]:
+    """The file that a value of `data.annotations` names, and the split in it, FILE#SPLIT."""
+    if "#" not in name or lexists(root / name):
+        return root / name, ""
+    file, _, split = name.rpartition("#")
+    return root / file, split
+
+
 def annotations_digest(config: Config, root: Path) -> str:
     """Differs where the annotations that are learned from and validated on do."""
     digest = hashlib.sha256()
     for split in ("train", "val"):
-        digest.update(read_bytes(root / config.data.annotations[split]))
+        file, _ = located(root, config.data.annotations[split])
+        digest.update(read_bytes(file))
     return digest.hexdigest()[:16]
 
 

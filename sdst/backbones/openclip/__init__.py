@@ -190,7 +190,8 @@ class OpenClipBackbone:
         tower = self.model.visual
         if not isinstance(tower, TimmModel):
             return isinstance(tower, ModifiedResNet)
-        takes = inspect.signature(tower.trunk.forward_intermediates).parameters
+        trunk: Any = tower.trunk
+        takes = inspect.signature(trunk.forward_intermediates).parameters
         return "return_prefix_tokens" not in takes  # as those of transformers do
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
