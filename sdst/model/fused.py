@@ -309,6 +309,7 @@ def _rows(x: Tensor) -> tuple[int, int]:
 def _weights_of(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer that computes nothing else with them."""
     if type(module) in (nn.Linear, SharedLinear, nn.LayerNorm):
+        assert isinstance(module, nn.Linear | SharedLinear | nn.LayerNorm)  # for type checkers
         return module.weight, module.bias
     raise OtherLayerError
 
