@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 __all__ = ["SDST", "Grounder", "ModelConfig", "ZeroShotGrounder"]
 
 if TYPE_CHECKING:
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder
+    from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
     from sdst.model import SDST, ModelConfig
 else:
     from sdst.lazy import names_of
@@ -20,6 +21,6 @@ else:
             "SDST": "model",
             "Grounder": "grounding.grounder",
             "ModelConfig": "model",
-            "ZeroShotGrounder": "grounding.grounder",
+            "ZeroShotGrounder": "grounding.zero_shot_grounder",
         },
     )

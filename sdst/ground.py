@@ -42,7 +42,8 @@ from sdst.terminal.verbosity import add_verbosity
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder
+    from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
 
 PIPE = Path("-")
 NO_QUERY = "no query given; give --query TEXT or --queries FILE"

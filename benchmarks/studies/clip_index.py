@@ -33,9 +33,9 @@ from sdst.errors import run
 from sdst.grounding.cache import folder_size
 from sdst.grounding.corpus import PartOfStore
 from sdst.grounding.decode import Prediction
-from sdst.grounding.grounder import CLIP_SCALE, ZERO_SHOT_STRETCH
 from sdst.grounding.search import Found, Ranking
 from sdst.grounding.zero_shot import zero_shot_moments
+from sdst.grounding.zero_shot_grounder import CLIP_SCALE, ZERO_SHOT_STRETCH
 from sdst.indexing.build import update_index
 from sdst.indexing.clip_index import ClipIndex
 

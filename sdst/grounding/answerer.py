@@ -12,7 +12,8 @@ from sdst.errors import InputError
 from sdst.hub.models import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder
+    from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,8 @@ def open_answerer(options: Namespace, lazy: bool = False) -> Grounder | ZeroShot
         InputError: it cannot be loaded.
     """
     logger.info("loading %s", name_of(options))
-    from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+    from sdst.grounding.grounder import Grounder
+    from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
 
     if options.zero_shot:
         return ZeroShotGrounder(options.backbone, options.clip_length or CLIP_LENGTH)

@@ -1,4 +1,4 @@
-"""Answers sentences about videos: `Grounder` with a trained side-tuner, `ZeroShotGrounder` without.
+"""Answers sentences about videos with a trained side-tuner.
 
 `python -m sdst.ground` is their command.
 """
@@ -6,33 +6,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sdst.backbones import TextFeatures, load_backbone
+from sdst.backbones import TextFeatures
 from sdst.data.annotations import NO_SENTENCE
 from sdst.data.store.reader import VideoFeatures
 from sdst.errors import InputError
-from sdst.grounding.answers import UNLIKELY, Grounding, moments_to_show
-from sdst.grounding.corpus import Corpus, PartOfStore, open_corpus
+from sdst.grounding.answers import UNLIKELY, Grounding
+from sdst.grounding.asking import ask, check_top, parts_to_search
+from sdst.grounding.corpus import Corpus, open_corpus
 from sdst.grounding.decode import Prediction, check_precision, decode, inference
 from sdst.grounding.devices import pick_device
-from sdst.grounding.encoder import VIDEOS_IN_MEMORY, VideoEncoder, encoder_of
+from sdst.grounding.encoder import VIDEOS_IN_MEMORY, encoder_of
 from sdst.grounding.graphs import CALLS_TO_WARM, AnswerGraphs, make_capture
 from sdst.grounding.long_videos import ground_long
 from sdst.grounding.queries import as_queries
 from sdst.grounding.recent import Recent
 from sdst.grounding.search import Found, Ranking, groups, videos_of
-from sdst.grounding.zero_shot import salient_windows, zero_shot_moments
+from sdst.grounding.zero_shot import salient_windows
 from sdst.hub.models import DEMO_MODEL, push
 from sdst.indexing.clip_index import ClipIndex
 from sdst.kernels import dequantize
@@ -45,18 +46,8 @@ logger = logging.getLogger(__name__)
 # Of all queries that are answered together: so many that intermediate results stay in a CPU's
 # caches, or that a GPU computes longer than launching takes.
 CLIPS_AT_ONCE = {"cpu": 64 * 75, "cuda": 256 * 75}
-CLIP_SCALE = 100.0  # inverse temperature that CLIP was trained to [P]
 # A sentence of each of the shorter lengths that share a graph.
 MADE_UP = ("a dog jumps", "a dog jumps into the lake and swims to the other side")
-ZERO_SHOT_STRETCH = 32  # clips about a moment whose similarity speaks for its video
-
-
-class Answers(Protocol):
-    """Answers sentences about one video, of which at least the `top` best moments are wanted."""
-
-    def __call__(
-        self, video: VideoFeatures, texts: list[TextFeatures], top: int
-    ) -> list[Prediction]: ...
 
 
 class Grounder:
@@ -181,7 +172,7 @@ class Grounder:
         self._tell_what_it_is(video)
         calibrated = self._calibration.windows is not None and self.config.loss.of_moments
         floor = UNLIKELY if calibrated else 0.0
-        answers = _ground(
+        answers = ask(
             self.encoder, self._encode_text, self._answers, video, queries, top, progress, floor
         )
         return [_if_present(answer, min_presence) for answer in answers]
@@ -336,7 +327,7 @@ class Grounder:
         """
         self.check_presence(min_presence)
         queries = self.asked(queries)
-        _check_top(top)
+        check_top(top)
         corpus = videos if isinstance(videos, ClipIndex) else open_corpus(videos)
         if isinstance(corpus, ClipIndex) and self.config.data.sentences == "none":
             raise InputError(
@@ -349,7 +340,7 @@ class Grounder:
         progress &= not isinstance(corpus, ClipIndex)
         return [
             found
-            for part, texts in _parts(corpus, self._encode_text(queries))
+            for part, texts in parts_to_search(corpus, self._encode_text(queries))
             for found in self._search(part, texts, top, skipped, progress, min_presence)
         ]
 
@@ -418,125 +409,11 @@ class Grounder:
         return rows.transpose(1, 2), lengths
 
 
-class ZeroShotGrounder:
-    """Answers queries with the frozen backbone alone, by similarity; nothing need be trained.
-
-    It is the baseline of every report, and any video works with it: `sdst.grounding.zero_shot`.
-
-    Args:
-        backbone: as for `load_backbone`.
-        clip_length: seconds per clip.
-        frames_per_clip: frames encoded per clip.
-        device: default: CUDA where present, else the CPU.
-    """
-
-    def __init__(
-        self,
-        backbone: str,
-        clip_length: float = 2.0,
-        frames_per_clip: int | None = None,
-        device: str | torch.device | None = None,
-    ) -> None:
-        loaded = load_backbone(backbone, layers=1, device=pick_device(device))
-        frames_per_clip = frames_per_clip or loaded.frames_at_once
-        self.encoder = VideoEncoder(loaded, clip_length, frames_per_clip)
-        self.backbone = loaded
-
-    def ground(
-        self, video: str | Path, queries: str | Sequence[str], top: int = 5, progress: bool = False
-    ) -> list[Grounding]:
-        """As `Grounder.ground`; a window's score is the excess of its clips' similarity, no
-        probability."""
-        encode_text = self.backbone.encode_text
-        return _ground(self.encoder, encode_text, self._answers, video, queries, top, progress)
-
-    def _answers(
-        self, video: VideoFeatures, texts: list[TextFeatures], top: int
-    ) -> list[Prediction]:
-        answers = [
-            zero_shot_moments(
-                np.asarray(video.embedding),
-                text.embedding.cpu().numpy(),
-                self.encoder.clip_length,
-                video.duration,
-                top,
-            )
-            for text in texts
-        ]
-        return [Prediction(np.asarray(windows), saliency) for windows, saliency in answers]
-
-    def search(
-        self,
-        videos: Corpus | ClipIndex | str | Path | Sequence[str | Path],
-        queries: str | Sequence[str],
-        top: int = 10,
-        skipped: list[str] | None = None,
-        progress: bool = False,
-    ) -> list[list[Found]]:
-        """As `Grounder.search`; videos are weighed against each other at CLIP's temperature."""
-        queries = as_queries(queries)
-        _check_top(top)
-        corpus = videos if isinstance(videos, ClipIndex) else open_corpus(videos)
-        progress &= not isinstance(corpus, ClipIndex)
-        best: list[list[Found]] = []
-        for part, texts in _parts(corpus, self.backbone.encode_text(queries)):
-            clip_length = self.encoder.clip_length
-            ranking = Ranking(len(texts), top, CLIP_SCALE, clip_length, ZERO_SHOT_STRETCH)
-            for vid, video in videos_of(part, self.encoder, skipped, progress, layers=False):
-                ranking.add(vid, self._answers(video, texts, top))
-            best += ranking.best()
-        return best
-
-
-def _ground(
-    encoder: VideoEncoder,
-    encode_text: Callable[[list[str]], list[TextFeatures]],
-    answers: Answers,
-    video: str | Path,
-    queries: str | Sequence[str],
-    top: int,
-    progress: bool,
-    floor: float = 0.0,
-) -> list[Grounding]:
-    queries = as_queries(queries)
-    _check_top(top)
-    features = encoder.encode(video, progress)
-    found = answers(features, encode_text(queries), top)
-    return [
-        Grounding(
-            query=query,
-            windows=answer.windows[:top].tolist(),
-            saliency=answer.saliency,
-            clip_length=encoder.clip_length,
-            duration=features.duration,
-            unread=unread,
-            video=str(video),
-            presence=answer.presence,
-            moments=moments_to_show(answer.windows.tolist(), floor, top),
-        )
-        for query, answer, unread in zip(
-            queries, found, encoder.backbone.unread(queries), strict=True
-        )
-    ]
-
-
 def _if_present(answer: Grounding, least: float) -> Grounding:
     """`answer`, without windows where its presence is less."""
     if answer.presence is None or answer.presence >= least:
         return answer
     return replace(answer, windows=[], moments=[])
-
-
-def _parts(
-    corpus: Corpus | ClipIndex, texts: list[TextFeatures]
-) -> Iterator[tuple[Corpus, list[TextFeatures]]]:
-    """The videos to search for each sentence: all for all, or an index's candidates for each."""
-    if not isinstance(corpus, ClipIndex):
-        yield corpus, texts
-        return
-    for text in texts:
-        vids = corpus.candidates(text.embedding.cpu().numpy())
-        yield PartOfStore(corpus.store, vids), [text]
 
 
 def _floats(video: VideoFeatures) -> Tensor:
@@ -562,8 +439,3 @@ def _stacked(videos: Sequence[np.ndarray]) -> Tensor:
 def _batches(items: list[Tensor], size: int) -> Iterator[list[Tensor]]:
     for first in range(0, len(items), size):
         yield items[first : first + size]
-
-
-def _check_top(top: int) -> None:
-    if top < 1:
-        raise InputError(f"top is {top}; expected at least 1 window per query")

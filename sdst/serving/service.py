@@ -13,8 +13,9 @@ from typing import Any
 
 from sdst.grounding.answers import Grounding
 from sdst.grounding.export import FORMATS
-from sdst.grounding.grounder import Grounder, ZeroShotGrounder
+from sdst.grounding.grounder import Grounder
 from sdst.grounding.search import Found
+from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
 from sdst.serving.batching import Batcher
 from sdst.serving.jobs import Encodings
 from sdst.serving.library import Library, Video
