@@ -18,7 +18,7 @@ from sdst.kernels.registry import OPS
 
 ON_GPU = ("triton", "cuda")  # implementations that serve no tensor on a CPU
 
-_requested = os.environ.get("SDST_IMPLEMENTATION") or "auto"
+_requested = (os.environ.get("SDST_IMPLEMENTATION") or "auto",)  # the first that an op has
 
 
 class ImplementationError(RuntimeError):
@@ -49,9 +49,10 @@ def requested(op: str) -> str:
     Raises:
         ImplementationError: no op has one.
     """
-    if _requested in OPS[op].implementations:
-        return _requested
-    _check_known(_requested)
+    for name in _requested:
+        if name in OPS[op].implementations:
+            return name
+        _check_known(name)
     return "auto"
 
 
@@ -95,11 +96,12 @@ def choose(op: str, implementation: str, *args: object) -> str:
 
 
 @contextmanager
-def use_implementation(name: str) -> Iterator[None]:
-    """Request implementation `name` of every op that has it ("auto" of none); process-wide."""
+def use_implementation(*names: str) -> Iterator[None]:
+    """Request of every op the first of `names` that it has ("auto" of none); process-wide."""
     global _requested
-    _check_known(name)
-    before, _requested = _requested, name
+    for name in names:
+        _check_known(name)
+    before, _requested = _requested, names
     try:
         yield
     finally:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sdst.kernels.exporting import is_exporting
+
 
 class Entries(NamedTuple):
     """Raw tokens behind pyramid entries.
@@ -97,17 +99,19 @@ def entries(tokens: Tensor, indices: Tensor, lengths: Tensor, strides: Sequence[
     device = tokens.device
     sizes = torch.tensor([n * per_clip for n in steps(length, strides)], device=device)
     ends = sizes.cumsum(0)
-    level = torch.bucketize(indices, ends, right=True).clamp(max=len(strides) - 1)
+    level = (indices[..., None] >= ends[:-1]).sum(-1)
     local = indices - (ends - sizes)[level]
     stride = torch.tensor(list(strides), device=device)[level]
-    start = local.div(per_clip, rounding_mode="floor") * stride
+    step = local.div(per_clip, rounding_mode="floor")
+    start = step * stride
     count = torch.minimum(lengths[:, None] - start, stride).clamp(min=1)[..., None]
 
-    offset = torch.arange(min(max(strides), max(length, 1)), device=device)
+    widest = max(strides)
+    offset = torch.arange(widest if is_exporting() else min(widest, max(length, 1)), device=device)
     inside = offset < count
     clip = start[..., None] + torch.where(inside, offset, 0)
     first_row = torch.arange(batch, device=device)[:, None, None] * (length * per_clip)
-    rows = first_row + clip * per_clip + (local % per_clip)[..., None]
+    rows = first_row + clip * per_clip + (local - step * per_clip)[..., None]
     return Entries(rows, inside / count)
 
 
@@ -128,7 +132,7 @@ def gather(
         weights = weights * scales.flatten()[rows]
     flat = tokens.detach().flatten(0, 2)
     dtype = torch.promote_types(flat.dtype, torch.float32)
-    if flat.dtype == dtype:
+    if flat.dtype == dtype and not is_exporting():
         # A weighted sum of rows without a copy of the rows.
         taken = functional.embedding_bag(
             rows.flatten(0, 1), flat, mode="sum", per_sample_weights=weights.flatten(0, 1).to(dtype)

@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a side-tuner on any config, evaluate it, and keep a checkpoint",
     "ground": "find the moments of a video that sentences describe",
     "serve": "a page and a REST interface to ask a library of videos",
+    "export": "write a model as a program for PyTorch or ONNX, which runs without sdst",
     "evaluate": "score predictions with the official metrics, or write a submission",
     "import": "make a dataset of your own videos from a CSV, ELAN, subtitles, ...",
     "extract": "encode videos and sentences with a frozen backbone",

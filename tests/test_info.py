@@ -43,7 +43,7 @@ def test_a_request_that_does_not_fit_is_explained(capsys) -> None:
 
 
 def test_a_request_that_no_op_knows_is_one_line(monkeypatch) -> None:
-    monkeypatch.setattr(dispatch, "_requested", "refrence")
+    monkeypatch.setattr(dispatch, "_requested", ("refrence",))
     with pytest.raises(InputError, match=r"^SDST_IMPLEMENTATION: no op has an .*'refrence'"):
         main([])
 

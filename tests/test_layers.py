@@ -39,6 +39,7 @@ BELOW = {  # from the ground up
         "indexing",
         "sources",
     },
+    "exporting": {"config", "data", "grounding", "kernels", "model", "pretrained"},
     "serving": {"data", "grounding"},
     "training": {
         "kernels",

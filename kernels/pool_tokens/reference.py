@@ -19,6 +19,8 @@ def pool_tokens(
     tokens = tokens.detach() if scales is None else dequantize(tokens, scales)
     tokens = tokens.to(dtype).masked_fill(padding[..., None, None], 0)
     scores = torch.einsum("blpd,bd->blp", tokens, u.to(dtype))
-    threshold = scores.detach().topk(min(kept, tokens.shape[2]), dim=-1).values[..., -1:]
+    if tokens.shape[2] < kept:
+        kept = tokens.shape[2]
+    threshold = scores.detach().topk(kept, dim=-1).values[..., -1:]
     weights = scores.masked_fill(scores < threshold, -torch.inf).softmax(-1)
     return torch.einsum("blp,blpd->bld", weights, tokens)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdst.kernels import pyramid
+from sdst.kernels.exporting import is_exporting
 from sdst.kernels.quantization import dequantize
 
 INDEX_BITS = 30
@@ -44,20 +45,22 @@ def select(
     scores: Tensor, k: int, lengths: Tensor, strides: Sequence[int], segments: int
 ) -> tuple[Tensor, Tensor]:
     """Indices and validity [B, k] of the kept tokens, best first, from raw scores [B, L, P]."""
-    per_clip = scores.shape[2]
-    levels, groups, offset = [], [], 0
-    for stride, quota in zip(strides, split(k, len(strides)), strict=True):
-        keys = level_keys(scores, lengths, stride, offset)
-        levels.append(keys)
-        groups.append(fill_quota(keys, lengths, stride, per_clip, split(quota, segments)))
-        offset += keys.shape[1]
-
+    means, present = zip(*(level_means(scores, lengths, x) for x in strides), strict=True)
+    keys = make_keys(torch.cat(means, 1), torch.cat(present, 1))
+    count = keys.shape[1]
+    levels = keys.split([level.shape[1] for level in means], 1)
+    chosen = torch.cat(
+        [
+            fill_quota(level, lengths, stride, scores.shape[2], split(quota, segments))
+            for level, stride, quota in zip(levels, strides, split(k, len(strides)), strict=True)
+        ],
+        1,
+    )
     # One more slot takes what has no place: groups that could not fill their quota.
-    keys = functional.pad(torch.cat(levels, 1), (0, 1), value=NOTHING)
-    chosen = torch.cat(groups, 1)
-    slot = torch.where(chosen == NOTHING, offset, key_index(chosen))
+    more = k if is_exporting() else max(0, k - count - 1)
+    keys = functional.pad(keys, (0, 1 + more), value=NOTHING)
+    slot = torch.where(chosen == NOTHING, count, key_index(chosen))
     keys.scatter_(1, slot, torch.where(chosen == NOTHING, NOTHING, chosen | BY_QUOTA))
-    keys = functional.pad(keys, (0, max(0, k - offset - 1)), value=NOTHING)
 
     kept = keys.topk(k, dim=1, sorted=False).values
     kept = torch.where(kept == NOTHING, NOTHING, kept & (BY_QUOTA - 1)).sort(descending=True).values
@@ -81,18 +84,32 @@ def split(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def level_keys(scores: Tensor, lengths: Tensor, stride: int, offset: int) -> Tensor:
-    """Keys [B, n * P] of one pyramid level; NOTHING where its window has no valid clip."""
-    batch, length, per_clip = scores.shape
-    stride = min(stride, max(length, 1))
+def level_means(scores: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Scores of one pyramid level, and whether their window has a valid clip, [B, n * P] each."""
+    length, per_clip = scores.shape[1:]
+    if not is_exporting():  # where strides are few
+        stride = min(stride, max(length, 1))
     count = -(-length // stride)
     padded = functional.pad(scores, (0, 0, 0, count * stride - length))
-    sums = padded.view(batch, count, stride, per_clip).sum(2)
+    sums = padded.unflatten(1, (-1, stride)).sum(2)
     start = torch.arange(count, device=scores.device) * stride
     clips = (lengths[:, None] - start).clamp(max=stride)[..., None]
-    index = offset + torch.arange(count * per_clip, device=scores.device).view(count, per_clip)
-    keys = ordered_bits(sums / clips.clamp(min=1)) << INDEX_BITS | (1 << INDEX_BITS) - 1 - index
-    return keys.masked_fill(clips <= 0, NOTHING).flatten(1)
+    present = (clips > 0).expand(-1, -1, per_clip)
+    return (sums / clips.clamp(min=1)).flatten(1), present.flatten(1)
+
+
+def make_keys(scores: Tensor, present: Tensor) -> Tensor:
+    """Keys [B, N] of a pyramid's scores; NOTHING where they are not present."""
+    index = torch.arange(scores.shape[1], device=scores.device)
+    ordered = (ranks if is_exporting() else ordered_bits)(scores)
+    keys = ordered * (1 << INDEX_BITS) | (1 << INDEX_BITS) - 1 - index
+    return keys.masked_fill(~present, NOTHING)
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """As `ordered_bits` of one sample's scores [B, N] among each other, in any number format."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    return scores.shape[1] - 1 - order.sort(dim=1).indices
 
 
 def ordered_bits(scores: Tensor) -> Tensor:
@@ -115,12 +132,17 @@ def fill_quota(
     Returns:
         [B, segments * largest quota], NOTHING where a segment has no more.
     """
-    segments, most = len(quotas), min(max(quotas), keys.shape[1])
+    segments, most = len(quotas), max(quotas)
     start = torch.arange(keys.shape[1] // per_clip, device=keys.device) * stride
     segment = start.mul(segments).div(lengths.clamp(min=1)[:, None], rounding_mode="floor")
-    segment = segment.repeat_interleave(per_clip, 1)
+    segment = segment[..., None].expand(-1, -1, per_clip).flatten(1)
     member = segment[:, None] == torch.arange(segments, device=keys.device)[:, None]
-    best = torch.where(member, keys[:, None], NOTHING).topk(most, dim=2).values
+    members = torch.where(member, keys[:, None], NOTHING)
+    if is_exporting():
+        members = functional.pad(members, (0, most), value=NOTHING)
+    else:
+        most = min(most, keys.shape[1])
+    best = members.topk(most, dim=2).values
     quota = torch.tensor(quotas, device=keys.device)
     beyond = torch.arange(most, device=keys.device) >= quota[:, None]
     return best.masked_fill(beyond, NOTHING).flatten(1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdst.kernels import dispatch
 from sdst.kernels.examples import ANY, Make
+from sdst.kernels.exporting import is_exporting
 from sdst.kernels.registry import BY_NVCC, Arguments, Op, always, register
 from sdst.kernels.shapes import FLOAT, LENGTH, check_tensors
 from sdst.kernels.temporal_nms import cuda, native, reference
@@ -78,6 +79,8 @@ def temporal_nms(
     """
     _check(spans, scores, counts, method, threshold, sigma)
     chosen = dispatch.choose("temporal_nms", implementation, spans, scores, counts)
+    if is_exporting() and chosen == "reference":
+        return reference.temporal_nms(spans, scores, counts, method, threshold, sigma, min_score)
     op = getattr(torch.ops.sdst, f"temporal_nms_{chosen}").default
     return op(spans.detach(), scores.detach(), counts, method, threshold, sigma, min_score)
 

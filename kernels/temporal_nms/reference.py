@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from sdst.kernels.exporting import is_exporting
+
 METHODS = ("hard", "linear", "gaussian")  # in the order of Method in csrc/include/suppression.h
 
 
@@ -34,7 +36,7 @@ def temporal_nms(
         left = left.masked_fill(left.isnan(), -math.inf)
         best, at = left.max(1, keepdim=True)  # of equals the first
         going = going & (best > min_score)
-        if not going.any():
+        if not is_exporting() and not going.any():
             break
         order[:, step : step + 1] = at.where(going, -1)
         kept[:, step : step + 1] = best.where(going, 0)

@@ -89,9 +89,39 @@ def decode(
         calibration: makes probabilities of the scores of ranked moments, and gives presence.
     """
     options, calibration = options or PredictConfig(), calibration or UNCALIBRATED
+    limits = torch.tensor(durations, dtype=torch.float32, device=lengths.device)
+    ranked, kept = ranked_windows(outputs, lengths, limits, clip_length, options)
+    windows = ranked.cpu().numpy()
+    windows[..., 2] = calibration.scores(windows[..., 2])
+    saliency = saliency_of(outputs, lengths, options).cpu().numpy()
+    presence = presence_of(outputs, calibration)
+    return [
+        Prediction(sample[:count], curve[:length], probability)
+        for sample, count, curve, length, probability in zip(
+            windows, kept.tolist(), saliency, lengths.tolist(), presence, strict=True
+        )
+    ]
+
+
+def ranked_windows(
+    outputs: Outputs,
+    lengths: Tensor,
+    durations: Tensor,
+    clip_length: float,
+    options: PredictConfig,
+) -> tuple[Tensor, Tensor]:
+    """Windows of B samples with their scores, best first [B, M, 3], and how many are kept [B].
+
+    Args:
+        outputs: of B samples.
+        lengths: [B], valid clips.
+        durations: [B], seconds.
+        clip_length: seconds per clip.
+        options: as for `decode`.
+    """
     seconds = (lengths * clip_length).float()
     ends = to_ends(outputs.spans[-1].float()) * seconds[:, None, None]
-    limit = torch.tensor(durations, dtype=torch.float32, device=ends.device)[:, None, None]
+    limit = durations[:, None, None]
     ends = torch.minimum(ends.clamp(min=0), limit)
     if isinstance(options.snap, float):
         snapped = snap(ends / clip_length, outputs.saliency[-1], lengths, options.snap)
@@ -100,20 +130,13 @@ def decode(
         ends = round_ends(ends, limit, options.round_to)
     order, scores = rank(ends, outputs.scores[-1].float(), options)
     ends = ends.gather(1, order.clamp(min=0)[..., None].expand(-1, -1, 2))
-    windows = torch.cat((ends, scores[..., None]), dim=-1).cpu().numpy()
-    windows[..., 2] = calibration.scores(windows[..., 2])
-    kept = (order >= 0).sum(1).tolist()
+    return torch.cat((ends, scores[..., None]), dim=-1), (order >= 0).sum(1)
+
+
+def saliency_of(outputs: Outputs, lengths: Tensor, options: PredictConfig) -> Tensor:
+    """Score per clip [B, L]; `lengths` [B] are valid."""
     saliency = outputs.saliency[-1].float()
-    if options.smooth:
-        saliency = smooth(saliency, lengths)
-    saliency = saliency.cpu().numpy()
-    presence = presence_of(outputs, calibration)
-    return [
-        Prediction(sample[:count], curve[:length], probability)
-        for sample, count, curve, length, probability in zip(
-            windows, kept, saliency, lengths.tolist(), presence, strict=True
-        )
-    ]
+    return smooth(saliency, lengths) if options.smooth else saliency
 
 
 def presence_of(outputs: Outputs, calibration: Calibration) -> Sequence[float | None]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdst.kernels import gathered_attention, pool_tokens, pyramid, select_tokens
+from sdst.kernels.exporting import is_exporting
 from sdst.model.config import ModelConfig
 from sdst.model.shared import SharedLinear
 
@@ -168,7 +169,10 @@ def _over_steps(
     many queries, or one layer all steps, they do not, and joining them would copy the store.
     """
     steps, batch = tokens.shape[:2]
-    if min(steps, batch) <= 1 or tokens.stride(0) == batch * tokens.stride(1):
+    # The sizes of an exported program are not known.
+    if not is_exporting() and (
+        min(steps, batch) <= 1 or tokens.stride(0) == batch * tokens.stride(1)
+    ):
         together = None if scales is None else scales.flatten(0, 1)
         results = op(tokens.flatten(0, 1), u.flatten(0, 1), lengths.repeat(steps), together)
         return [x.unflatten(0, (steps, batch)) for x in results]

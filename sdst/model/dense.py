@@ -119,13 +119,12 @@ def average_stride(x: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Ten
     """
     if stride == 1:
         return x, lengths
-    batch, size, width = x.shape
-    steps = -(-size // stride)
+    size = x.shape[1]
     valid = torch.arange(size, device=x.device) < lengths[:, None]
-    padding = steps * stride - size
+    padding = -(-size // stride) * stride - size
     x = nn.functional.pad(x.masked_fill(~valid[..., None], 0.0), (0, 0, 0, padding))
-    count = nn.functional.pad(valid, (0, padding)).view(batch, steps, stride).sum(-1)
-    mean = x.view(batch, steps, stride, width).sum(2) / count.clamp(min=1)[..., None]
+    count = nn.functional.pad(valid, (0, padding)).unflatten(1, (-1, stride)).sum(-1)
+    mean = x.unflatten(1, (-1, stride)).sum(2) / count.clamp(min=1)[..., None]
     return mean, (lengths + stride - 1) // stride
 
 

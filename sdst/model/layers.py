@@ -65,7 +65,7 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
 class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
-        ctx.count = len(rows)
+        ctx.count = rows.shape[0]
         ctx.save_for_backward(index)
         return rows.index_select(0, index)
 

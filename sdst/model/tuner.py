@@ -84,6 +84,10 @@ class Outputs:
         return torch.cat((self.peaks.T, fit[:, None].float()), 1)
 
 
+# `torch.export` and all that maps over tensors find those of the outputs.
+torch.export.register_dataclass(Outputs, serialized_type_name="sdst.model.Outputs")
+
+
 class SDST(nn.Module):
     """Finds the moments of a video that a sentence describes, and scores every clip.
 
@@ -180,7 +184,7 @@ class SDST(nn.Module):
                 moment queries attend to beside those selected here.
         """
         self._check("text", text, "[B, {}, N, {}]", self.config.text_width)
-        batch = len(text)
+        batch = text.shape[0]
         video = video.for_queries(batch, videos)
         blocks = self._blocks()
         projected_text, dense_text, sparse_text = blocks.read_text(text, text_lengths)

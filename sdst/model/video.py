@@ -107,7 +107,7 @@ class EncodedVideo:
         Raises:
             ValueError: neither is the case.
         """
-        own = len(self.lengths)
+        own = self.lengths.shape[0]
         if videos is None and own == count:
             return self
         if videos is None and own != 1:
@@ -137,12 +137,16 @@ class EncodedVideo:
         )
 
 
+def _time(steps: int, stride: int, width: int, device: torch.device) -> Tensor:
+    """[steps, width], the code of the middle of every window of `stride` clips."""
+    return sine_encoding((torch.arange(steps, device=device) + 0.5) * stride, width)
+
+
 def dense_inputs(visual: Tensor, lengths: Tensor, strides: Sequence[int]) -> list[DenseInput]:
     """Input of each step's dense stream, from visual [K, V, L, F] and lengths [V]."""
     clips, width = visual.shape[2:]
-    index = torch.arange(clips, device=visual.device)
     time = {
-        stride: sine_encoding((index[: -(-clips // stride)] + 0.5) * stride, width).to(visual.dtype)
+        stride: _time(-(-clips // stride), stride, width, visual.device).to(visual.dtype)
         for stride in set(strides)
     }
     inputs = []

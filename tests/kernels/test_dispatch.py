@@ -23,7 +23,7 @@ def test_an_unknown_request_is_an_error() -> None:
 def test_an_unknown_request_of_the_environment_is_an_error_when_an_op_is_called(
     monkeypatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "_requested", "refrence")
+    monkeypatch.setattr(dispatch, "_requested", ("refrence",))
     x = torch.ones(3)
     for use in (lambda: dropout(x, 0.5), lambda: dispatch.would_take("dropout", "native", x)):
         with pytest.raises(ImplementationError) as error:

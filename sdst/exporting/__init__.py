@@ -1,0 +1,1 @@
+"""Programs of a trained side-tuner that run without this library."""
