@@ -22,6 +22,7 @@ from sdst.model.tuner import Outputs
 
 # exp(_NEVER) is 0 and its gradient too, where -inf would give NaN.
 _NEVER = -1e4
+_LARGEST = torch.finfo(torch.float32).max  # torch.add refuses a finite weight beyond it
 
 
 @dataclass
@@ -79,7 +80,8 @@ def grounding_loss(
         terms["outside"] = mean_outside(outputs.offsets, outputs.references)
     total = spans.new_zeros(())
     for name, term in terms.items():
-        total = torch.add(total, term, alpha=getattr(weights, name))
+        weight = getattr(weights, name)
+        total = torch.add(total, term, alpha=weight if weight <= _LARGEST else torch.inf)
     return total, terms
 
 

@@ -373,9 +373,10 @@ def fuzz(
     import torch
 
     torch.set_num_threads(1)
-    for module in ("ground", "evaluate", "convert", "inspect", "info", "checkpoint", "import"):
+    for module in ("ground", "evaluate", "convert", "inspect", "info", "import"):
         import_module(f"sdst.{module}")
     import_module("sdst.grounding.grounder")
+    import_module("sdst.training.run_folder")
     tallies, failures = {name: Tally() for name in kinds}, []
     with tempfile.TemporaryDirectory() as folder:
         good, root = Path(folder) / "good", Path(folder) / "tried"
