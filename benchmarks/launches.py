@@ -31,7 +31,7 @@ class Launches(NamedTuple):
 
 MOST = {
     "the paper's block": Launches(1_714, 564),
-    "schedule 8 4 2 1 1": Launches(1_978, 630),
+    "schedule 8 4 2 1 1": Launches(1_981, 630),
     "context sparse": Launches(1_913, 643),
 }
 

@@ -185,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     show_metrics(config, metrics)
     show_others(metrics)
+    warn_of_little_training(config, metrics)
     left = [name for name in PRODUCTS if (output / name).exists()]
     print(f"left in {output}: {', '.join(left)}")
     return 130 if metrics["interrupted"] else 0
@@ -214,6 +215,22 @@ def show_others(metrics: dict) -> None:
     for found in metrics.get("also", {}).values():
         headline = PROTOCOLS[found["protocol"]].headline
         print(format_report({found["split"]: found["report"]}, found["title"], headline))
+
+
+def warn_of_little_training(config: Config, metrics: dict) -> None:
+    """Say so where the frozen backbone alone finds more than the model that was trained on it."""
+    from sdst.evaluation.report import figures_of
+
+    figure = config.train.select_by
+    found = {name: figures_of(report).get(figure) for name, report in _reports(metrics).items()}
+    trained, alone = found["SDST"], found.get("zero-shot")
+    if trained is None or alone is None or alone <= trained:
+        return
+    logger.warning(
+        "the frozen backbone alone finds more (%s %.1f zero-shot, %.1f trained): train for longer "
+        "(--train.epochs) or on more queries; until then, sdst ground answers zero-shot with %s",
+        *(figure, alone, trained, config.data.backbone),
+    )
 
 
 def results_of(config: Config, metrics: dict) -> dict:

@@ -50,11 +50,16 @@ SHARED = {
     "training/state": {"train"},
     "training/step": {"train"},
 }
-ROOMS = {"importing": {"import"}, "serving": {"serve"}}  # whose messages one command prints
+ROOMS = {
+    "exporting": {"export"},
+    "importing": {"import"},
+    "serving": {"serve"},
+}  # whose messages one command prints
 OTHERS = {  # modules whose strings are no messages of the commands
     "__main__": "lists the verbs",
     "demo/pretraining/probe": "a script of its own",
     "demo/pretraining/train": "a script of its own",
+    "sources/joined": "makes keys of a dataset's config",
     "training/provenance": "asks git",
 }
 NOT_OPTIONS = {"--section.key", "--dtype"}  # a form; an old name that is told to be one

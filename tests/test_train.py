@@ -26,7 +26,7 @@ from sdst.grounding.predict import predict_split
 from sdst.kernels import ImplementationError, use_implementation
 from sdst.model.health import HEALTH, SparseHealth
 from sdst.sources.dataset import open_data
-from sdst.train import main
+from sdst.train import main, warn_of_little_training
 from sdst.training import trainer
 from sdst.training.loader import make_loader
 from sdst.training.run_folder import RunFolder
@@ -462,7 +462,7 @@ def test_resuming_where_nothing_is_says_so(tiny_options: list[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--train.batch_size", "1000"], "train.batch_size"),
+        (["--train.accumulation", "3"], "train.accumulation 3"),
         (["--train.select_by", "mAP"], "train.select_by"),
         (["--model.video_width", "768"], "768"),
         (["--data.root", "nowhere"], "nowhere"),
@@ -538,3 +538,20 @@ def test_processes_that_cannot_share_a_batch_are_told(tiny_options: list[str]) -
     config = load_config("demo", [*tiny_options, "--train.accumulation", "4"])
     with pytest.raises(InputError, match="are 2 queries at once, which 4 processes do not share"):
         make_loader(open_data(config).dataset("train"), config, processes=4)
+
+
+@pytest.mark.parametrize(
+    ("zero_shot", "warned"),
+    [
+        ({"brief": {"MR-full-mAP": 14.3}}, True),
+        ({"brief": {"MR-full-mAP": 5.6}}, False),
+        (None, False),
+    ],
+)
+def test_a_model_that_finds_less_than_its_backbone_is_reported(
+    zero_shot: dict | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {"report": {"brief": {"MR-full-mAP": 5.6}}, "zero_shot": zero_shot}
+    warn_of_little_training(load_config("demo"), metrics)
+    line = "the frozen backbone alone finds more (MR-full-mAP 14.3 zero-shot, 5.6 trained)"
+    assert (line in caplog.text) == warned
