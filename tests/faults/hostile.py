@@ -93,7 +93,7 @@ def put_key(content: bytes, rng: random.Random) -> bytes:
             f'{{"{other}": {text}, {rest}',
             f'{{"{key}": [{text}], {rest}',
         )
-    ).encode()
+    ).encode("utf-8", "surrogatepass")  # a key may be half a character
     return b"\n".join(lines)
 
 
