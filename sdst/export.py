@@ -36,7 +36,6 @@ def make_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     add("--output", type=Path, required=True, metavar="FILE", help="the program, .pt2 or .onnx")
-    add("--format", choices=FORMATS, help="default: by the ending of --output")
     add_verbosity(parser)
     return parser
 
@@ -45,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `python -m sdst.export --help`."""
     options = make_parser().parse_args(arguments)
     output, ending = options.output, options.output.suffix[1:]
-    if ending not in FORMATS or options.format not in (None, ending):
-        wanted = f".{options.format}" if options.format else ".pt2 or .onnx"
-        raise InputError(f"--output {output}: expected a name that ends in {wanted}")
+    if ending not in FORMATS:
+        raise InputError(f"--output {output}: expected a name that ends in .pt2 or .onnx")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: no such folder {output.parent}; create it first")
     for path in (output, output.with_suffix(".json")):

@@ -50,11 +50,7 @@ SHARED = {
     "training/state": {"train"},
     "training/step": {"train"},
 }
-ROOMS = {
-    "exporting": {"export"},
-    "importing": {"import"},
-    "serving": {"serve"},
-}  # whose messages one command prints
+ROOMS = {"importing": {"import"}, "serving": {"serve"}}  # whose messages one command prints
 OTHERS = {  # modules whose strings are no messages of the commands
     "__main__": "lists the verbs",
     "demo/pretraining/probe": "a script of its own",

@@ -21,5 +21,5 @@ def check_format(format: str) -> None:
             import_module(package)
         except ModuleNotFoundError as error:
             raise InputError(
-                f"--format {format}: needs {error.name}; pip install 'sdst[export]'"
+                f"format {format}: needs {error.name}; pip install 'sdst[export]'"
             ) from None
