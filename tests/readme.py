@@ -45,11 +45,30 @@ CANNOT_RUN = {
     "python -m sdst.ground --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
     "python -m sdst.evaluate --checkpoint runs/qvhighlights_internvideo2": "needs such a run",
     "python -m sdst.train --config qvhighlights_internvideo2": "needs QVHighlights' features",
+    "python -m sdst.train --config examples/joint.yaml": "needs three datasets' features",
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m benchmarks": "needs the checkout, and hours",
 }
 # What the pages themselves offer to make a command smaller.
 SMALLER = {"torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1"}
+# By `provide`, and by the first training of all.
+PROVIDED = [
+    "DIR",
+    "FILMS",
+    "A.jsonl",
+    "P.jsonl",
+    "film.mp4",
+    "highlight_val_release.jsonl",
+    "moments.csv",
+    "new.mp4",
+    "queries.txt",
+    "runs/demo",
+]
+READS = re.compile(
+    r"--(?:config|data\.root|root|videos?|annotations|predictions|queries|store|checkpoint)"
+    r" ([\w/]+\.\w+|[A-Z]+|\w+/\S+)"
+)
+WRITES = re.compile(r"--(?:output|json|plot) (\S+)")
 
 
 def all_commands() -> list[str]:
@@ -71,6 +90,15 @@ def commands(page: str) -> list[str]:
 def reason_not_to_run(command: str) -> str | None:
     """Why a command cannot run here; None where it can."""
     return next((why for start, why in CANNOT_RUN.items() if command.startswith(start)), None)
+
+
+def read_but_not_made(found: Sequence[str]) -> list[tuple[str, str]]:
+    """Commands that read a file which neither `provide` nor a command before them makes."""
+    made, lacking = set(PROVIDED), []
+    for command in found:
+        lacking += [(command, name) for name in READS.findall(command) if name not in made]
+        made.update(WRITES.findall(command))
+    return lacking
 
 
 def run_as_it_stands(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

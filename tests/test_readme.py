@@ -12,6 +12,7 @@ from tests.readme import (
     all_commands,
     moments_of,
     provide_films,
+    read_but_not_made,
     reason_not_to_run,
     run_as_it_stands,
 )
@@ -35,6 +36,13 @@ def test_most_commands_run() -> None:
     runnable = [command for command in COMMANDS if reason_not_to_run(command) is None]
     assert {*QUICK, "python -m sdst.train"} <= set(runnable)
     assert len(runnable) >= 12
+
+
+def test_every_file_that_a_command_reads_is_there_by_then() -> None:
+    runnable = [command for command in COMMANDS if reason_not_to_run(command) is None]
+    assert read_but_not_made(runnable) == []
+    astray = "python -m sdst.ground --checkpoint runs/lost --video film.mp4"
+    assert read_but_not_made([astray]) == [(astray, "runs/lost")]
 
 
 @pytest.mark.slow
