@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from sdst.errors import InputError, run
-from sdst.installation import typical_call
 from sdst.kernels import dispatch, nvrtc
+from sdst.kernels.installation import typical_call
 from sdst.kernels.registry import H100, OPS
 
 ROOT = Path(__file__).parents[1]

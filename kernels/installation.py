@@ -1,29 +1,15 @@
-"""Installed versions, built libraries, and the implementation that serves each op here."""
+"""Devices, native code, and the implementation that serves each op here."""
 
 from __future__ import annotations
 
 import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from sdst.kernels import ImplementationError, cuda_kernels, dispatch, library, nvrtc
 from sdst.kernels.examples import Make
 from sdst.kernels.registry import OPS
-
-_PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
-
-
-def packages() -> dict[str, str]:
-    """Installed version of everything that decides what runs here."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def devices() -> dict[str, str]:
@@ -53,6 +39,15 @@ def native_code() -> dict[str, str]:
         )
         rows[f"{source}.cu"] = ", ".join(states) or "compiled when a CUDA device needs it"
     return rows
+
+
+def op_choices() -> dict[str, dict[str, str]]:
+    """`op_choice` of every op.
+
+    Raises:
+        ImplementationError: as `op_choice`.
+    """
+    return {op: op_choice(op) for op in OPS}
 
 
 def op_choice(op: str) -> dict[str, str]:

@@ -6,11 +6,16 @@ import argparse
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 import sdst
 from sdst.config import load_config
 from sdst.config.files import packaged_configs
 from sdst.errors import InputError, run
+
+# What decides, besides sdst itself, what runs here.
+PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,12 +46,11 @@ Tables = dict[str, dict[str, str]] | dict[str, dict[str, int]]
 
 def installation() -> Tables:
     """Versions, devices, native code, and a table for every op."""
-    from sdst.installation import devices, native_code, op_choice, packages
     from sdst.kernels import ImplementationError
-    from sdst.kernels.registry import OPS
+    from sdst.kernels.installation import devices, native_code, op_choices
 
     try:
-        choices = {op: op_choice(op) for op in OPS}
+        choices = op_choices()
     except ImplementationError as error:
         raise InputError(f"SDST_IMPLEMENTATION: {error}") from error
     return {
@@ -55,6 +59,15 @@ def installation() -> Tables:
         "native code": native_code(),
         **choices,
     }
+
+
+def packages() -> dict[str, str]:
+    """The installed version of each of `PACKAGES`."""
+    found = dict.fromkeys(PACKAGES, "not installed")
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def show(title: str, rows: Mapping[str, str | int]) -> None:
