@@ -13,20 +13,20 @@ from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 from sdst.errors import InputError
-from sdst.importing.located import LINE, read_xml
+from sdst.importing.located import LINE, parse_xml
 from sdst.importing.rows import Doubt, Row
 from sdst.terminal.suggest import did_you_mean
 
 _INTEGER = re.compile(r"\s*-?\d{1,18}\s*")
 
 
-def read_elan(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+def read_elan(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     """The annotations of all tiers, or of the one that `columns` names for the sentence.
 
     Raises:
         InputError: it is no such file, or has no such tier.
     """
-    root = read_xml(path)
+    root = parse_xml(text, path)
     if root.tag != "ANNOTATION_DOCUMENT":
         raise InputError(f"{path}: <{root.tag}>; expected ELAN's <ANNOTATION_DOCUMENT>")
     videos = _videos(root) or (path.stem,)
@@ -41,8 +41,8 @@ def read_elan(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
             if start is None or end is None:
                 yield Doubt(where, f"tier {tier.get('TIER_ID')}: an annotation without times")
                 continue
-            text = annotation.findtext("ANNOTATION_VALUE") or ""
-            yield Row(where, videos, text, start, end, "ms", "ms")
+            sentence = annotation.findtext("ANNOTATION_VALUE") or ""
+            yield Row(where, videos, sentence, start, end, "ms", "ms")
 
 
 def _videos(root: Element) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from sdst.importing.rows import Doubt, Row
 from sdst.importing.subtitles import read_subtitles
 from sdst.importing.tables import read_table
 
-Reader = Callable[[Path, Mapping[str, str]], Iterator[Row | Doubt]]
+# Of the text of a file; the path is for messages.
+Reader = Callable[[str, Path, Mapping[str, str]], Iterator[Row | Doubt]]
 
 
 def read_rows(path: Path, columns: Mapping[str, str]) -> list[Row | Doubt]:
@@ -27,24 +28,26 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[Row | Doubt]:
         InputError: it cannot be read, is of no known format, or has no moments.
     """
     ending = path.suffix.lower()
-    if ending not in READERS:
+    if ending not in (*READERS, *JSON_LINES):
+        known = ", ".join((*READERS, *JSON_LINES))
         raise InputError(
-            f"{path}: no known ending; expected one of {', '.join(READERS)} (ELAN is .eaf; VIA and "
-            "Label Studio export JSON)"
+            f"{path}: no known ending; expected one of {known} (ELAN is .eaf; VIA and Label Studio "
+            "export JSON)"
         )
     try:
-        return list(READERS[ending](path, columns))
+        if ending in JSON_LINES:
+            return list(read_lines_of_json(path, columns))
+        return list(READERS[ending](read_text(path), path, columns))
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None
 
 
-def _read_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
-    reader = via.read_via_table if via.is_table(read_text(path)) else read_table
-    return reader(path, columns)
+def _read_table(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+    reader = via.read_via_table if via.is_table(text) else read_table
+    return reader(text, path, columns)
 
 
-def _read_json(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
-    text = read_text(path)
+def _read_json(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     try:
         document = parse_json(text, str(path))
     except InputError as error:
@@ -74,9 +77,8 @@ READERS: dict[str, Reader] = {
     ".tab": _read_table,
     ".txt": _read_table,
     ".json": _read_json,
-    ".jsonl": read_lines_of_json,
-    ".ndjson": read_lines_of_json,
     ".eaf": read_elan,
     ".srt": read_subtitles,
     ".vtt": read_subtitles,
 }
+JSON_LINES = (".jsonl", ".ndjson")

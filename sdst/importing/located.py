@@ -9,7 +9,6 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from sdst.errors import InputError, disguise
-from sdst.files.text import read_text
 
 LINE = "\0line"  # no attribute of XML can have this name
 _BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|\{', re.DOTALL)
@@ -35,13 +34,12 @@ def object_lines(document: object, text: str) -> dict[int, int]:
     return lines
 
 
-def read_xml(path: Path) -> Element:
-    """The root of an XML file; every element has its line as the attribute `LINE`.
+def parse_xml(text: str, path: Path) -> Element:
+    """The root of the XML file at `path`; every element has its line as the attribute `LINE`.
 
     Raises:
         InputError: it is no XML, or declares entities, which may be of any size.
     """
-    text = read_text(path)
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sdst.errors import InputError, disguise
-from sdst.files.text import read_text
 from sdst.importing.rows import Doubt, Row
 
 _TIMES = re.compile(r"\s*(\S+)\s*-->\s*(\S+)(?:\s.*)?")
@@ -17,7 +16,7 @@ _LONG_REFERENCES = re.compile(r"&#x?[0-9a-fA-F]{10,};?")  # of no character
 _NO_CUES = ("NOTE", "STYLE", "REGION")
 
 
-def read_subtitles(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+def read_subtitles(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     """The cues of a file `park.srt` or `park.vtt`; `park.en.srt` is of `park` as well.
 
     Raises:
@@ -25,7 +24,7 @@ def read_subtitles(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Dou
     """
     videos = (path.stem, path.stem.rpartition(".")[0]) if "." in path.stem else (path.stem,)
     empty = True
-    for number, lines in _blocks(read_text(path)):
+    for number, lines in _blocks(text):
         cue = next((i for i, line in enumerate(lines[:2]) if "-->" in line), None)
         if cue is None:
             if lines[0].strip().isdecimal():
@@ -38,9 +37,9 @@ def read_subtitles(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Dou
         if found is None:
             yield Doubt(where, f"{lines[cue].strip()!r}: expected START --> END")
             continue
-        text = _TAGS.sub("", " ".join(lines[cue + 1 :]))
-        text = html.unescape(_LONG_REFERENCES.sub("", text))
-        yield Row(where, videos, text, found[1], found[2])
+        sentence = _TAGS.sub("", " ".join(lines[cue + 1 :]))
+        sentence = html.unescape(_LONG_REFERENCES.sub("", sentence))
+        yield Row(where, videos, sentence, found[1], found[2])
     if empty:
         found = disguise(path) or "no cue in it; expected SubRip (.srt) or WebVTT (.vtt)"
         raise InputError(f"{path}: {found}")

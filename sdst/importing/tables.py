@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdst.errors import InputError, disguise
-from sdst.files.text import read_text
 from sdst.importing.fields import REQUIRED, Field, recognise
 from sdst.importing.rows import Doubt, Row
 from sdst.terminal.suggest import did_you_mean
@@ -26,7 +25,7 @@ class Line(NamedTuple):
     cells: list[str]
 
 
-def read_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+def read_table(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     """The moments of a table.
 
     Args:
@@ -35,7 +34,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     Raises:
         InputError: it is no table, or has no column for a field.
     """
-    header, lines = read_cells(path, columns)
+    header, lines = read_cells(text, path, columns)
     if columns and all(column.isdecimal() for column in columns.values()):
         lines = [Line(1, header), *lines] if header else lines
         header = [str(number) for number in range(1, len(header) + 1)]
@@ -44,7 +43,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
         yield _row(line, header, fields, path)
 
 
-def read_cells(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[Line]]:
+def read_cells(text: str, path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[Line]]:
     """The header of a table, and the rows that are not empty.
 
     Raises:
@@ -52,7 +51,7 @@ def read_cells(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[
     """
     if found := disguise(path):
         raise InputError(f"{path}: {found}")
-    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     head, skipped = text.partition("\n")[0], 0
     if excel := _EXCEL.fullmatch(head):
         text, skipped = text[len(head) + 1 :], 1

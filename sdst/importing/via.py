@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdst.errors import InputError
-from sdst.files.text import parse_json, read_text
+from sdst.files.text import parse_json
 from sdst.importing.documents import Where, located, moments_in
 from sdst.importing.rows import Doubt, Row
 from sdst.importing.tables import Line, read_cells, table_lines
@@ -53,16 +53,15 @@ def read_project(
     return _project_3(document, where, columns, path)
 
 
-def read_via_table(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+def read_via_table(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
     """The moments of a table that VIA exported.
 
     Raises:
         InputError: it is none, or there is no moment in it.
     """
-    text = read_text(path)
     if HEADER in text:
         return _table_3(text, path, columns)
-    return _table_2(path, columns)
+    return _table_2(text, path, columns)
 
 
 def _project_3(
@@ -108,8 +107,8 @@ def _table_3(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row 
             yield moment
 
 
-def _table_2(path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
-    header, lines = read_cells(path, columns)
+def _table_2(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[Row | Doubt]:
+    header, lines = read_cells(text, path, columns)
     records = {f"{path}:{x.number}": _with_values(x, header, f"{path}:{x.number}") for x in lines}
     places = {id(node): where for where, record in records.items() for node in _objects(record)}
     return moments_in(list(records.values()), lambda node: places[id(node)], columns, path)
