@@ -197,7 +197,7 @@ class FeatureFiles:
         Raises:
             InputError: there are some.
         """
-        files = [*self._queries.values(), *chain.from_iterable(self._videos.values())]
+        files = self._files()
         with ThreadPoolExecutor(READERS) as pool:
             faults = [fault for fault in pool.map(fault_of, files) if fault]
         refuse_all(faults, f"of {len(files):,} feature files cannot be used")
@@ -213,12 +213,13 @@ class FeatureFiles:
         return list(self._queries)
 
     @property
-    def files(self) -> list[Path]:
-        """All that are read."""
-        return [
-            *(file for parts in self._videos.values() for file in parts),
-            *self._queries.values(),
-        ]
+    def identity(self) -> list:
+        """The shapes; names and sizes of all files."""
+        sizes = sorted((path.name, path.stat().st_size) for path in self._files())
+        return [self.shapes, sizes]
+
+    def _files(self) -> list[Path]:
+        return [*self._queries.values(), *chain.from_iterable(self._videos.values())]
 
     def video(self, vid: str) -> VideoFeatures:
         """A video's features, fp16 or fp32 as in the files."""

@@ -19,6 +19,11 @@ class LastLayers:
         self._kept = slice(source.shapes["layers"] - layers, None)
 
     @property
+    def identity(self) -> list:
+        """The source's."""
+        return self.source.identity
+
+    @property
     def video_ids(self) -> list[str]:
         """The videos that have features."""
         return self.source.video_ids

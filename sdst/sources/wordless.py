@@ -24,6 +24,11 @@ class WithoutSentences:
         self.shapes = {**source.shapes, "text_width": text_width, "embed_width": 0}
 
     @property
+    def identity(self) -> list:
+        """The source's."""
+        return self.source.identity
+
+    @property
     def video_ids(self) -> list[str]:
         """The videos that have features."""
         return self.source.video_ids

@@ -16,11 +16,7 @@ import torch
 
 from sdst import __version__
 from sdst.config import as_dict
-from sdst.data.feature_files import FeatureFiles
-from sdst.data.store.reader import FeatureSource, FeatureStore
 from sdst.sources.dataset import Data
-from sdst.sources.layers import LastLayers
-from sdst.sources.wordless import WithoutSentences
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -41,7 +37,7 @@ def provenance(data: Data) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "seed": config.train.seed,
-        "features": features_fingerprint(data.source, data.meta),
+        "features": features_fingerprint(data),
         "planted": config.data.planted,
         "limit": config.data.limit,
         "config": as_dict(config),
@@ -100,20 +96,8 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def features_fingerprint(source: FeatureSource, meta: dict) -> str:
-    """A digest of what decides the features, and of the features themselves as far as it is cheap.
-
-    Of a store the checksums of its entries count, of feature files their names and sizes.
-
-    Args:
-        meta: `Data.meta`, what the features were made of.
-    """
-    while isinstance(source, LastLayers | WithoutSentences):
-        source = source.source
-    content: list = [meta, source.shapes]
-    if isinstance(source, FeatureStore):
-        content.append(source.checksums)
-    elif isinstance(source, FeatureFiles):
-        content.append(sorted((path.name, path.stat().st_size) for path in source.files))
+def features_fingerprint(data: Data) -> str:
+    """A digest of what decides the features, and of the features as far as that is cheap."""
+    content = [data.meta, *data.source.identity]
     encoded = json.dumps(content, sort_keys=True, default=str).encode()
     return hashlib.sha256(encoded).hexdigest()[:16]

@@ -53,8 +53,9 @@ def test_the_fingerprint_changes_with_the_features(tmp_path: Path) -> None:
     options += ["--model.layers", "4", "--model.video_width", "0", "--model.text_width", "0"]
 
     def fingerprint(*more: str) -> str:
-        data = open_data(load_config("tvsum_clip_slowfast", [*options, *more]))
-        return features_fingerprint(data.source, data.meta)
+        return features_fingerprint(
+            open_data(load_config("tvsum_clip_slowfast", [*options, *more]))
+        )
 
     first = fingerprint()
     assert fingerprint() == first

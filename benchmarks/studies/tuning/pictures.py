@@ -64,6 +64,10 @@ class Pictures:
         }
 
     @property
+    def identity(self) -> list:
+        return [self.shapes]
+
+    @property
     def video_ids(self) -> list[str]:
         return list(self._durations)
 

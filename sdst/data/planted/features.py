@@ -116,6 +116,11 @@ class PlantedFeatures:
         self._companions = self._another_of_each() if config.binding else {}
 
     @property
+    def identity(self) -> list:
+        """The shapes; the rest is in the config."""
+        return [self.shapes]
+
+    @property
     def video_ids(self) -> list[str]:
         """All annotated videos."""
         return list(self._on_video)

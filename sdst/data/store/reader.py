@@ -98,6 +98,11 @@ class FeatureSource(Protocol):
         ...
 
     @property
+    def identity(self) -> list:
+        """Plain JSON that changes with the features, as far as a change is cheap to see."""
+        ...
+
+    @property
     def video_ids(self) -> list[str]:
         """The videos that have features."""
         ...
@@ -184,11 +189,10 @@ class FeatureStore:
         return list(self._queries)
 
     @property
-    def checksums(self) -> list[int]:
-        """Of every video and then of every query, as the index notes them."""
-        return [
-            entry[-1] for entries in (self._videos, self._queries) for entry in entries.values()
-        ]
+    def identity(self) -> list:
+        """The shapes; the checksum of every video and then of every query, from the index."""
+        entries = (*self._videos.values(), *self._queries.values())
+        return [self.shapes, [entry[-1] for entry in entries]]
 
     @property
     def nbytes(self) -> int:
