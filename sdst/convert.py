@@ -24,7 +24,8 @@ from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
-from sdst.terminal.verbosity import add_verbosity, progress_bar
+from sdst.terminal.options import add_verbosity
+from sdst.terminal.verbosity import progress_bar
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 if TYPE_CHECKING:

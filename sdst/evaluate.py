@@ -27,9 +27,8 @@ from sdst.evaluation.presence import presence_figures
 from sdst.evaluation.protocols import PROTOCOLS
 from sdst.evaluation.submission import SERVERS, check_server, write_submission
 from sdst.files.publish import replace_text
-from sdst.terminal.options import OneLineParser
+from sdst.terminal.options import OneLineParser, add_verbosity
 from sdst.terminal.suggest import did_you_mean
-from sdst.terminal.verbosity import add_verbosity
 
 DEFAULT_SPLIT = "val"
 DEFAULT_PROTOCOL = "custom"

@@ -18,8 +18,7 @@ from pathlib import Path
 from sdst.errors import InputError, run
 from sdst.exporting.formats import FORMATS, check_format
 from sdst.hub.models import DEMO_MODEL
-from sdst.terminal.options import OneLineParser
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 

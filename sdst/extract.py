@@ -28,7 +28,7 @@ from sdst.data.video import READERS
 from sdst.data.video.decord_frames import check_decord
 from sdst.errors import InputError, run
 from sdst.memory import parse_bytes
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import add_verbosity
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 

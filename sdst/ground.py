@@ -31,14 +31,19 @@ from sdst.errors import InputError, run
 from sdst.files.publish import replace_text
 from sdst.grounding.answerer import add_answerer, check_answerer, open_answerer
 from sdst.grounding.corpus import Corpus, open_corpus
-from sdst.grounding.export import FORMATS, Moment, check_export_name, export
+from sdst.grounding.export import (
+    FORMATS,
+    Moment,
+    check_export_name,
+    export,
+    moments_found,
+    moments_of,
+)
 from sdst.grounding.export.clips import cut_all
-from sdst.grounding.export.moment import moments_found, moments_of
 from sdst.grounding.queries import as_queries, read_queries
 from sdst.grounding.report import as_json, format_found, format_table, format_video, found_as_json
 from sdst.indexing.clip_index import CANDIDATES, ClipIndex
-from sdst.terminal.options import OneLineParser
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 # What needs PyTorch is imported by `main`: options are checked without waiting for it.
 if TYPE_CHECKING:

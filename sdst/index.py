@@ -26,8 +26,7 @@ from sdst.errors import InputError, run
 from sdst.indexing.build import Changes, remove_videos, update_index
 from sdst.indexing.clip_index import FEATURES, ClipTable
 from sdst.indexing.metadata import read_metadata
-from sdst.terminal.options import OneLineParser
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 

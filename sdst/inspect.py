@@ -26,7 +26,7 @@ from sdst.data.store.reader import INDEX, FeatureSource, FeatureStore
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError, run
 from sdst.evaluation.retrieval import LENGTH_RANGES
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import add_verbosity
 
 if TYPE_CHECKING:
     from sdst.config import Config

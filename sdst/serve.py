@@ -22,8 +22,7 @@ from sdst.errors import InputError, run
 from sdst.files.text import read_lines
 from sdst.grounding.answerer import add_answerer, check_answerer, name_of, open_answerer
 from sdst.memory import parse_bytes
-from sdst.terminal.options import OneLineParser
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 PORT = 8321
 TOKEN = "SDST_TOKEN"

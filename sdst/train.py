@@ -16,7 +16,7 @@ from sdst.config.files import config_path, packaged_configs
 from sdst.config.key_help import HelpAll, common_keys
 from sdst.errors import naming, run
 from sdst.evaluation.report import labelled
-from sdst.terminal.verbosity import add_verbosity
+from sdst.terminal.options import add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:

@@ -43,8 +43,7 @@ SHARED = {
     "config/renames": {"extract", "convert"},
     "sources/dataset": OPEN_DATA,
     "sources/splits": OPEN_DATA,
-    "terminal/options": set(VERBS),
-    "terminal/verbosity": {"train", "ground", "evaluate", "extract", "convert", "inspect"},
+    "terminal/options": set(VERBS) - {"cache", "import", "info"},  # which are done at once
     "training/initial": {"train"},
     "training/run_folder": {"train"},
     "training/state": {"train"},

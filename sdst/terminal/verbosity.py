@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _logger = logging.getLogger("sdst")
-
-
-def add_verbosity(parser: ArgumentParser) -> None:
-    """Give a command `--quiet` and `--verbose`, which take effect when they are parsed."""
-    add = parser.add_mutually_exclusive_group().add_argument
-    quiet, verbose = "results, warnings and errors only", "steps with their times, and tracebacks"
-    add("-q", "--quiet", action=_SetLevel, level=logging.WARNING, help=quiet)
-    add("-v", "--verbose", action=_SetLevel, level=logging.DEBUG, help=verbose)
 
 
 def is_quiet() -> bool:
@@ -79,12 +70,3 @@ class _AboveBars(logging.Handler):
         if is_verbose():
             line = f"[{time.monotonic() - self._began:7.2f} s] {record.name}: {line}"
         tqdm.write(line, file=sys.stderr)
-
-
-class _SetLevel(Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, level: int, help: str) -> None:
-        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help)
-        self._level = level
-
-    def __call__(self, *_: Any) -> None:
-        _logger.setLevel(self._level)

@@ -8,7 +8,8 @@ from argparse import ArgumentParser
 
 import pytest
 
-from sdst.terminal.verbosity import add_verbosity, is_quiet, is_verbose, progress_bar, talk
+from sdst.terminal.options import add_verbosity
+from sdst.terminal.verbosity import is_quiet, is_verbose, progress_bar, talk
 
 note = logging.getLogger("sdst.some.part")
 

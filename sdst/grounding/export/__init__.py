@@ -7,12 +7,20 @@ from pathlib import Path
 
 from sdst.errors import InputError
 from sdst.files.publish import replace_text
-from sdst.grounding.export.moment import Moment
+from sdst.grounding.export.moment import Moment, moments_found, moments_of
 from sdst.grounding.export.subtitles import as_srt, as_vtt
 from sdst.grounding.export.tables import as_csv, as_json
 from sdst.grounding.export.timelines import as_edl, as_fcpxml, as_otio
 
-__all__ = ["FORMATS", "Moment", "check_export_name", "export"]
+__all__ = [
+    "FORMATS",
+    "ON_ONE_VIDEO",
+    "Moment",
+    "check_export_name",
+    "export",
+    "moments_found",
+    "moments_of",
+]
 
 FORMATS: dict[str, Callable[[Sequence[Moment]], str]] = {
     ".csv": as_csv,

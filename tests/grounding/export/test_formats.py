@@ -14,8 +14,14 @@ import pytest
 
 from sdst.errors import InputError
 from sdst.grounding.answers import Grounding
-from sdst.grounding.export import FORMATS, Moment, check_export_name, export
-from sdst.grounding.export.moment import moments_found, moments_of
+from sdst.grounding.export import (
+    FORMATS,
+    Moment,
+    check_export_name,
+    export,
+    moments_found,
+    moments_of,
+)
 from sdst.grounding.search import Found
 
 QUERY = 'a "red" <ball> & a dog,\nthen 猫'
