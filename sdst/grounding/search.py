@@ -95,7 +95,7 @@ class Ranking:
         for candidates, answer in zip(self._candidates, answers, strict=True):
             if answer.presence is None or answer.presence >= self.min_presence:
                 candidates += [
-                    Candidate(vid, window, self._evidence(window, answer), answer.presence)
+                    Candidate(vid, window, self.evidence(window, answer), answer.presence)
                     for window in moments_to_show(answer.windows.tolist(), top=self.top)
                 ]
 
@@ -103,16 +103,8 @@ class Ranking:
         """The best moments for every query, best first."""
         return [self._ranked(candidates) for candidates in self._candidates]
 
-    def _ranked(self, candidates: list[Candidate]) -> list[Found]:
-        most = max((candidate.evidence for candidate in candidates), default=0.0)
-        found = [
-            Found(vid, start, end, score * math.exp(evidence - most), presence)
-            for vid, (start, end, score), evidence, presence in candidates
-        ]
-        return sorted(found, key=lambda moment: -moment.score)[: self.top]
-
-    def _evidence(self, window: list[float], answer: Prediction) -> float:
-        """log o of a window."""
+    def evidence(self, window: list[float], answer: Prediction) -> float:
+        """log o of a window `[start, end, score]` of a video."""
         if answer.presence is not None:
             return float(
                 np.log(max(answer.presence, TINY)) - np.log(max(1 - answer.presence, TINY))
@@ -122,6 +114,14 @@ class Ranking:
         first = min(max(center - clips // 2, 0), len(answer.saliency) - clips)
         logits = self.scale * answer.saliency[first : first + clips].astype(float)
         return float(np.logaddexp.reduce(logits) - np.log(clips))
+
+    def _ranked(self, candidates: list[Candidate]) -> list[Found]:
+        most = max((candidate.evidence for candidate in candidates), default=0.0)
+        found = [
+            Found(vid, start, end, score * math.exp(evidence - most), presence)
+            for vid, (start, end, score), evidence, presence in candidates
+        ]
+        return sorted(found, key=lambda moment: -moment.score)[: self.top]
 
 
 def videos_of(
