@@ -3,6 +3,7 @@
 python -m sdst.serve                                        the demo's model, on port 8321
 python -m sdst.serve --checkpoint MODEL --videos FOLDER     with existing videos
 python -m sdst.serve --zero-shot --backbone NAME            without training
+python -m sdst.serve --videos FOLDER --index INDEX          with thousands of videos
 
 Videos are uploaded in the page and kept in the library's folder. Whoever reaches the server may
 use it, unless it has a token: in $SDST_TOKEN, or in a file.
@@ -21,6 +22,7 @@ from sdst.data.video_files import by_relative_path, list_videos
 from sdst.errors import InputError, run
 from sdst.files.text import read_lines
 from sdst.grounding.answerer import add_answerer, check_answerer, name_of, open_answerer
+from sdst.indexing.clip_index import UNINSTALLED
 from sdst.memory import parse_bytes
 from sdst.terminal.options import OneLineParser, add_verbosity
 
@@ -54,6 +56,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="also these files or folders, which are only read",
     )
+    add(
+        "--index",
+        metavar="DIR",
+        help="search the likeliest videos alone, by an index in DIR that is kept current",
+    )
     add("--max-upload", default="2GB", metavar="SIZE", help="of a video (default: %(default)s)")
 
     network = parser.add_argument_group("who may ask")
@@ -75,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_options(options)
     max_bytes, token = parse_bytes(options.max_upload), _read_token(options.token_file)
     files = by_relative_path(list_videos(options.videos))
-    _check_installed()
+    _check_installed(index=options.index is not None)
     return _serve(options, files, max_bytes, token)
 
 
@@ -96,10 +103,13 @@ def _serve(
 
     from sdst.serving.app import create_app
     from sdst.serving.library import Library
+    from sdst.serving.library_index import LibraryIndex
     from sdst.serving.service import Service
 
     library = Library(options.library, files, max_bytes)
-    service = Service(open_answerer(options), library, name_of(options))
+    grounder = open_answerer(options)
+    index = None if options.index is None else LibraryIndex(options.index, grounder.encoder)
+    service = Service(grounder, library, name_of(options), index)
     videos = f"{len(library):,} video{'' if len(library) == 1 else 's'}"
     print(
         f"{url_of(bound)} answers with {service.model}; {videos}, uploads go to {options.library}; "
@@ -137,10 +147,12 @@ def _read_token(file: Path | None) -> str | None:
     return token
 
 
-def _check_installed() -> None:
+def _check_installed(index: bool) -> None:
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise InputError(f"serving needs {', '.join(missing)}; pip install 'sdst[serve]'")
+    if index and find_spec("lancedb") is None:
+        raise InputError(UNINSTALLED)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ BELOW = {  # from the ground up
         "sources",
     },
     "exporting": {"config", "data", "grounding", "kernels", "model", "pretrained"},
-    "serving": {"data", "grounding"},
+    "serving": {"data", "grounding", "indexing"},
     "training": {
         "kernels",
         "model",

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -53,9 +54,11 @@ def test_a_port_in_use_is_one_line_before_anything_is_loaded(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("lancedb") is None, reason="an index needs the extra `index`")
 def test_it_warns_serves_and_ends_on_a_signal(untrained: Path, film: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sdst.serve", "--checkpoint", str(untrained)]
     command += ["--library", str(tmp_path / "library"), "--videos", str(film)]
+    command += ["--index", str(tmp_path / "index")]
     command += ["--host", "0.0.0.0", "--port", "0"]
     environment = os.environ | {"SDST_CACHE": str(tmp_path / "cache")}
     environment.pop("SDST_TOKEN", None)
@@ -72,3 +75,4 @@ def test_it_warns_serves_and_ends_on_a_signal(untrained: Path, film: Path, tmp_p
     assert (process.returncode, out) == (0, "ended\n")
     assert "whoever reaches this machine may ask, upload and delete" in fault
     assert "Traceback" not in fault
+    assert (tmp_path / "index" / "clips.lance").is_dir()

@@ -62,6 +62,7 @@ class VideoEncoder:
     ) -> None:
         self.backbone, self.clip_length = backbone, clip_length
         self.frames_per_clip, self._endpoints = frames_per_clip, endpoints
+        self._settings = Settings(clip_length, frames_per_clip)
         self._recent: Recent[str, VideoFeatures] = Recent(VIDEOS_IN_MEMORY)
 
     def encode(self, video: str | Path, progress: bool | Progress = False) -> VideoFeatures:
@@ -81,6 +82,11 @@ class VideoEncoder:
         key = self._identity(path)
         place = _place(key) if isinstance(path, Path) else None
         return self._recent.get(key, partial(self._made, path, place, progress))
+
+    @property
+    def meta(self) -> dict:
+        """What decides the features of a video, as a store of them has it."""
+        return self._settings.meta(self.backbone)
 
     def forget(self, video: Path) -> None:
         """Remove the features of a video file from the disk; who uses them keeps them."""
@@ -133,7 +139,7 @@ class VideoEncoder:
 
     def _encode(self, path: str | Path, folder: Path, progress: bool | Progress) -> FeatureStore:
         report = Report(strict=True)
-        videos, settings = {_VID: path}, Settings(self.clip_length, self.frames_per_clip)
+        videos, settings = {_VID: path}, self._settings
         store = extract_features(
             videos, {}, self.backbone, folder, settings, progress=progress, report=report
         )

@@ -67,7 +67,7 @@ def update_index(
             "made of; extract the videos with a backbone of both, such as an open_clip model"
         )
     with exclusive(path):
-        table = ClipTable.open_or_create(path, settings_of(store), width)
+        table = ClipTable.open_or_create(path, settings_of(store.meta), width)
         there = table.videos()
         chosen = store.video_ids if vids is None else [vid for vid in vids if vid in store]
         fields = matched(metadata or {}, {*chosen, *there})

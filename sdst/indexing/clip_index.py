@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -230,6 +230,32 @@ class ClipTable:
         columns = (rows[name].to_pylist() for name in ("vid", "clip", "_distance"))
         return [(vid, clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)]
 
+    def nearest_videos(
+        self,
+        embedding: np.ndarray,
+        videos: int,
+        where: str | None = None,
+        among: Container[str] | None = None,
+    ) -> list[str]:
+        """The videos whose clips are nearest to an embedding `[E]`, best first.
+
+        Neighbouring clips look alike, so that more and more of them are looked at until they are of
+        so many videos.
+
+        Args:
+            among: videos that count; None: all.
+
+        Raises:
+            InputError: `where` is no condition on the fields.
+        """
+        clips = CLIPS_PER_CANDIDATE * videos
+        while True:
+            found = self.nearest(embedding, clips, where)
+            vids = dict.fromkeys(vid for vid, *_ in found if among is None or vid in among)
+            if len(vids) >= videos or len(found) < clips or clips >= MOST_CLIPS:
+                return list(vids)[:videos]
+            clips *= 4
+
     def _advice(self, error: Exception) -> str:
         """LanceDB's message about a condition, without places in its own source."""
         reason = one_line(error).split(", /")[0].rpartition("error: ")[2]
@@ -264,26 +290,15 @@ class ClipIndex:
         self.path, self.videos, self.where = path, videos, where
         self.table = ClipTable.open(path)
         self.store = store if isinstance(store, FeatureStore) else _open_store(path, store)
-        _check_settings(path, self.table.settings, settings_of(self.store))
+        _check_settings(path, self.table.settings, settings_of(self.store.meta))
 
     def __len__(self) -> int:
         """How many videos are looked into for a sentence, at most."""
         return min(self.videos, len(self.store))
 
     def candidates(self, embedding: np.ndarray) -> list[str]:
-        """The videos whose clips are nearest to a sentence's embedding `[E]`, best first.
-
-        As many as `videos` says, where the index has them; neighbouring clips look alike, so that
-        more of them are looked at until they are of so many videos.
-        """
-        clips = CLIPS_PER_CANDIDATE * self.videos
-        while True:
-            found = self.table.nearest(embedding, clips, self.where)
-            vids = list(dict.fromkeys(vid for vid, *_ in found))
-            if len(vids) >= self.videos or len(found) < clips or clips >= MOST_CLIPS:
-                break
-            clips *= 4
-        return self._grounded(vids[: self.videos])
+        """The videos whose clips are nearest to a sentence's embedding `[E]`, best first."""
+        return self._grounded(self.table.nearest_videos(embedding, self.videos, self.where))
 
     def _grounded(self, vids: list[str]) -> list[str]:
         """Those whose features are in the store, opened again where it has grown."""
@@ -298,9 +313,9 @@ def partitions(clips: int) -> int:
     return max(1, math.isqrt(clips))
 
 
-def settings_of(store: FeatureStore) -> dict:
-    """The settings that decide whether embeddings of a store can be compared with others."""
-    settings = {name: store.meta.get(name) for name in SETTINGS}
+def settings_of(meta: Mapping[str, Any]) -> dict:
+    """The settings that decide whether embeddings can be compared, of their store's `meta`."""
+    settings = {name: meta.get(name) for name in SETTINGS}
     # The embedding is the same however many layers are kept.
     settings["fingerprint"] = re.sub(r"-k\d+$", "", str(settings["fingerprint"]))
     return settings
@@ -321,8 +336,8 @@ def _check_settings(path: str | Path, found: dict, expected: dict) -> None:
     for name in SETTINGS:
         if found.get(name) != expected[name]:
             raise InputError(
-                f"{path}: the index is of features with {name} {found.get(name)}, the store's has "
-                f"{expected[name]}; give the store it was made of, or make another index"
+                f"{path}: the index is of features with {name} {found.get(name)}, expected "
+                f"{expected[name]}; give the store or model it was made with, or another index"
             )
 
 

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Condition, Thread
 from traceback import format_exception
 from typing import Literal
@@ -38,12 +37,12 @@ class Encodings:
     """The jobs of a library's videos, by id; threads may share it.
 
     Args:
-        encode: encodes a file and reports the share that is done; encoding again costs nothing.
+        encode: encodes a video and reports the share that is done; encoding again costs nothing.
         room: videos that may wait before uploads are refused.
     """
 
     def __init__(
-        self, encode: Callable[[Path, Callable[[float], None]], object], room: int
+        self, encode: Callable[[Video, Callable[[float], None]], object], room: int
     ) -> None:
         self._encode, self._room = encode, room
         self._jobs: dict[str, Job] = {}
@@ -107,7 +106,7 @@ class Encodings:
             self._set(video.id, Job("encoding", min(share, 1.0)))
 
         try:
-            self._encode(video.path, report)
+            self._encode(video, report)
         except _CancelledError:
             return
         except Exception as error:

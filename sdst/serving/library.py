@@ -95,6 +95,9 @@ class Library:
     def __len__(self) -> int:
         return len(self._videos)
 
+    def __contains__(self, vid: str) -> bool:
+        return vid in self._videos
+
     def videos(self) -> list[Video]:
         """All of them, the newest first."""
         return sorted(list(self._videos.values()), key=lambda video: -video.added)

@@ -114,6 +114,7 @@ class SearchResult(BaseModel):
     query: str
     moments: list[FoundMoment]
     searched: int = Field(description="Videos that were looked through.")
+    encoded: int = Field(description="Videos that are encoded; an index may rule out some.")
     skipped: int = Field(description="Videos that could not be read.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ from sdst.grounding.export import FORMATS
 from sdst.grounding.grounder import Grounder
 from sdst.grounding.search import Found
 from sdst.grounding.zero_shot_grounder import ZeroShotGrounder
+from sdst.indexing.clip_index import CANDIDATES
 from sdst.serving.batching import Batcher
 from sdst.serving.jobs import Encodings
 from sdst.serving.library import Library, Video
+from sdst.serving.library_index import LibraryIndex
 from sdst.serving.metrics import Metrics
 from sdst.serving.refusals import BUSY, CONFLICT, UNPROCESSABLE, Refused
 
@@ -30,10 +32,17 @@ UPLOADS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class SearchAnswer:
-    """The best moments for one sentence, across `searched` videos."""
+    """The best moments for one sentence.
+
+    Args:
+        searched: videos that were looked into.
+        encoded: videos that are encoded; those that an index rules out are not looked into.
+        skipped: a line for each video that cannot be read.
+    """
 
     found: list[Found]
     searched: int
+    encoded: int
     skipped: list[str]
 
 
@@ -44,12 +53,19 @@ class Service:
         grounder: the model.
         library: the videos; all of them are encoded, one after the other.
         model: its name, for people.
+        index: names the videos that a search looks into; None: all of them.
     """
 
-    def __init__(self, grounder: Grounder | ZeroShotGrounder, library: Library, model: str) -> None:
-        self.grounder, self.library, self.model = grounder, library, model
+    def __init__(
+        self,
+        grounder: Grounder | ZeroShotGrounder,
+        library: Library,
+        model: str,
+        index: LibraryIndex | None = None,
+    ) -> None:
+        self.grounder, self.library, self.model, self.index = grounder, library, model, index
         self.metrics = Metrics()
-        self.encodings = Encodings(grounder.encoder.encode, VIDEOS_WAITING)
+        self.encodings = Encodings(self._encode, VIDEOS_WAITING)
         self.metrics.watch(library, self.encodings)
         self._questions: Batcher[tuple[str, int, float], str, Grounding] = Batcher(
             self._ground,
@@ -144,6 +160,8 @@ class Service:
             with suppress(OSError):  # its file may have been deleted by hand
                 self.grounder.encoder.forget(video.path)
         self.library.remove(vid)
+        if self.index is not None:
+            self.index.remove(video)
 
     def close(self) -> None:
         """Answer what waits, end the threads and let the library go."""
@@ -151,6 +169,13 @@ class Service:
         self._questions.stop()
         self._searches.stop()
         self.library.close()
+
+    def _encode(self, video: Video, report: Callable[[float], None]) -> None:
+        features = self.grounder.encoder.encode(video.path, report)
+        if self.index is not None:
+            self.index.add(video, features)
+            if video.id not in self.library:  # it was removed meanwhile
+                self.index.remove(video)
 
     def _submit_all(self, submit, queries: Sequence[str]) -> list[Future]:
         futures: list[Future] = []
@@ -184,13 +209,24 @@ class Service:
         return self.grounder.ground(self.library.find(vid).path, queries, top, **_if_any(least))
 
     def _search(self, key: tuple[int, float], queries: list[str]) -> list[SearchAnswer]:
-        top, least = key
         videos = self._encoded()
+        if self.index is None or len(videos) <= CANDIDATES:
+            return self._search_in(videos, len(videos), key, queries)
+        answers: list[SearchAnswer] = []
+        for query, text in zip(queries, self.grounder.backbone.encode_text(queries), strict=True):
+            near = self.index.candidates(text.embedding.cpu().numpy(), videos)
+            answers += self._search_in(near, len(videos), key, [query])
+        return answers
+
+    def _search_in(
+        self, videos: Mapping[str, Video], encoded: int, key: tuple[int, float], queries: list[str]
+    ) -> list[SearchAnswer]:
+        top, least = key
         skipped: list[str] = []
         paths: dict[str, str | Path] = {vid: video.path for vid, video in videos.items()}
         answers = self.grounder.search(paths, queries, top, skipped, **_if_any(least))
         searched = len(videos) - len(skipped)
-        return [SearchAnswer(found, searched, skipped) for found in answers]
+        return [SearchAnswer(found, searched, encoded, skipped) for found in answers]
 
 
 def _if_any(least: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sdst.grounding.grounder import Grounder
 from sdst.serving.access import Access
 from sdst.serving.app import create_app
 from sdst.serving.library import Library
+from sdst.serving.library_index import LibraryIndex
 from sdst.serving.server import bind, make_server, url_of
 from sdst.serving.service import Service
 
@@ -93,9 +94,12 @@ def running(
     folder: Path,
     files: Mapping[str, Path] | None = None,
     token: str | None = None,
+    index: Path | None = None,
 ) -> Iterator[Running]:
     """A server on a free port, for the block."""
-    service = Service(grounder, Library(folder, files or {}, MOST_BYTES), "untrained")
+    library = Library(folder, files or {}, MOST_BYTES)
+    library_index = None if index is None else LibraryIndex(index, grounder.encoder)
+    service = Service(grounder, library, "untrained", library_index)
     bound = bind("127.0.0.1", 0)
     server = make_server(create_app(service, Access(token, local=True)))
     thread = Thread(target=server.run, args=([bound],))

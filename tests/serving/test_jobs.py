@@ -29,7 +29,7 @@ def settled(jobs: Encodings, vid: str) -> Job:
 def test_progress_is_reported_while_a_video_is_encoded() -> None:
     half, go_on = Event(), Event()
 
-    def encode(_: Path, report: Report) -> None:
+    def encode(_: Video, report: Report) -> None:
         report(0.5)
         half.set()
         go_on.wait(10)
@@ -44,9 +44,9 @@ def test_progress_is_reported_while_a_video_is_encoded() -> None:
 
 
 def test_a_fault_is_one_line_under_the_users_name_and_the_next_video_is_encoded() -> None:
-    def encode(path: Path, _: Report) -> None:
-        if "bad" in str(path):
-            raise InputError(f"{path}: not a readable video")
+    def encode(video: Video, _: Report) -> None:
+        if video.id == "bad":
+            raise InputError(f"{video.path}: not a readable video")
 
     jobs = Encodings(encode, room=8)
     jobs.add(video("bad"))
@@ -57,8 +57,8 @@ def test_a_fault_is_one_line_under_the_users_name_and_the_next_video_is_encoded(
 
 
 def test_a_bug_shows_no_inside_and_ends_no_thread() -> None:
-    def encode(path: Path, _: Report) -> None:
-        if "bad" in str(path):
+    def encode(video: Video, _: Report) -> None:
+        if video.id == "bad":
             raise ZeroDivisionError("secret")
 
     jobs = Encodings(encode, room=8)
@@ -72,7 +72,7 @@ def test_a_bug_shows_no_inside_and_ends_no_thread() -> None:
 def test_a_removed_video_ends_at_its_next_frames() -> None:
     began, removed, ended = Event(), Event(), Event()
 
-    def encode(_: Path, report: Report) -> None:
+    def encode(_: Video, report: Report) -> None:
         began.set()
         removed.wait(10)
         try:

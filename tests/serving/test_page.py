@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdst import Grounder
+from sdst.serving import library_index, service
 from tests.serving.running import Running, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
@@ -158,6 +159,22 @@ def test_search_leads_to_the_moment_of_its_video(
         expect(page.locator("#ranked .go").first).to_be_visible()
         page.wait_for_timeout(300)
         assert current_time(page) >= start - 0.1
+
+
+def test_the_page_tells_how_many_videos_an_index_rules_out(
+    page: Page, one_grounder: Grounder, films: dict[str, Path], tmp_path: Path, monkeypatch
+) -> None:
+    pytest.importorskip("lancedb", reason="an index needs the extra `index`")
+    for module in (library_index, service):
+        monkeypatch.setattr(module, "CANDIDATES", 1)
+    del films["noise"]
+    with running(one_grounder, tmp_path / "library", films, index=tmp_path / "index") as server:
+        for video in server.service.library.videos():
+            server.settled(video.id)
+        page.goto(server.url)
+        page.get_by_text("All videos").click()
+        ask(page)
+        expect(page.locator("#found-facts")).to_have_text("the likeliest 1 of 3 videos searched")
 
 
 def test_a_least_presence_is_chosen_and_shared(

@@ -287,10 +287,7 @@ class FeatureStore:
         number, *_, expected = entry
         if self._checked[kind][number]:
             return
-        found = 0
-        for values in (features.tokens, getattr(features, "scales", None), features.embedding):
-            found = found if values is None else zlib.crc32(np.asarray(values).data, found)
-        if found != expected:
+        if checksum_of(features) != expected:
             files = ", ".join(f"{name}.bin" for name in PARTS[kind] if name in self._types)
             raise InputError(
                 f"{self.path}: the features of {kind} {key} are damaged ({files}: not what was "
@@ -353,6 +350,15 @@ class FeatureStore:
     def _view(self, name: str, row: int, shape: tuple[int, ...]) -> np.ndarray | Tensor:
         start = row * self._rows[name][1]
         return self._maps[name][start : start + math.prod(shape)].reshape(shape)
+
+
+def checksum_of(features: VideoFeatures | QueryFeatures) -> int:
+    """Of what a store has of a video or sentence, as its index notes it."""
+    checksum = 0
+    for values in (features.tokens, getattr(features, "scales", None), features.embedding):
+        if values is not None:
+            checksum = zlib.crc32(np.ascontiguousarray(values).data, checksum)
+    return checksum
 
 
 def read_index(path: Path) -> dict:

@@ -111,8 +111,13 @@ def _named(service: Service, query: str, answer: SearchAnswer) -> dict[str, Any]
         for found in answer.found
         if found.vid in names  # else it was removed meanwhile
     ]
-    skipped = len(answer.skipped)
-    return {"query": query, "moments": moments, "searched": answer.searched, "skipped": skipped}
+    return {
+        "query": query,
+        "moments": moments,
+        "searched": answer.searched,
+        "encoded": answer.encoded,
+        "skipped": len(answer.skipped),
+    }
 
 
 def _without_paths(line: str, moments: Sequence[Moment]) -> str:

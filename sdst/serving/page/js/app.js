@@ -199,9 +199,12 @@ async function showFound() {
     return;
   }
   const found = answer.moments.map((moment, i) => ({ ...moment, query: answer.query, rank: i + 1 }));
-  const waiting = library.videos.length - answer.searched;
+  const waiting = library.videos.length - answer.encoded;
+  const ruledOut = answer.encoded - answer.searched - answer.skipped;
   $("#found-facts").textContent =
-    `${plural(answer.searched, "video")} searched` +
+    (ruledOut > 0
+      ? `the likeliest ${answer.searched} of ${plural(answer.encoded, "video")} searched`
+      : `${plural(answer.searched, "video")} searched`) +
     (waiting > 0 ? `; ${waiting} not encoded yet` : "");
   const strong = found.filter((moment) => moment.score >= WEAK * found[0]?.score);
   $("#weaker").hidden = strong.length === found.length;
