@@ -22,11 +22,18 @@ from pathlib import Path
 from sdst.config import BACKBONES, Config, load_config
 from sdst.config.renames import rename_options
 from sdst.data.annotations import read_annotations
-from sdst.data.remote import as_place, find_anywhere
-from sdst.data.store.reader import INDEX, STORED, FeatureStore
+from sdst.data.store.reader import INDEX, FeatureStore
 from sdst.data.video import READERS
 from sdst.data.video.decord_frames import check_decord
 from sdst.errors import InputError, run
+from sdst.extraction.options import (
+    add_encoding,
+    add_videos,
+    engine_of,
+    settings_of,
+    show_faults,
+    videos_of,
+)
 from sdst.memory import parse_bytes
 from sdst.terminal.options import add_verbosity
 
@@ -42,28 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
-    add(
-        "--videos",
-        type=as_place,
-        nargs="+",
-        metavar="PATH",
-        help="files, folders, or lists in .txt; with --ray also s3://, gs:// and the like",
-    )
+    add_videos(parser)
     add("--annotations", type=Path, nargs="*", default=[], help="JSON lines: queries to encode")
-    add("--backbone", metavar="NAME", help=f"{BACKBONES}; options follow as ,dtype=bfloat16")
-    add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
-    add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
-    add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
+    add_encoding(parser)
     add("--reader", choices=READERS, default="pyav", help="of video files (default: %(default)s)")
-    add("--store-dtype", choices=STORED, default="float16", help="default: %(default)s")
     add("--memory-budget", metavar="SIZE", help="like 2GB: what the process may take (no bound)")
-    add(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="encode by Ray, on the cluster there (default: $RAY_ADDRESS, or this machine)",
-    )
     add("--strict", action="store_true", help="stop at the first video that cannot be read")
     add("--output", type=Path, help="folder of the store; an existing store grows")
     add_verbosity(parser)
@@ -118,7 +108,7 @@ def _extract_videos(options: argparse.Namespace) -> int:
     """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
     if options.ray is not None and options.memory_budget:
         raise InputError("--memory-budget bounds one process; with --ray leave it out")
-    videos = find_anywhere(options.videos, remote=options.ray is not None)
+    videos = videos_of(options)
     annotations = {str(path): read_annotations(path) for path in options.annotations}
     if options.output.exists() and not (options.output / INDEX).is_file():
         raise InputError(
@@ -131,7 +121,6 @@ def _extract_videos(options: argparse.Namespace) -> int:
     from sdst.backbones import load_backbone
     from sdst.backbones.text_length import describe_unread
     from sdst.extraction.pipeline import Report, extract_features
-    from sdst.extraction.settings import Settings
     from sdst.extraction.shards import Share, extract_share
     from sdst.sources.splits import sentences
 
@@ -140,28 +129,18 @@ def _extract_videos(options: argparse.Namespace) -> int:
     if share.rank == 0 and (cut := describe_unread(backbone, list(queries.values()))):
         print(f"cut: {cut}", file=sys.stderr)
     report = Report(options.strict)
-    settings = Settings(
-        options.clip_length, options.frames_per_clip, options.store_dtype, memory, options.reader
-    )
+    settings = settings_of(options, memory, options.reader)
+    engine = engine_of(options, settings)
     inputs = (videos, queries, backbone, options.output, settings)
-    if options.ray is not None:
-        from sdst.extraction.ray_data import RayEngine
-
-        engine = RayEngine(options.backbone, options.layers, settings, options.ray or None)
+    if engine is not None or share.world == 1:
         store = extract_features(*inputs, resume=True, report=report, engine=engine)
-    elif share.world == 1:
-        store = extract_features(*inputs, resume=True, report=report)
     else:
         files = {vid: Path(place) for vid, place in videos.items()}
         store = extract_share(share, files, *inputs[1:], report)
     if store is None:  # the first process reports
         return 0
     _show(store)
-    for line in report.faults:
-        print(f"damaged: {line}", file=sys.stderr)
-    for line in report.skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    return 1 if report.faults or report.skipped else 0
+    return show_faults(report)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdst.config import BACKBONES
-from sdst.data.remote import as_place, find_anywhere
-from sdst.data.store.reader import INDEX, STORED, FeatureStore
+from sdst.data.store.reader import INDEX, FeatureStore
 from sdst.errors import InputError, run
+from sdst.extraction.options import (
+    add_encoding,
+    add_videos,
+    engine_of,
+    settings_of,
+    show_faults,
+    videos_of,
+)
 from sdst.indexing.build import Changes, remove_videos, update_index
 from sdst.indexing.clip_index import FEATURES, ClipTable
 from sdst.indexing.metadata import read_metadata
@@ -38,30 +45,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser("python -m sdst.index", __doc__)
     add = parser.add_argument
     add("--output", required=True, metavar="INDEX", help="folder, or URL, of the index")
-    add(
-        "--videos",
-        type=as_place,
-        nargs="+",
-        metavar="PATH",
-        help="files, folders, or lists in .txt; with --ray also s3://, gs:// and the like",
-    )
+    add_videos(parser)
     add("--store", type=Path, metavar="DIR", help="a store of sdst.extract, all of it")
     add("--remove", nargs="+", metavar="VID", help="take these videos out")
     add("--metadata", type=Path, metavar="FILE", help="fields of videos, in .csv, .json or .jsonl")
-    encoding = parser.add_argument_group("how --videos are encoded, as by sdst.extract")
-    add = encoding.add_argument
-    add("--backbone", metavar="NAME", help=f"{BACKBONES}")
-    add("--layers", type=int, default=4, help="last blocks kept (default: %(default)s)")
-    add("--clip-length", type=float, default=2.0, help="seconds (default: %(default)s)")
-    add("--frames-per-clip", type=int, default=1, help="default: %(default)s")
-    add("--store-dtype", choices=STORED, default="float16", help="default: %(default)s")
-    add(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="encode by Ray, on the cluster there (default: $RAY_ADDRESS, or this machine)",
-    )
+    add_encoding(parser)
     add_verbosity(parser)
     return parser
 
@@ -89,19 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _index_videos(options: argparse.Namespace, metadata: dict | None) -> int:
     """Exit code 1 where a video is left out or damaged, 0 where all are whole."""
-    videos = find_anywhere(options.videos, remote=options.ray is not None)
+    videos = videos_of(options)
 
     from sdst.backbones import load_backbone
     from sdst.extraction.pipeline import Report, extract_features
-    from sdst.extraction.settings import Settings
 
     backbone = load_backbone(options.backbone, options.layers)
-    settings = Settings(options.clip_length, options.frames_per_clip, options.store_dtype)
-    report, engine = Report(), None
-    if options.ray is not None:
-        from sdst.extraction.ray_data import RayEngine
-
-        engine = RayEngine(options.backbone, options.layers, settings, options.ray or None)
+    settings, report = settings_of(options), Report()
     store = extract_features(
         videos,
         {},
@@ -110,15 +92,11 @@ def _index_videos(options: argparse.Namespace, metadata: dict | None) -> int:
         settings,
         resume=True,
         report=report,
-        engine=engine,
+        engine=engine_of(options, settings),
     )
     _show_changes(options.output, update_index(options.output, store, videos, metadata))
     _show(options.output)
-    for line in report.faults:
-        print(f"damaged: {line}", file=sys.stderr)
-    for line in report.skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    return 1 if report.faults or report.skipped else 0
+    return show_faults(report)
 
 
 def _store(options: argparse.Namespace) -> FeatureStore:

@@ -15,7 +15,7 @@ from sdst.config.files import packaged_configs
 from sdst.errors import InputError, run
 
 # What decides, besides sdst itself, what runs here.
-PACKAGES = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
+PACKAGES: tuple[str, ...] = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

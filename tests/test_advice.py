@@ -27,6 +27,7 @@ SHARED = {
     "grounding/predict": {"evaluate"},
     "evaluation/submission": {"evaluate"},
     "extraction/budget": {"extract"},
+    "extraction/options": {"extract", "index"},
     "extraction/ray_data": {"extract", "index"},
     "grounding/answerer": {"ground", "serve"},
     "grounding/encoder": {"ground"},

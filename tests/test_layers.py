@@ -22,7 +22,7 @@ BELOW = {  # from the ground up
     "demo": {"data"},
     "importing": {"data"},
     "pretrained": {"model", "config"},
-    "extraction": {"data", "backbones"},
+    "extraction": {"data", "config", "backbones"},
     "indexing": {"data"},
     "sources": {"data", "config", "backbones", "demo", "extraction"},
     "grounding": {
