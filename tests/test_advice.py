@@ -21,7 +21,7 @@ TAKE_CONFIG_KEYS = OPEN_DATA
 # Which commands print the messages of a module that several share.
 SHARED = {
     "backbones/openclip/files": {"extract"},  # the one that has both of the options it names
-    "data/remote": {"extract", "index"},
+    "extraction/remote": {"extract", "index"},
     "data/video_files": {"ground", "extract"},
     "demo/__init__": OPEN_DATA,
     "grounding/predict": {"evaluate"},

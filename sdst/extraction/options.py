@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from sdst.config import BACKBONES
-from sdst.data.remote import Place, as_place, find_anywhere
 from sdst.data.store.reader import STORED
+from sdst.extraction.remote import Place, as_place, find_anywhere
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from sdst.data.video import Reader

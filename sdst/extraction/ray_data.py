@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from sdst.backbones import load_backbone
-from sdst.data.remote import Place, local_copy, origins_anywhere
 from sdst.errors import InputError
 from sdst.extraction.pipeline import Features, Unreadable, encoded_pieces
+from sdst.extraction.remote import Place, local_copy, origins_anywhere
 from sdst.extraction.settings import Settings
 
 CLIPS_AT_ONCE = 256  # travel together

@@ -7,10 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sdst.data.remote import as_place, find_anywhere, local_copy, origins_anywhere
 from sdst.data.store.origins import ENDS, video_origins
 from sdst.data.video_files import find_videos
 from sdst.errors import InputError
+from sdst.extraction.remote import as_place, find_anywhere, local_copy, origins_anywhere
 
 CONTENTS = {"a": b"first", "b": b"x" * (3 * ENDS), "c": b""}
 
