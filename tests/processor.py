@@ -1,4 +1,4 @@
-"""What only some processors have."""
+"""Instructions that only some processors have."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ OTHERS = {  # modules whose strings are no messages of the commands
     "sources/joined": "makes keys of a dataset's config",
     "training/provenance": "asks git",
 }
-NOT_OPTIONS = {"--section.key", "--dtype"}  # a form; an old name that is told to be one
+NOT_OPTIONS = {"--section.key", "--dtype"}  # a form; an old name, reported as one
 
 
 def named_options(file: Path) -> set[str]:

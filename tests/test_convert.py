@@ -79,7 +79,7 @@ def test_half_precision_is_the_default(options, tmp_path):
     assert source(options).video("v0").tokens.dtype == np.float16
 
 
-def test_killed_and_run_again_it_goes_on_to_the_same_store(options, tmp_path):
+def test_killed_and_run_again_it_resumes_to_the_same_store(options, tmp_path):
     code = f"""
 import os, signal
 from sdst.convert import main
@@ -111,7 +111,7 @@ main({options!r})
     assert content(root) == resumed
 
 
-def test_a_corrupt_file_is_named_and_the_next_run_goes_on(options, tmp_path):
+def test_a_corrupt_file_is_named_and_the_next_run_resumes(options, tmp_path):
     file = tmp_path / "data" / "clip" / "v7.npz"
     good = file.read_bytes()
     file.write_bytes(good[:200])
@@ -253,7 +253,7 @@ def test_any_store_is_verified(grown, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "give either --config or --store"),
         (["--config", "demo", "--store", "x"], "give either --config or --store"),
@@ -265,6 +265,6 @@ def test_any_store_is_verified(grown, capsys):
         (["--store", "nothing", "--output", "x"], "nothing: no feature store there"),
     ],
 )
-def test_what_makes_no_sense_is_told(grown, arguments, told):
-    with pytest.raises(InputError, match=told):
+def test_what_makes_no_sense_is_refused(grown, arguments, message):
+    with pytest.raises(InputError, match=message):
         main([part.format(grown=grown.path) for part in arguments])

@@ -64,7 +64,7 @@ def root(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the first two commands leave."""
+    """The folder that the first two commands leave."""
     output = tmp_path_factory.mktemp("runs") / "mine"
     assert extract.main(options(root)) == 0
     assert train.main(["--output", str(output), *options(root)]) == 0
@@ -97,7 +97,7 @@ def test_an_overlap_as_long_as_the_videos_is_refused_before_training(checkpoint,
         open_data(load_config("custom", [*options(root)[2:], "--predict.overlap", "500"]))
 
 
-def test_a_run_that_is_gone_on_with_keeps_how_long_videos_are_cut(checkpoint, root, tmp_path):
+def test_a_run_that_is_resumed_keeps_how_long_videos_are_cut(checkpoint, root, tmp_path):
     run = shutil.copytree(checkpoint, tmp_path / "run")
     config = load_config(run / "config.yaml")
     save_config(replace(config, predict=replace(config.predict, stretch=99)), run / "config.yaml")
@@ -105,7 +105,7 @@ def test_a_run_that_is_gone_on_with_keeps_how_long_videos_are_cut(checkpoint, ro
     assert load_config(run / "config.yaml").predict.stretch == 99
 
 
-def test_a_run_goes_on_and_is_evaluated_with_data_at_another_place(checkpoint, root, tmp_path):
+def test_a_run_resumes_and_is_evaluated_with_data_at_another_place(checkpoint, root, tmp_path):
     run, moved = shutil.copytree(checkpoint, tmp_path / "run"), copied(root, tmp_path)
     evaluate.main(["--checkpoint", str(run), "--data.root", str(moved)])
     assert train.main(["--output", str(run), "--resume", *options(moved)]) == 0
@@ -320,6 +320,6 @@ def test_the_annotations_of_another_cut_are_refused(checkpoint, root, tmp_path):
         ),
     ],
 )
-def test_options_that_do_not_go_together_are_told(arguments, named):
+def test_options_that_do_not_go_together_are_reported(arguments, named):
     with pytest.raises(InputError, match=named):
         extract.main(arguments)

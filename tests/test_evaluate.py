@@ -102,7 +102,7 @@ def test_a_dataset_without_a_server_submits_nothing(tmp_path: Path, tiny_checkpo
 
 
 def test_an_nlq_submission_has_the_keys_of_ego4ds_evaluator(tmp_path: Path) -> None:
-    """Those that NLQ/VSLNet/utils/evaluate_ego4d_nlq.py of EGO4D/episodic-memory reads."""
+    """The figures that NLQ/VSLNet/utils/evaluate_ego4d_nlq.py of EGO4D/episodic-memory reads."""
     windows = [[second, second + 1, 1 - second / 10] for second in range(7)]
     queries = {"uid-a_0": "c1", "uid_b_12": "c2"}
     truth = [

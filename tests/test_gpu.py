@@ -1,4 +1,4 @@
-"""What a CUDA device computes is what the CPU computes, without waiting for the host."""
+"""A CUDA device computes the same as the CPU, without waiting for the host."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ def test_the_command_grounds_without_training(own_cache, film, tmp_path, capsys)
     queries.write_text("\n".join(QUERIES) + "\n\n")
     arguments = [*ZERO_SHOT, "--clip-length", "1", "--video", str(film)]
     assert main([*arguments, "--queries", str(queries), "--plot", str(tmp_path / "a.png")]) == 0
-    told = capsys.readouterr().out
-    assert all(query in told for query in QUERIES)
+    shown = capsys.readouterr().out
+    assert all(query in shown for query in QUERIES)
 
 
 def test_a_url_and_a_folder_of_pictures_are_asked_like_a_file(
@@ -114,9 +114,9 @@ def test_the_command_searches_a_folder(untrained, own_cache, films, tmp_path, ca
     arguments = ["--checkpoint", str(untrained), "--videos", str(folder), "--query", QUERIES[0]]
     out = tmp_path / "found.json"
     assert main([*arguments, "--top", "4", "--json", str(out)]) == 1  # one was left out
-    told = capsys.readouterr()
-    assert "best of 3 videos" in told.out
-    assert "left out" in told.err and "noise.mp4" in told.err
+    shown = capsys.readouterr()
+    assert "best of 3 videos" in shown.out
+    assert "left out" in shown.err and "noise.mp4" in shown.err
     [record] = json.loads(out.read_text())
     assert [set(moment) for moment in record["moments"]] == 4 * [
         {"vid", "start", "end", "score", "presence"}
@@ -177,7 +177,7 @@ def test_the_command_answers_in_bf16(untrained, own_cache, film, tmp_path, capsy
     assert scores == pytest.approx(whole, abs=0.02)
 
 
-def test_a_search_is_told_in_a_table():
+def test_a_search_is_reported_in_a_table():
     found = [Found("b", 1.0, 2.5, 0.9), Found("a", 70.0, 80.0, 0.25)]
     assert format_found("a cat ", found, 1200).splitlines() == [
         "a cat, best of 1,200 videos",

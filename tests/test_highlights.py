@@ -71,7 +71,7 @@ def test_clips_above_the_average_of_their_video_are_positive() -> None:
     np.testing.assert_allclose(clip_ratings(annotation, 6, 2.0), [*expected, 0, 0])
 
 
-def test_an_unknown_protocol_is_told() -> None:
+def test_an_unknown_protocol_is_reported() -> None:
     with pytest.raises(InputError, match=r"data\.protocol is 'tv', expected one of"):
         load_config("demo", ["--data.protocol", "tv"])
 

@@ -80,7 +80,7 @@ def test_a_folder_without_annotations_is_refused(tmp_path):
         main(["--root", str(tmp_path)])
 
 
-def test_videos_in_two_splits_are_told(tmp_path, shown):
+def test_videos_in_two_splits_are_reported(tmp_path, shown):
     for name in ("train", "val"):
         write_json_lines(tmp_path / f"{name}.jsonl", [{"qid": name, **QUERY}])
     found = shown("--annotations", tmp_path / "train.jsonl", tmp_path / "val.jsonl")

@@ -63,7 +63,7 @@ class Installed:
     folder: Path
 
     def run(self, command: str, *arguments: str) -> str:
-        """What a command prints, once it has ended well."""
+        """The output of a command that must succeed."""
         done = subprocess.run(
             [str(self.scripts / command), *arguments],
             cwd=self.folder,

@@ -119,7 +119,7 @@ def test_queries_are_drawn_by_weight_anew_every_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "changed", "told"),
+    ("layout", "changed", "message"),
     [
         ("moment_detr", {}, None),
         ("univtg", {"features": "univtg", "video_features": ["video"]}, None),
@@ -127,7 +127,7 @@ def test_queries_are_drawn_by_weight_anew_every_epoch(tmp_path: Path) -> None:
     ],
 )
 def test_one_model_takes_features_of_one_backbone(
-    layout: str, changed: dict, told: str | None, tmp_path: Path
+    layout: str, changed: dict, message: str | None, tmp_path: Path
 ) -> None:
     options = [*write_features(tmp_path / "a", "moment_detr"), *training_options("moment_detr")]
     write_annotations(tmp_path / "a")
@@ -135,10 +135,10 @@ def test_one_model_takes_features_of_one_backbone(
     write_features(root, layout)
     named = {"video_features": ["slowfast", "clip"], "clip_length": 2.0} | changed
     data = open_data(load_config("demo", [*options, *also((other(root, **named), 1))]))
-    if told is None:
+    if message is None:
         assert len(with_others(data).training()) == 16 + 8
         return
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         with_others(data)
 
 
@@ -146,20 +146,22 @@ def test_another_backbone_is_named(tmp_path: Path) -> None:
     file = other(tmp_path / "shows")
     data = open_data(load_config("demo", [*main_options(tmp_path / "a"), *also((file, 1))]))
     encoded = replace(data, meta={**data.meta, "fingerprint": "of a backbone"})
-    told = r"data\.also .*shows\.yaml: is read as files in the layout moment_detr, .* one backbone"
-    with pytest.raises(InputError, match=told):
+    message = (
+        r"data\.also .*shows\.yaml: is read as files in the layout moment_detr, .* one backbone"
+    )
+    with pytest.raises(InputError, match=message):
         with_others(encoded)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ('{"demo": 0}', "data.also demo is 0"),
         ('{"a/x.yaml": 1, "b/x.yaml": 1}', "two configs called x"),
     ],
 )
-def test_weights_and_names_are_checked(given: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_weights_and_names_are_checked(given: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load_config("demo", ["--data.also", given])
 
 

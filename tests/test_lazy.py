@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-def told_to_checkers(file: str) -> dict[str, str]:
+def names_for_checkers(file: str) -> dict[str, str]:
     """The modules that a package imports its names from under `TYPE_CHECKING`."""
     blocks = [node for node in ast.parse(Path(file).read_text()).body if isinstance(node, ast.If)]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -17,12 +17,12 @@ def told_to_checkers(file: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("package", ["sdst", "sdst.model"])
-def test_checkers_are_told_what_python_finds(package: str) -> None:
+def test_checkers_find_what_python_finds(package: str) -> None:
     module = import_module(package)
     assert module.__file__ is not None
-    told = told_to_checkers(module.__file__)
-    assert set(told) == set(module.__all__)
-    for name, home in told.items():
+    declared = names_for_checkers(module.__file__)
+    assert set(declared) == set(module.__all__)
+    for name, home in declared.items():
         assert getattr(module, name) is getattr(import_module(home), name)
 
 
@@ -32,6 +32,6 @@ def test_names_are_listed_before_their_first_use(package: str) -> None:
     assert set(module.__all__) <= set(dir(module))
 
 
-def test_another_name_is_told_as_python_tells_it() -> None:
+def test_another_name_is_refused_as_python_refuses_it() -> None:
     with pytest.raises(AttributeError, match=r"module 'sdst' has no attribute 'Grunder'"):
         import_module("sdst").Grunder  # noqa: B018

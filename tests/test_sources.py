@@ -1,4 +1,4 @@
-"""Feature files of every layout are read as they are, trained on, and told when they are faulty."""
+"""Feature files of every layout are read, trained on, and reported when they are faulty."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_text_files_may_be_called_by_the_bare_qid_and_hold_tokens(tmp_path):
     assert len(opened(options, "univtg").source.query_ids) == 24
 
 
-def test_endpoints_tell_where_in_the_video_a_clip_is(tmp_path):
+def test_endpoints_say_where_in_the_video_a_clip_is(tmp_path):
     options = dataset(tmp_path, "univtg")
     data = opened(options, "univtg", "--data.endpoints", "true", "--model.video_width", "34")
     clips = clips_of("v0")
@@ -324,7 +324,7 @@ def test_queries_for_what_the_features_lack_are_not_learnt(tmp_path, caplog, pac
     assert "1 of 16 queries of train ask for moments behind the end" in caplog.text
 
 
-def test_no_features_at_all_tells_what_files_are_called(tmp_path):
+def test_no_features_at_all_names_what_files_are_called(tmp_path):
     options = dataset(tmp_path, "univtg")
     with pytest.raises(InputError, match=r"expected files called ID\.npz"):
         opened(options, "univtg", "--data.features", "moment_detr")
@@ -347,6 +347,6 @@ def test_an_unlabelled_query_cannot_be_trained_or_validated_on(tmp_path, split):
         opened(options, "univtg")
 
 
-def test_a_dataset_without_root_is_told():
+def test_a_dataset_without_root_is_reported():
     with pytest.raises(InputError, match=r"--data\.root"):
         open_data(load_config("demo", ["--data.dataset", "custom"]))

@@ -479,7 +479,7 @@ def test_a_wrong_option_is_one_line_that_names_it(
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_annotations_that_cannot_be_scored_are_told_before_training(
+def test_annotations_that_cannot_be_scored_are_reported_before_training(
     split: str, tiny_dataset: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
     """Some queries of the split are rated, others are not."""
@@ -534,7 +534,7 @@ def test_fewer_queries_than_a_batch_are_one_batch(tiny_options: list[str]) -> No
     assert len(batch.spans) == 5
 
 
-def test_processes_that_cannot_share_a_batch_are_told(tiny_options: list[str]) -> None:
+def test_processes_that_cannot_share_a_batch_are_reported(tiny_options: list[str]) -> None:
     config = load_config("demo", [*tiny_options, "--train.accumulation", "4"])
     with pytest.raises(InputError, match="are 2 queries at once, which 4 processes do not share"):
         make_loader(open_data(config).dataset("train"), config, processes=4)

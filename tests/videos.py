@@ -1,4 +1,4 @@
-"""Videos that tell their own time: every picture shows in blocks of grey when it starts."""
+"""Videos that show their own time: every frame has in blocks of grey when it starts."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.studies.runs import TEST_VIDEOS, head, judged, row, trained
+from benchmarks.studies.runs import TEST_VIDEOS, evaluated_on_demo, head, row, trained
 from sdst.config import PRECISIONS
 from sdst.errors import run
 from sdst.grounding.decode import check_precision
@@ -38,7 +38,7 @@ def main() -> None:
             for seed, folder in enumerate(folders)
         ]
         for answers in PRECISIONS:
-            reports = [judged(x, options.videos, precision=answers) for x in folders]
+            reports = [evaluated_on_demo(x, options.videos, precision=answers) for x in folders]
             both = zip(runs, reports, strict=True)
             cells = row(f"{precision}, {answers}", [{**x, "report": y} for x, y in both])
             print(cells, flush=True)

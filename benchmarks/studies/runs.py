@@ -106,7 +106,7 @@ def study_run(
         truth = read_splits(config, dataset_root(config))[split]
         title = f"{len(records):,} queries of {split}"
     else:
-        report = judged(output, videos)
+        report = evaluated_on_demo(output, videos)
         records = read_predictions(output / f"predictions-{videos}.jsonl")
         truth = demo_of_tests(videos).splits["test"]
         title = f"{videos:,} test videos"
@@ -153,10 +153,12 @@ def trained_on_demo(
     These are the same and more of their kind.
     """
     metrics = trained(output, "demo", options, model)
-    return {**metrics, "report": judged(output, videos, model)}
+    return {**metrics, "report": evaluated_on_demo(output, videos, model)}
 
 
-def judged(output: Path, videos: int, model: type[SDST] = SDST, precision: str = "fp32") -> dict:
+def evaluated_on_demo(
+    output: Path, videos: int, model: type[SDST] = SDST, precision: str = "fp32"
+) -> dict:
     """The report of a run's best model on `videos` test videos of the demo, kept beside the run."""
     file = output / f"report-{videos}{'' if precision == 'fp32' else '-' + precision}.json"
     if not file.is_file():

@@ -40,11 +40,11 @@ void parallel_for(int64_t count, int64_t grain, int threads,
     const int64_t even = count / (ranges_per_thread * std::max(threads, 1));
     Job job{body, context, count, std::max({grain, even, int64_t{1}})};
     const int64_t ranges = (count + job.range - 1) / job.range;
-    const int64_t wanted = std::min<int64_t>(threads, ranges);
+    const int64_t needed = std::min<int64_t>(threads, ranges);
     const Team parallel = team.load();
-    if (wanted <= 1 || parallel == nullptr) return body(context, 0, count);
+    if (needed <= 1 || parallel == nullptr) return body(context, 0, count);
     parallel([](void* shared) { static_cast<Job*>(shared)->work(); }, &job,
-             static_cast<unsigned>(wanted), 0);
+             static_cast<unsigned>(needed), 0);
 }
 
 }  // namespace sdst

@@ -43,12 +43,12 @@ struct Pyramid {
 struct Search {
     int counts[kDigits];
     int digit;     // of the threshold
-    int wanted;    // keys with the threshold's digits so far that reach it
+    int needed;    // keys with the threshold's digits so far that reach it
     bool settled;  // all of these do
 };
 
-// By the first warp: the digit that the `wanted`-th largest key has.
-__device__ void find_digit(Search& s, int wanted) {
+// By the first warp: the digit that the `needed`-th largest key has.
+__device__ void find_digit(Search& s, int needed) {
     constexpr int each = kDigits / kWarp;
     const int lane = threadIdx.x, top = kDigits - 1 - lane * each;
     int mine = 0;
@@ -59,18 +59,18 @@ __device__ void find_digit(Search& s, int wanted) {
         if (lane >= step) above += before;
     }
     above -= mine;
-    if (wanted <= above || wanted > above + mine) return;
+    if (needed <= above || needed > above + mine) return;
     int digit = top;
-    while (above + s.counts[digit] < wanted) above += s.counts[digit--];
+    while (above + s.counts[digit] < needed) above += s.counts[digit--];
     s.digit = digit;
-    s.wanted = wanted - above;
-    s.settled = s.wanted == s.counts[digit];
+    s.needed = needed - above;
+    s.settled = s.needed == s.counts[digit];
 }
 
-// What exactly `wanted` of the keys reach, 0 < wanted <= those that are not 0; by all threads of
+// What exactly `needed` of the keys reach, 0 < needed <= those that are not 0; by all threads of
 // the block. A digit a turn, the highest first: keys are counted by it, and only those that have
 // the threshold's remain in the search.
-__device__ uint64_t threshold(const uint64_t* keys, int64_t count, int wanted, Search& s) {
+__device__ uint64_t threshold(const uint64_t* keys, int64_t count, int needed, Search& s) {
     uint64_t digits = 0;
     for (int shift = 64 - kDigitBits; shift >= 0; shift -= kDigitBits) {
         s.counts[threadIdx.x] = 0;
@@ -79,20 +79,20 @@ __device__ uint64_t threshold(const uint64_t* keys, int64_t count, int wanted, S
             if (keys[i] >> shift >> kDigitBits == digits)
                 atomicAdd(&s.counts[keys[i] >> shift & (kDigits - 1)], 1);
         __syncthreads();
-        if (threadIdx.x < kWarp) find_digit(s, wanted);
+        if (threadIdx.x < kWarp) find_digit(s, needed);
         __syncthreads();
         digits = digits << kDigitBits | static_cast<uint64_t>(s.digit);
-        wanted = s.wanted;
+        needed = s.needed;
         if (s.settled) return digits << shift;
     }
     return digits;
 }
 
-// Moves the `wanted` largest keys to `taken` and leaves 0 in their places; by all threads.
-__device__ void take_best(uint64_t* keys, int64_t count, int wanted, uint64_t* taken) {
+// Moves the `needed` largest keys to `taken` and leaves 0 in their places; by all threads.
+__device__ void take_best(uint64_t* keys, int64_t count, int needed, uint64_t* taken) {
     __shared__ Search search;
     __shared__ int places;
-    const uint64_t least = threshold(keys, count, wanted, search);
+    const uint64_t least = threshold(keys, count, needed, search);
     if (threadIdx.x == 0) places = 0;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < count; i += kThreads) {
@@ -126,12 +126,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     }
 
     const int64_t quota = share(n.kept, n.levels, level);
-    const int64_t wanted = share(quota, n.segments, segment);
+    const int64_t needed = share(quota, n.segments, segment);
     const int64_t place =
         share_begin(n.kept, n.levels, level) + share_begin(quota, n.segments, segment);
-    const int64_t there = valid * n.per_clip, found = wanted < there ? wanted : there;
+    const int64_t there = valid * n.per_clip, found = needed < there ? needed : there;
     uint64_t* taken = all_taken + 2 * sample * n.kept + place;
-    for (int64_t i = found + threadIdx.x; i < wanted; i += kThreads) taken[i] = 0;
+    for (int64_t i = found + threadIdx.x; i < needed; i += kThreads) taken[i] = 0;
     if (found > 0) take_best(keys, steps * n.per_clip, static_cast<int>(found), taken);
 }
 

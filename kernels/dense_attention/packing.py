@@ -38,7 +38,7 @@ def cuda_reasons(q: Tensor, dtypes: tuple[torch.dtype, ...]) -> list[str]:
 
 
 class Packing:
-    """Where the valid rows of a padded batch [B, L, ...] lie in one sequence, without asking how
+    """Where the valid rows of a padded batch [B, L, ...] are in one sequence, without asking how
     many there are: they come first, the padding follows.
 
     Args:

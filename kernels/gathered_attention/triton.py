@@ -78,7 +78,7 @@ def gather_kernel(
 
 @triton.jit
 def _rows_of_program(B, M, H, BR: tl.constexpr):
-    """This program's sample, its rows of [B, M H], where they lie in [H, B, M], and which exist."""
+    """This program's sample, its rows of [B, M H], where they are in [H, B, M], and which exist."""
     blocks = tl.cdiv(M * H, BR)
     batch = tl.program_id(0).to(tl.int64) // blocks
     o_r = tl.program_id(0) % blocks * BR + tl.arange(0, BR)

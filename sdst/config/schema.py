@@ -176,7 +176,7 @@ class TrainConfig:
 
 
 class Stretches(NamedTuple):
-    """How a long video is cut: clips of each stretch, and those that neighbours share."""
+    """How a long video is cut into windows: clips of each, and those that neighbours share."""
 
     clips: int
     overlap: int

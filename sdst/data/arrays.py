@@ -113,14 +113,14 @@ def _shape_and_type(file: IO[bytes], size: int, path: Path) -> tuple[tuple, bool
     shape, by_column, dtype = HEADERS[version](file)
     if dtype.hasobject or any(isinstance(n, bool) or n < 0 for n in shape):
         raise InputError(f"{path}: holds {dtype} of shape {shape}, expected numbers; {ADVICE}")
-    wanted = math.prod(shape) * dtype.itemsize
-    if file.tell() + wanted > size:
+    nbytes = math.prod(shape) * dtype.itemsize
+    if file.tell() + nbytes > size:
         raise InputError(
-            f"{path}: its header says shape {shape}, {wanted:,} bytes; it has "
+            f"{path}: its header says shape {shape}, {nbytes:,} bytes; it has "
             f"{size - file.tell():,}; {ADVICE}"
         )
-    if wanted > available_memory():
+    if nbytes > available_memory():
         raise InputError(
-            f"{path}: holds {format_bytes(wanted)}, more than the memory that is free here"
+            f"{path}: holds {format_bytes(nbytes)}, more than the memory that is free here"
         )
     return shape, by_column, dtype

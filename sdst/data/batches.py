@@ -302,7 +302,7 @@ def _above_average(labels: Sequence[Sequence[float]], clips: int) -> np.ndarray:
 def _windows(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:
     """[G, 2] the annotated windows in seconds, but those that the video's clips do not reach.
 
-    Features and rounded durations may be one clip short; what begins later than that lies behind
+    Features and rounded durations may be one clip short; what begins later than that is behind
     the end of a damaged file.
     """
     windows = np.asarray(annotation.windows or (), dtype=np.float32).reshape(-1, 2)

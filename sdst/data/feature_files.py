@@ -279,9 +279,9 @@ def _find(
         files = []
         for folder in folders:
             for parts in alternatives:
-                wanted = [part.format(key) for part in parts]
-                if names[folder].issuperset(wanted):
-                    files += [folder / name for name in wanted]
+                needed = [part.format(key) for part in parts]
+                if names[folder].issuperset(needed):
+                    files += [folder / name for name in needed]
                     break
             else:
                 break

@@ -114,7 +114,7 @@ def _draw(frame: np.ndarray, shape: str, colour: str, seen: Trace, i: int) -> No
     x0, y0 = max(int(left) - 1, 0), max(int(top) - 1, 0)
     x1 = min(int(left + width) + 2, FRAME_SIZE)
     y1 = min(int(top + height) + 2, FRAME_SIZE)
-    # Where these pixels lie in the master picture, whose object spans [quarter, 3 * quarter].
+    # Where these pixels are in the master picture, whose object spans [quarter, 3 * quarter].
     quarter, sx, sy = _MASTER / 4, _MASTER / 2 / width, _MASTER / 2 / height
     box = (
         _inside(quarter + (x0 - left) * sx),

@@ -16,7 +16,7 @@ from sdst.model.layers import length_mask
 
 
 class Answering(nn.Module):
-    """What `sdst.grounding.decode` gives for a model's outputs, of one video for each sentence.
+    """The answers of `sdst.grounding.decode` to a model's outputs, one video for each sentence.
 
     Args:
         model: trained.

@@ -66,7 +66,7 @@ def export_model(checkpoint: str | Path, output: Path, format: str) -> float:
                 logger.debug("%s: differs by %.1e", sizes, differences[-1])
                 if not differences[-1] <= TOLERANCE:
                     raise InputError(
-                        f"{output}: not written: with {_told(sizes)} the program answers "
+                        f"{output}: not written: with {_in_words(sizes)} the program answers "
                         f"otherwise than the model (by {differences[-1]:.1e}, expected at most "
                         f"{TOLERANCE:g}); try another format"
                     )
@@ -99,7 +99,7 @@ def _check_window(checkpoint: str | Path, window: int | None, clips: int) -> Non
         )
 
 
-def _told(sizes: tuple[int, ...]) -> str:
+def _in_words(sizes: tuple[int, ...]) -> str:
     return ", ".join(f"{n} {name}" for n, name in zip(sizes, _NAMES, strict=True))
 
 

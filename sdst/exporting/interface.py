@@ -1,4 +1,4 @@
-"""What a program takes and gives, as JSON for who feeds it."""
+"""Inputs and outputs of a program, as JSON for who feeds it."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def traced(network: Answering, sizes: Sizes, free_patches: bool) -> torch.export
 
 
 def expected(network: Answering, inputs: Inputs) -> Answers:
-    """What the network answers without being exported, by the references in fp32."""
+    """The answers of the network itself, without an export, by the references in fp32."""
     with torch.no_grad(), use_implementation(*PLAIN):
         answers = network(**inputs)
     return {name: value.numpy() for name, value in answers.items()}
@@ -162,15 +162,15 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[
 WRITERS = {"pt2": write_pt2, "onnx": write_onnx}  # by `sdst.exporting.formats`
 
 
-def compare(found: Answers, wanted: Answers, inputs: Inputs) -> float:
+def compare(found: Answers, reference: Answers, inputs: Inputs) -> float:
     """The greatest difference of answers, of times in units of the video; inf for other shapes."""
-    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in wanted.items()}:
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in reference.items()}:
         return float("inf")
-    units = np.ones((len(wanted["windows"]), 1, 3), np.float32)
+    units = np.ones((len(reference["windows"]), 1, 3), np.float32)
     units[:, 0, :2] = inputs["durations"].numpy()[:, None]
     scale = {"windows": units}
     differences = [
-        np.abs(found[name] - value) / scale.get(name, 1.0) for name, value in wanted.items()
+        np.abs(found[name] - value) / scale.get(name, 1.0) for name, value in reference.items()
     ]
     return float(np.max([x.max() for x in differences]))  # NaN where one is
 

@@ -63,7 +63,7 @@ def settings_of(options: Namespace, memory: int | None = None, reader: Reader = 
 
 
 def engine_of(options: Namespace, settings: Settings) -> Engine | None:
-    """What encodes in place of this process, if --ray is given.
+    """The engine that encodes in place of this process, where --ray is given.
 
     Raises:
         InputError: as `RayEngine`.

@@ -214,7 +214,7 @@ class _Progress:
     def __init__(self, videos: int, frames_per_clip: int, progress: bool | Progress) -> None:
         shown = progress is True
         self._bar = progress_bar(total=videos, desc="encode", bar_format=BAR, disable=not shown)
-        self._videos, self._tell = videos, progress if callable(progress) else None
+        self._videos, self._report_share = videos, progress if callable(progress) else None
         self._frames_per_clip = frames_per_clip
         self._done = self._clips = 0
 
@@ -235,8 +235,8 @@ class _Progress:
         rate = self._clips * self._frames_per_clip / max(self._bar.format_dict["elapsed"], 1e-3)
         self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
         self._bar.update(self._done + part - self._bar.n)
-        if self._tell is not None:
-            self._tell((self._done + part) / self._videos)
+        if self._report_share is not None:
+            self._report_share((self._done + part) / self._videos)
 
     def finish_video(self) -> None:
         """A video is done, or left out."""

@@ -18,7 +18,7 @@ from sdst.indexing.clip_index import ClipIndex
 
 
 class Answers(Protocol):
-    """Answers sentences about one video, of which at least the `top` best moments are wanted."""
+    """Answers sentences about one video, of which at least the `top` best moments are needed."""
 
     def __call__(
         self, video: VideoFeatures, texts: list[TextFeatures], top: int

@@ -98,7 +98,7 @@ class Grounder:
         self._encoded: Recent[int, tuple[VideoFeatures, EncodedVideo]] = Recent(VIDEOS_IN_MEMORY)
         self.encoder = encoder_of(checkpoint, self.description, device, backbone, lazy)
         self.backbone = self.encoder.backbone
-        self._told = self.config.data.dataset != "demo"
+        self._warned = self.config.data.dataset != "demo"
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, **options: Any) -> Grounder:
@@ -169,7 +169,7 @@ class Grounder:
         """
         queries = self.asked(queries)
         self.check_presence(min_presence)
-        self._tell_what_it_is(video)
+        self._warn_of_demo(video)
         calibrated = self._calibration.windows is not None and self.config.loss.of_moments
         floor = UNLIKELY if calibrated else 0.0
         answers = ask(
@@ -217,7 +217,7 @@ class Grounder:
 
     @property
     def knows_presence(self) -> bool:
-        """Whether the model tells if a video has what is asked for."""
+        """Whether the model reports if a video has what is asked for."""
         return self._calibration.presence is not None
 
     @property
@@ -243,15 +243,15 @@ class Grounder:
                 for _ in range(CALLS_TO_WARM):
                     self._answers(video, [text] * count, top=1)
 
-    def _tell_what_it_is(self, video: str | Path) -> None:
-        """Say once what a model of the demo knows: where it is the default, or is asked about
+    def _warn_of_demo(self, video: str | Path) -> None:
+        """Warn once of what a model of the demo knows: where it is the default, or is asked about
         another video."""
-        if self._told:
+        if self._warned:
             return
         from sdst.demo import is_of_demo
 
         if self.checkpoint == DEMO_MODEL or not is_of_demo(Path(video)):
-            self._told = True
+            self._warned = True
             logger.warning(
                 "%s: a model of the demo, which knows coloured shapes that move; its answers about "
                 "other videos mean nothing: train on your own, or answer with --zero-shot",
@@ -336,7 +336,7 @@ class Grounder:
             )
         if isinstance(corpus, Mapping):
             for video in corpus.values():
-                self._tell_what_it_is(video)
+                self._warn_of_demo(video)
         progress &= not isinstance(corpus, ClipIndex)
         return [
             found

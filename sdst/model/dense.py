@@ -138,7 +138,7 @@ def resample(x: Tensor, lengths: Tensor, stride: int, target_stride: int, size: 
     Args:
         x: [B, L, F] at `stride`.
         lengths: [B], valid part of L.
-        size: number of elements wanted at `target_stride`.
+        size: number of elements at `target_stride`.
 
     Returns:
         [B, size, F].

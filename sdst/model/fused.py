@@ -86,7 +86,7 @@ def fuse(model: SDST) -> Blocks | None:
 
 
 def can_serve(like: Tensor) -> bool:
-    """Whether programs can serve now, where `like` is: not where a gradient is wanted or the
+    """Whether programs can serve now, where `like` is: not where a gradient is needed or the
     compiler looks, and not under autocast to what they do not offer."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False

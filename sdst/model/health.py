@@ -23,7 +23,7 @@ class SparseHealth:
     Attributes:
         offset: mean distance of a sampling point from its reference's centre, in half-widths; about
             1 in a healthy run.
-        outside: share of the sampling points that lie outside the video, where there is nothing.
+        outside: share of the sampling points that are outside the video, where there is nothing.
         spread: deviation over the batch of a query's centre, in units of the video, averaged over
             the queries.
         slots: queries that are the best of some sample, as the exponential of the entropy of which

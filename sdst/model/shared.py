@@ -93,7 +93,7 @@ class _Gradient:
     def add(self, x: Tensor, grad: Tensor) -> None:
         """Of one use, of x [..., N], with respect to its result [..., M]."""
         now = torch._C._current_graph_task_id()
-        if self.backward != now:  # an earlier one wanted no weights and left its own
+        if self.backward != now:  # an earlier one needed no weights and left its own
             self.clear()
             self.backward = now
         rows, upstream = x.flatten(0, -2), grad.flatten(0, -2)

@@ -305,7 +305,7 @@ class SDST(nn.Module):
         """Answer from now on, with the weights as they are, as fast as this machine can.
 
         On a CPU the blocks run as row programs, which hold copies of the weights
-        (`sdst.model.fused`). They serve where no gradient is wanted; hooks do not see them. `train`
+        (`sdst.model.fused`). They serve where no gradient is needed; hooks do not see them. `train`
         and `load_state_dict` end it; after any other change of the weights call it again.
         """
         self.eval()

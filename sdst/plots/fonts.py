@@ -27,8 +27,8 @@ def families_for(text: str) -> tuple[list[str], str]:
 
     Families are in the order in which matplotlib should look a character up.
     """
-    wanted = {c for c in text if not c.isspace()}
-    missing, families = wanted - _covered(font_manager.findfont(BASE), wanted), [BASE]
+    shown = {c for c in text if not c.isspace()}
+    missing, families = shown - _covered(font_manager.findfont(BASE), shown), [BASE]
     paths = font_manager.findSystemFonts() if missing else []
     covered = {path: _covered(path, missing) for path in paths}
     while missing and covered:

@@ -1,4 +1,4 @@
-"""A video's time line, and what stands above and below it: a query, frames, the clock."""
+"""A video's time line, and what is above and below it: a query, frames, the clock."""
 
 from __future__ import annotations
 

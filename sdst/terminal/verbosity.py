@@ -20,7 +20,7 @@ _logger = logging.getLogger("sdst")
 
 
 def is_quiet() -> bool:
-    """Whether notes and bars are unwanted."""
+    """Whether notes and bars are hidden."""
     return _logger.level >= logging.WARNING
 
 

@@ -1,4 +1,4 @@
-"""What is tried before a run begins, so that it does not fail hours later."""
+"""Checks before a run begins, so that it does not fail hours later."""
 
 from __future__ import annotations
 

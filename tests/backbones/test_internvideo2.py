@@ -218,7 +218,7 @@ def test_positions_of_more_frames_lie_on_lines_between_those_known(folder):
     assert found.shape == (1 + 8 * 4, TINY.width)
     assert torch.equal(found[0], known[0])
     grid, old = found[1:].view(8, 4, -1), known[1:].view(4, 4, -1)
-    # Frame i of 8 lies at (i + 0.5) / 2 - 0.5 of 4: 0 (held), 0.25, 0.75, 1.25, ...
+    # Frame i of 8 is at (i + 0.5) / 2 - 0.5 of 4: 0 (held), 0.25, 0.75, 1.25, ...
     torch.testing.assert_close(grid[0], old[0])
     torch.testing.assert_close(grid[1], 0.75 * old[0] + 0.25 * old[1])
     torch.testing.assert_close(grid[4], 0.25 * old[1] + 0.75 * old[2])
@@ -287,7 +287,7 @@ def test_bfloat16_is_close_to_float32(folder, frames):
     assert (found.embedding * expected.embedding).sum(-1).min() > 0.99
 
 
-def test_the_fingerprint_tells_what_the_features_are(folder, tmp_path):
+def test_the_fingerprint_shows_what_the_features_are(folder, tmp_path):
     other = write_model(tmp_path / "other", random_weights(seed=1))
     backbones = [
         load(folder),

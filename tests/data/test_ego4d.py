@@ -118,7 +118,7 @@ def test_a_fault_is_one_line_that_names_file_and_place(
     assert "\n" not in str(error.value)
 
 
-def test_a_truncated_document_is_told(tmp_path: Path) -> None:
+def test_a_truncated_document_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "nlq.json"
     file.write_text(json.dumps(DOCUMENT)[:-20])
     with pytest.raises(InputError, match=r"nlq\.json: not JSON"):

@@ -185,7 +185,7 @@ def test_frames_that_begin_after_the_sound_keep_their_time(tmp_path: Path, endin
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "flv", "mov"])
-def test_sound_that_goes_on_is_no_fault_of_the_frames(tmp_path: Path, ending: str) -> None:
+def test_sound_that_resumes_is_no_fault_of_the_frames(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"a.{ending}", "libx264", {}, SOUNDS.get(ending, "aac"), 12)
     check(path, *oracle(path))
 

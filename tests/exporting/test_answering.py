@@ -1,4 +1,4 @@
-"""What is exported of a model answers as the model does."""
+"""An exported model answers as the model does."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_answers_are_those_of_decode(options: PredictConfig, curves: Calibration
     video, text, lengths, words, durations = inputs.values()
     with torch.no_grad(), use_implementation(*PLAIN):
         outputs = model(video, text, lengths, words)
-        wanted = decode(outputs, lengths, durations.tolist(), 2.0, options, curves)
-    for i, answer in enumerate(wanted):
+        answers = decode(outputs, lengths, durations.tolist(), 2.0, options, curves)
+    for i, answer in enumerate(answers):
         windows = found["windows"][i][: found["kept"][i]]
         np.testing.assert_allclose(windows, answer.windows, atol=2e-5)
         clips = len(answer.saliency)
@@ -75,14 +75,14 @@ def test_a_rising_curve_is_a_sum_of_ramps() -> None:
 def test_times_are_compared_in_units_of_the_video() -> None:
     network = Answering(small_model(), 1.0, PredictConfig())
     inputs = made_up(network, Sizes(2, 20, 4, 5))
-    wanted = expected(network, inputs)
-    moved = {**wanted, "windows": wanted["windows"] + np.float32([2.0, 0.0, 0.0])}
+    answers = expected(network, inputs)
+    moved = {**answers, "windows": answers["windows"] + np.float32([2.0, 0.0, 0.0])}
     least = inputs["durations"].min().item()
-    assert compare(wanted, wanted, inputs) == 0
-    assert compare(moved, wanted, inputs) == pytest.approx(2 / least, rel=1e-3)
-    assert compare({**wanted, "kept": wanted["kept"][:1]}, wanted, inputs) == np.inf
-    nothing = {**wanted, "saliency": wanted["saliency"] * np.nan}
-    assert not compare(nothing, wanted, inputs) <= 1
+    assert compare(answers, answers, inputs) == 0
+    assert compare(moved, answers, inputs) == pytest.approx(2 / least, rel=1e-3)
+    assert compare({**answers, "kept": answers["kept"][:1]}, answers, inputs) == np.inf
+    nothing = {**answers, "saliency": answers["saliency"] * np.nan}
+    assert not compare(nothing, answers, inputs) <= 1
 
 
 def test_outputs_are_a_pytree() -> None:

@@ -85,7 +85,7 @@ def test_every_query_is_stored_under_its_id(videos, tmp_path):
     assert store.query("two").tokens.shape == (K, 5, WIDTH)
 
 
-def test_meta_tells_what_made_the_store(videos, tmp_path):
+def test_meta_says_what_made_the_store(videos, tmp_path):
     store = extract(videos, tmp_path / "store", clip_length=2.0, frames_per_clip=2)
     assert store.meta == {
         "backbone": "grey",
@@ -188,17 +188,17 @@ def kill(folder: Path, out: Path, when: str) -> None:
     assert run.returncode == -9
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(videos, tmp_path, request):
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(videos, tmp_path, request):
     long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
     cut_in_pictures(long, tmp_path / "videos" / "a_cut.mp4")
     videos = dict(sorted({**videos, "a_cut": tmp_path / "videos" / "a_cut.mp4"}.items()))
-    told, again = Report(), Report()
-    whole = extract(videos, tmp_path / "whole", clip_length=1.0, report=told)
+    first, again = Report(), Report()
+    whole = extract(videos, tmp_path / "whole", clip_length=1.0, report=first)
     out = tmp_path / "store"
     kill(tmp_path / "videos", out, "1 videos")
     seen = request.getfixturevalue("encoded")
     extract(videos, out, clip_length=1.0, resume=True, report=again)
-    assert again.faults == told.faults and len(told.faults) >= 1
+    assert again.faults == first.faults and len(first.faults) >= 1
     assert sum(seen) == sum(whole.video(vid).tokens.shape[1] for vid in list(videos)[1:])
     for file in whole.path.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes(), file.name
@@ -223,7 +223,7 @@ def test_a_finished_store_encodes_only_what_is_new(videos, tmp_path, encoded):
     ("when", "done"),
     [("2 videos", 0), ("3 videos", 1), ("before the index", 2), ("behind the index", 2)],
 )
-def test_a_growth_that_was_killed_goes_on(videos, tmp_path, when, done, encoded):
+def test_a_growth_that_was_killed_resumes(videos, tmp_path, when, done, encoded):
     write_video(tmp_path / "videos" / "more.mp4", [90] * 12)
     videos = {path.stem: path for path in sorted((tmp_path / "videos").iterdir())}
     old = extract(
@@ -244,7 +244,7 @@ def test_a_growth_that_was_killed_goes_on(videos, tmp_path, when, done, encoded)
 
 def test_other_settings_do_not_go_into_a_finished_store(videos, tmp_path):
     extract(videos, tmp_path / "store", clip_length=1.0)
-    for wrong, told in (
+    for wrong, message in (
         (
             {"clip_length": 2.0},
             r"store: was made with clip_length 1\.0, expected 2\.0; continue with",
@@ -252,7 +252,7 @@ def test_other_settings_do_not_go_into_a_finished_store(videos, tmp_path):
         ({"clip_length": 1.0, "frames_per_clip": 2}, "frames_per_clip 1, expected 2"),
         ({"clip_length": 1.0, "store_dtype": "int8"}, "dtype 'float16', expected 'int8'"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             extract(videos, tmp_path / "store", resume=True, **wrong)
 
 
@@ -342,7 +342,7 @@ def test_folders_in_a_folder_are_searched(videos, tmp_path):
     assert find_videos([tmp_path / "videos"]) == dict(sorted({**videos, "deep": deep}.items()))
 
 
-def test_the_bar_tells_parts_of_a_video(tmp_path, capsys):
+def test_the_bar_shows_parts_of_a_video(tmp_path, capsys):
     films = {"long": write_video(tmp_path / "long.mp4", list(range(20, 220, 4)))}
     extract(films, tmp_path / "store", {}, progress=True, clip_length=1.0)
     assert "1.0/1 videos" in capsys.readouterr().err
@@ -380,17 +380,17 @@ def test_the_command_writes_a_store(videos, tmp_path, monkeypatch, capsys):
     assert FeatureStore(tmp_path / "small").dtype == "int8"
 
 
-def test_the_command_tells_what_it_left_out(videos, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_what_it_left_out(videos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sdst.backbones.load_backbone", lambda name, layers, device: GreyBackbone())
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
     arguments = [*VIDEOS, str(tmp_path / "videos"), "--output", str(tmp_path / "store")]
     with pytest.raises(InputError, match=r"broken\.mp4"):
         main([*arguments, "--strict"])
     assert main(arguments) == 1
-    told = capsys.readouterr()
-    assert "3 videos, 0 queries" in told.out
-    assert told.err.splitlines()[-1].startswith("left out: ")
-    assert "broken.mp4" in told.err
+    shown = capsys.readouterr()
+    assert "3 videos, 0 queries" in shown.out
+    assert shown.err.splitlines()[-1].startswith("left out: ")
+    assert "broken.mp4" in shown.err
 
 
 def test_the_command_refuses_another_folder_before_it_works(videos, tmp_path):
@@ -408,8 +408,8 @@ def test_the_same_command_again_adds_what_is_new(videos, tmp_path, monkeypatch, 
     assert main(arguments) == 1, "what cannot be read is reported every time"
     broken.write_bytes(videos["dark"].read_bytes())
     assert main(arguments) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert ["3 videos" in told[0], "3 videos" in told[1], "4 videos" in told[2]] == [True] * 3
+    shown = capsys.readouterr().out.splitlines()
+    assert ["3 videos" in shown[0], "3 videos" in shown[1], "4 videos" in shown[2]] == [True] * 3
     with pytest.raises(InputError, match=r"clip_length 2\.0, expected 1\.0"):
         main([*arguments, "--clip-length", "1"])
 

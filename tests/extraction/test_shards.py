@@ -100,7 +100,7 @@ run_share(1, videos, Path(sys.argv[2]))
 """
 
 
-def test_a_killed_process_goes_on_in_its_share(videos, tmp_path, monkeypatch) -> None:
+def test_a_killed_process_resumes_in_its_share(videos, tmp_path, monkeypatch) -> None:
     alone, _ = run_alone(videos, tmp_path / "alone")
     out = tmp_path / "shared"
     arguments = [sys.executable, "-c", KILLED, str(tmp_path / "videos"), str(out)]
@@ -178,7 +178,7 @@ def test_several_processes_grow_a_store_as_one_does(videos, grown, world) -> Non
     assert len(report.skipped) == 1 and not list(shared.parent.glob(".*"))
 
 
-def test_a_growth_that_was_killed_while_joining_goes_on(videos, grown) -> None:
+def test_a_growth_that_was_killed_while_joining_resumes(videos, grown) -> None:
     alone, shared = grown
     old = FeatureStore(shared)
     kill_while_joining(videos, shared)
@@ -207,7 +207,7 @@ def test_processes_with_other_settings_do_not_begin(videos, tmp_path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_faults_are_told_by_who_joins_and_every_time(videos, tmp_path) -> None:
+def test_faults_are_reported_by_who_joins_and_every_time(videos, tmp_path) -> None:
     long = write_video(tmp_path / "long.mp4", list(range(0, 240, 4)))
     cut_in_pictures(long, tmp_path / "videos" / "cut.mp4")
     videos = {**videos, "cut": tmp_path / "videos" / "cut.mp4"}
@@ -248,7 +248,7 @@ def test_not_one_readable_video_is_an_error(tmp_path) -> None:
         run_share(0, {"broken": broken}, tmp_path / "shared")
 
 
-def test_the_one_who_waits_tells_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
+def test_the_one_who_waits_names_who_is_silent(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(shards, "SILENCE_SECONDS", 0)
     (tmp_path / "0.json").write_text('{"task": {"videos": ["a"]}, "skipped": []}')
     (tmp_path / "1.json").write_text('{"task": {"videos": ["of a run before"]}, "skipped": []}')

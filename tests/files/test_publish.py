@@ -1,4 +1,4 @@
-"""What is written appears whole or not at all, and leftovers of killed processes go."""
+"""Files and folders appear whole or not at all, and leftovers of killed processes go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was written is checked when it is read."""
+"""Files are checked against their checksums when they are read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_no_changed_byte_of_tensors_passes_for_other_content(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"\xff" * 100])
-def test_what_is_no_safetensors_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_safetensors_file_is_reported_in_one_line(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError) as error:
         load_tensors(tmp_path / "file", "take another")

@@ -148,7 +148,7 @@ def test_a_long_video_is_grounded_in_stretches(untrained, own_cache, film, tmp_p
     assert len(answer.windows) > config.model.queries
 
 
-def test_a_damaged_video_is_answered_and_told(grounder, film, tmp_path, caplog):
+def test_a_damaged_video_is_answered_and_reported(grounder, film, tmp_path, caplog):
     path = tmp_path / "cut.mp4"
     cut_in_pictures(film, path)
     [answer] = grounder.ground(path, QUERIES[:1])

@@ -1,4 +1,4 @@
-"""Long videos: cut into stretches, answered as if they were not."""
+"""Long videos: processed in overlapping windows, answered as if they were not."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_video_of_int8_is_answered_as_its_floats_are(model: SDST, options: Pre
 
 
 def select_in_parts(tokens: torch.Tensor, u: torch.Tensor, clips: int) -> list[SelectedTokens]:
-    """What is kept of tokens [K, L, P, Dv] when parts of about `clips` are read."""
+    """The selection from tokens [K, L, P, Dv] when parts of about `clips` are read."""
     running = RunningSelection(CONFIG, u, *tokens.shape[1:3])
     for first, last in running.parts(clips):
         running.add(first, tokens[:, first:last])
@@ -136,9 +136,9 @@ def test_what_is_held_of_a_video_does_not_grow_with_it() -> None:
     assert after == before
 
 
-@pytest.mark.parametrize(("options", "told"), [(CONTEXTS[0], False), (CONTEXTS[1], True)])
-def test_the_end_of_a_video_tells_on_its_start_if_context_is_of_the_video(
-    options: PredictConfig, told: bool
+@pytest.mark.parametrize(("options", "acts"), [(CONTEXTS[0], False), (CONTEXTS[1], True)])
+def test_the_end_of_a_video_acts_on_its_start_if_context_is_of_the_video(
+    options: PredictConfig, acts: bool
 ) -> None:
     torch.manual_seed(0)
     model, texts = SDST(CONFIG).eval(), make_texts(1)
@@ -149,7 +149,7 @@ def test_the_end_of_a_video_tells_on_its_start_if_context_is_of_the_video(
     videos[1][:, 32:] *= 3
     found = [ground_long(model, video, texts, 1.0, 40.0, options)[0].windows for video in videos]
     one, other = (np.sort(windows[windows[:, 1] < 9, :2], 0) for windows in found)
-    assert np.array_equal(one, other) != told
+    assert np.array_equal(one, other) != acts
 
 
 def outputs_of(spans: list, scores: list, saliency: list, fit: float | list = 0.0) -> Outputs:
@@ -179,7 +179,7 @@ FLAT = [[0.0] * 10] * 2
 
 
 def test_a_moment_at_an_inner_border_is_left_to_the_neighbour() -> None:
-    """[7, 9] reaches the end of [0, 10); the stretch [6, 16) sees [7, 11], which is the moment."""
+    """[7, 9] reaches the end of [0, 10); the window [6, 16) sees [7, 11], which is the moment."""
     windows = answer_of(16, [0, 6], [[[0.7, 1.0]], [[0.1, 0.5]]], [[0.9], [0.8]], FLAT)
     np.testing.assert_allclose(windows[:, :2], [[7, 11]], atol=1e-5)
 

@@ -65,18 +65,18 @@ def test_a_file_is_no_model(hub: Hub, tmp_path: Path) -> None:
         find_model("model.safetensors")
 
 
-def test_a_repository_that_is_not_there_is_told_in_one_line(hub: Hub) -> None:
+def test_a_repository_that_is_not_there_is_reported_in_one_line(hub: Hub) -> None:
     with pytest.raises(InputError, match=r"checkpoint me/none: no such folder here, and no .*404"):
         Grounder("me/none")
 
 
-def test_a_repository_of_something_else_is_told_for_what_it_lacks(hub: Hub) -> None:
+def test_a_repository_of_something_else_is_reported_for_what_it_lacks(hub: Hub) -> None:
     hub.repositories["me/other"] = {"config.json": b"{}", "model.safetensors": b""}
     with pytest.raises(InputError, match=r"grounding\.json not found"):
         Grounder("me/other")
 
 
-def test_without_a_hub_a_name_is_told_in_one_line(
+def test_without_a_hub_a_name_is_reported_in_one_line(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")

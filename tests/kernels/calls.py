@@ -11,7 +11,7 @@ FROZEN = ("tokens", "scales")
 
 
 def results(op: Op, call: Arguments, implementation: str) -> list[Tensor]:
-    """What a call gives, then the gradients of all float arguments that get one."""
+    """The results of a call, then the gradients of all float arguments that get one."""
     call, leaves = dict(call), []
     for name, x in call.items():
         if isinstance(x, Tensor) and x.is_floating_point() and name not in FROZEN:

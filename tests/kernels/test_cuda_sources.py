@@ -43,9 +43,9 @@ def test_no_kernel_spills(source: str, architecture: int) -> None:
 
 def parameters(source: str) -> dict[str, list[int]]:
     """Bytes of every parameter of a source's kernels, as the compiled ones say."""
-    told = read_cubin(nvrtc.compile_source(source, 90), "-elf")
+    listing = read_cubin(nvrtc.compile_source(source, 90), "-elf")
     found = {}
-    for name, section in re.findall(r"^\.nv\.info\.(\w+)\n(.*?)(?=^\.\w|\Z)", told, re.M | re.S):
+    for name, section in re.findall(r"^\.nv\.info\.(\w+)\n(.*?)(?=^\.\w|\Z)", listing, re.M | re.S):
         pairs = re.findall(r"Ordinal : (0x\w+).*?Size\s+: (0x\w+)", section)
         found[name] = [int(size, 16) for _, size in sorted((int(n, 16), s) for n, s in pairs)]
     return found

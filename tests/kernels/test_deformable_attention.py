@@ -18,7 +18,7 @@ SHAPES = [(2, 9, 5, 2, 8, 4), (1, 1, 1, 1, 1, 1), (3, 17, 4, 3, 5, 2), (2, 75, 1
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """value, references, offsets, logits; some points lie outside of the video."""
+    """value, references, offsets, logits; some points are outside the video."""
     batch, length, queries, heads, channels, samples = shape
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(batch, length, heads, channels, generator=generator, dtype=dtype)

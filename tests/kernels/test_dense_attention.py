@@ -222,14 +222,14 @@ def test_a_window_that_covers_the_video_changes_nothing(qkv) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"window": 0}, "window is 0, expected an integer from 1 to"),
         ({"window": 3, "global_clips": -1}, "global_clips is -1, expected an integer from 0 to"),
     ],
 )
-def test_a_window_that_makes_no_sense_is_named(qkv, options: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_window_that_makes_no_sense_is_named(qkv, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         dense_attention(*qkv, **options)
 
 
@@ -272,8 +272,8 @@ def test_shapes_that_do_not_belong_together_are_named(
     lengths = torch.tensor([6, 4, 1])
     call = dict(zip(("q", "k", "v", "lengths"), (*qkv, lengths), strict=True))
     call[name] = torch.zeros(shape, dtype=call[name].dtype)
-    told = rf"^{attention.__name__}: {name} is \[{', '.join(map(str, shape))}\], expected \["
-    with pytest.raises(ValueError, match=told):
+    message = rf"^{attention.__name__}: {name} is \[{', '.join(map(str, shape))}\], expected \["
+    with pytest.raises(ValueError, match=message):
         attention(**call, implementation=implementation)
 
 
@@ -285,7 +285,7 @@ def test_only_another_sequence_may_have_another_length(qkv) -> None:
 
 
 def varlen(q, k, v, starts, *rest, **options) -> torch.Tensor:
-    """What flash-attn's function of this name computes; what no sequence holds stays unwritten."""
+    """As flash-attn's function of this name; rows of no sequence stay unwritten."""
     out = torch.full_like(q, torch.nan)
     for first, end in pairwise(starts.tolist()):
         rows = slice(first, end)

@@ -1,4 +1,4 @@
-"""What is requested of all ops, by a context manager or the environment."""
+"""Implementations requested of all ops, by a context manager or the environment."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_a_request_is_ignored_by_an_op_that_has_no_such_implementation() -> None
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [("reference", "took reference"), ("", "took "), ("refrence", UNKNOWN)],
 )
-def test_the_environment_is_read_at_import(asked: str, told: str) -> None:
+def test_the_environment_is_read_at_import(asked: str, message: str) -> None:
     code = (
         "import torch; from sdst.kernels import dispatch; "
         "print('took', dispatch.choose('dropout', 'auto', torch.ones(3)))"
@@ -49,4 +49,4 @@ def test_the_environment_is_read_at_import(asked: str, told: str) -> None:
     environment = os.environ | {"SDST_IMPLEMENTATION": asked}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert told in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr

@@ -77,8 +77,8 @@ def test_foreign_memory_would_be_noticed(sanitized: Path) -> None:
 def test_an_index_outside_of_the_pyramid_is_named(implementation: str, index: int) -> None:
     indices = torch.zeros(2, 4, dtype=torch.int64)
     indices[1, 2] = index
-    told = rf"gathered_attention: indices\[1, 2\] is {index}, expected 0 to 56"
-    with pytest.raises(ValueError, match=told):
+    message = rf"gathered_attention: indices\[1, 2\] is {index}, expected 0 to 56"
+    with pytest.raises(ValueError, match=message):
         attended(indices=indices)
 
 
@@ -131,7 +131,7 @@ def test_attention_over_a_length_below_zero_gives_zero(low: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"lengths": torch.tensor([9.0, 4.0])}, "lengths is torch.float32, expected torch.int64"),
         ({"lengths": torch.tensor([True, True])}, "lengths is torch.bool, expected"),
@@ -147,9 +147,9 @@ def test_attention_over_a_length_below_zero_gives_zero(low: int) -> None:
     ],
 )
 def test_arguments_that_a_kernel_would_trust_are_named(
-    implementation: str, change: dict, told: str
+    implementation: str, change: dict, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^select_tokens: {told}"):
+    with pytest.raises(ValueError, match=f"^select_tokens: {message}"):
         select_tokens(**{"tokens": TOKENS, "u": U, "k": 4} | change)
 
 

@@ -101,7 +101,7 @@ def test_more_columns_than_rows_is_an_error(implementation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "sizes", "told"),
+    ("cost", "sizes", "message"),
     [
         ((3, 4), (3,), r"cost is \[3, 4\], expected \[B, M, G\]"),
         ((3, 4, 2), (2,), r"sizes is \[2\], expected \[3\]"),
@@ -109,9 +109,9 @@ def test_more_columns_than_rows_is_an_error(implementation: str) -> None:
     ],
 )
 def test_shapes_that_do_not_belong_together_are_named(
-    implementation: str, cost: tuple[int, ...], sizes: tuple[int, ...], told: str
+    implementation: str, cost: tuple[int, ...], sizes: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^linear_assignment: {told}"):
+    with pytest.raises(ValueError, match=f"^linear_assignment: {message}"):
         linear_assignment(
             torch.zeros(cost), torch.ones(sizes, dtype=int), implementation=implementation
         )

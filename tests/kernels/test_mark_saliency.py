@@ -82,7 +82,7 @@ def test_native_agrees_with_the_reference(clips: int, width: int, dtype: torch.d
 
 @native_only
 def test_halves_are_rounded_as_pytorch_rounds() -> None:
-    """Every half, what lies in the middle of two, its neighbours, and what is too large."""
+    """Every half, the middle of every two, its neighbours, and what is too large."""
     halves = torch.arange(0x7C00, dtype=torch.int16).view(torch.float16).float()
     middle = (halves[1:] + halves[:-1]) / 2
     up, down = (torch.nextafter(middle, torch.tensor(x)) for x in (torch.inf, -torch.inf))
@@ -96,9 +96,9 @@ def test_halves_are_rounded_as_pytorch_rounds() -> None:
     _, z = torch.ops.sdst.mark_saliency_forward(*call)
     added = torch.cat((torch.zeros(1), values / z[0, 0]))
     out = mark_saliency(dense, first[0], added)
-    wanted = z[..., None] * added
-    assert (wanted[0, 0, 1:][: len(middle)] == middle).float().mean() > 0.5  # ties are hit
-    assert torch.equal(out[..., 1:], wanted[..., 1:].half())
+    product = z[..., None] * added
+    assert (product[0, 0, 1:][: len(middle)] == middle).float().mean() > 0.5  # ties are hit
+    assert torch.equal(out[..., 1:], product[..., 1:].half())
 
 
 def test_nothing_beyond_the_lengths_reaches_a_valid_clip() -> None:

@@ -19,7 +19,7 @@ needs_nvrtc = pytest.mark.skipif(
 
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was compiled, in place of a compiler that takes seconds; the cache is an empty one."""
+    """The compilations so far, by a stand-in for the slow compiler, with an empty cache."""
     monkeypatch.setenv("SDST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
     done: list[str] = []
@@ -118,14 +118,15 @@ def test_a_missing_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("hip", "told"), [("6.2", "this PyTorch is built for ROCm"), (None, "there is no CUDA device")]
+    ("hip", "message"),
+    [("6.2", "this PyTorch is built for ROCm"), (None, "there is no CUDA device")],
 )
 def test_a_device_that_cannot_run_the_kernels_is_a_reason(
-    hip: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+    hip: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cuda_kernels.missing_reason(SOURCE, torch.device("cuda")).startswith(told)
+    assert cuda_kernels.missing_reason(SOURCE, torch.device("cuda")).startswith(message)
 
 
 def test_a_source_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +136,9 @@ def test_a_source_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda_kernels, "_module", fail)
     cuda_kernels._load_reason.cache_clear()
-    told = cuda_kernels.missing_reason(SOURCE, torch.device("cuda", 0))
+    message = cuda_kernels.missing_reason(SOURCE, torch.device("cuda", 0))
     cuda_kernels._load_reason.cache_clear()
-    assert told == "temporal_nms.cu: NVRTC 13.0 does not compile for compute capability 7.0"
+    assert message == "temporal_nms.cu: NVRTC 13.0 does not compile for compute capability 7.0"
 
 
 def test_arguments_are_packed_as_c_values() -> None:

@@ -188,7 +188,7 @@ def test_a_layer_in_bf16_hides_no_number_that_is_not_finite(number: float) -> No
 
 
 @needs_native
-def test_products_that_the_processor_lacks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_the_processor_lacks_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "multiplies_bf16", lambda: False)
     program, x = RowProgram(y=linear(read("x", 4), *weights(4, 4))), torch.randn(1, 1, 4)
     with torch.autocast("cpu", torch.bfloat16):
@@ -308,7 +308,7 @@ def test_heads_that_do_not_divide_the_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"),
+    ("tensors", "message"),
     [
         ({}, "no tensor 'x'"),
         ({"x": torch.zeros(2, 3, 5)}, r"x is \[2, 3, 5\] of torch.float32, expected \[2, 3, 4\]"),
@@ -320,9 +320,9 @@ def test_heads_that_do_not_divide_the_rows_are_refused() -> None:
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(tensors: dict[str, Tensor], told: str) -> None:
+def test_tensors_that_do_not_fit_are_refused(tensors: dict[str, Tensor], message: str) -> None:
     program = RowProgram(x=read("x", 4) + read("x", 4))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         program.run(2, 3, **tensors)
 
 
@@ -344,7 +344,7 @@ def test_keys_without_values_are_refused() -> None:
 
 
 @needs_native
-def test_what_native_cannot_serve_is_told() -> None:
+def test_what_native_cannot_serve_is_reported() -> None:
     program = RowProgram(x=read("x", 4))
     with pytest.raises(ImplementationError, match=r"float16 on cpu, only fp32 on cpu"):
         program.run(1, 1, implementation="native", x=torch.zeros(1, 1, 4, dtype=torch.float16))

@@ -154,7 +154,7 @@ def test_int8_without_scales_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"tokens": torch.zeros(3, 11, 6)}, r"tokens is \[3, 11, 6\], expected \[B, L, P, D\]"),
         (
@@ -169,9 +169,9 @@ def test_int8_without_scales_is_refused() -> None:
         ({"strides": ()}, r"strides are \[\]"),
     ],
 )
-def test_what_does_not_belong_together_is_named(change: dict, told: str) -> None:
+def test_what_does_not_belong_together_is_named(change: dict, message: str) -> None:
     tokens, u = make_inputs()
-    with pytest.raises(ValueError, match=f"^select_tokens: .*{told}"):
+    with pytest.raises(ValueError, match=f"^select_tokens: .*{message}"):
         select_tokens(**{"tokens": tokens, "u": u, "k": 7} | change)
 
 
@@ -187,8 +187,8 @@ def test_samples_may_lie_anywhere_or_be_one_that_all_share() -> None:
         expected = select_tokens(viewed.contiguous(), u, 12)
         assert torch.equal(indices, expected[0])
         assert torch.equal(scores, expected[1])
-        found, wanted = (torch.autograd.grad(x.square().sum(), u) for x in (scores, expected[1]))
-        assert torch.equal(found[0], wanted[0])
+        found, reference = (torch.autograd.grad(x.square().sum(), u) for x in (scores, expected[1]))
+        assert torch.equal(found[0], reference[0])
 
 
 @native_only

@@ -58,7 +58,7 @@ class Driver:
 
 @contextmanager
 def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
-    """What is launched in this context is compiled, and found by the kernel's name."""
+    """Compiled kernels by name, of those that this context launches."""
     kernels: dict[str, object] = {}
     registered = torch.library.Library("sdst", "IMPL")
     for op in OFFERED:
@@ -86,8 +86,8 @@ def compiling_for(architecture: int) -> Iterator[dict[str, object]]:
 
 def usage(kernel: object) -> dict[str, int]:
     """Registers a thread, bytes of stack a thread (spills), shared memory a program."""
-    told = read_cubin(kernel.asm["cubin"], "--dump-resource-usage")
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", told).groups()
+    listing = read_cubin(kernel.asm["cubin"], "--dump-resource-usage")
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", listing).groups()
     return {
         "registers": int(registers),
         "stack": int(stack),

@@ -113,7 +113,7 @@ def atomic_kernel(p_x):
     tl.atomic_add(p_x, 1.0)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not tell")
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not report it")
 @pytest.mark.parametrize(("load", "store"), [(True, True), (False, True), (True, False)])
 def test_an_access_without_its_mask_is_caught(load: bool, store: bool) -> None:
     x, out = torch.ones(5), torch.zeros(5)
@@ -125,7 +125,7 @@ def test_an_access_without_its_mask_is_caught(load: bool, store: bool) -> None:
         doubling_kernel[(1,)](x, out, 5, 8, load, store)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not tell")
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU does not report it")
 def test_an_atomic_is_caught() -> None:
     with pytest.raises(interpreter_error(), match="an atomic"):
         atomic_kernel[(1,)](torch.zeros(1))

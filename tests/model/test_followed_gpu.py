@@ -35,7 +35,7 @@ class NothingCrosses(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked of one, of compute capability 9."""
+    """The properties that are asked of one, of compute capability 9."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Mock(major=9))
     monkeypatch.setattr(triton_support, "missing_reason", lambda: None)
     monkeypatch.setattr(cuda_kernels, "missing_reason", lambda source, device: None)

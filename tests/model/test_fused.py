@@ -40,7 +40,7 @@ def make_model(**changes: object) -> SDST:
     torch.manual_seed(0)
     model = SDST(dataclasses.replace(CONFIG, **changes)).eval()
     with torch.no_grad():
-        for weight in model.parameters():  # what starts at zero tells nothing
+        for weight in model.parameters():  # what starts at zero shows nothing
             weight.add_(0.05 * torch.randn_like(weight))
     return model
 
@@ -69,7 +69,7 @@ def by_modules(model: SDST, *arguments: Tensor) -> Outputs:
 
 
 def assert_close(found: Outputs, expected: Outputs) -> None:
-    """Equal but for rounding, and beyond the videos, where nothing is told."""
+    """Equal but for rounding, and beyond the videos, where nothing is defined."""
     real = torch.arange(CLIPS) < VIDEO_LENGTHS[:, None]
     for field in dataclasses.fields(Outputs):
         a, b = getattr(found, field.name), getattr(expected, field.name)
@@ -208,7 +208,7 @@ def test_the_modules_serve_where_programs_cannot() -> None:
     with torch.no_grad():
         assert model._blocks() is model  # nobody said that the weights stay
     model.for_inference()
-    assert model._blocks() is model  # a gradient is wanted
+    assert model._blocks() is model  # a gradient is needed
     with torch.no_grad():
         assert isinstance(model._blocks(), Blocks)
         with torch.autocast("cpu", torch.float16):

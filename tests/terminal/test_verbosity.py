@@ -15,7 +15,7 @@ note = logging.getLogger("sdst.some.part")
 
 
 def say(arguments: list[str]) -> None:
-    """What a command does: parse, work under a bar, log."""
+    """As a command does: parse, work under a bar, log."""
     parser = ArgumentParser()
     add_verbosity(parser)
     with talk():

@@ -57,7 +57,7 @@ def test_shuffled_truth_teaches_nothing() -> None:
 
 
 def test_presence_is_of_a_sentence_that_holds_as_likely_as_not() -> None:
-    """Nine of ten sentences are others'; where nothing tells, presence is a half all the same."""
+    """Nine of ten sentences are others'; without evidence, presence is a half all the same."""
     curve = fit_presence(np.zeros((50, 2)), np.zeros((450, 2)))
     assert curve is not None
     assert curve(np.zeros((1, 2))) == pytest.approx(0.5, abs=1e-4)

@@ -1,4 +1,4 @@
-"""What `metrics.json` says of where its figures come from."""
+"""The provenance of figures in `metrics.json`."""
 
 from __future__ import annotations
 
@@ -66,15 +66,17 @@ def test_the_fingerprint_changes_with_the_features(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reservations"),
     [
         (DataConfig(), []),
         (DataConfig(limit=800), ["the first 800 queries of each split"]),
         (DataConfig(planted=True), ["planted features"]),
     ],
 )
-def test_figures_of_less_than_the_benchmark_say_so(data: DataConfig, told: list[str]) -> None:
-    assert data.reservations() == told
+def test_figures_of_less_than_the_benchmark_say_so(
+    data: DataConfig, reservations: list[str]
+) -> None:
+    assert data.reservations() == reservations
 
 
 def test_they_say_so_beside_the_figures(

@@ -1,4 +1,4 @@
-"""What becomes of a folder that a run is to be left in."""
+"""The folder of a run: begun, resumed, locked, refused."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def parts() -> dict:
     }
 
 
-def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole, resumed = parts(), parts()
     for number in range(6):
         step(whole["model"], whole["optimizer"], whole["scaler"])
@@ -54,7 +54,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 400, b"half a file", b"\x80\x04N."])
-def test_a_damaged_state_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_state_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STATE).write_bytes(content)
     with pytest.raises(InputError, match=r"without --resume|empty"):
         load_state(tmp_path)

@@ -104,10 +104,10 @@ def finished(file: Path, module: str, *arguments: str) -> Result:
 
 def equal_time_steps(costs: dict[str, Result], steps: int) -> dict[str, int]:
     """Steps that take every strategy as long as `steps` take the reference."""
-    wanted = {name: costs[REFERENCE]["step"] / cost["step"] for name, cost in costs.items()}
+    ratios = {name: costs[REFERENCE]["step"] / cost["step"] for name, cost in costs.items()}
     return {
         name: steps if abs(ratio - 1) < SAME_TIME else max(round(ratio * steps), 1)
-        for name, ratio in wanted.items()
+        for name, ratio in ratios.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What the name of an open_clip backbone says beside the model."""
+"""Options in the name of an open_clip backbone, behind the model."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class DecordFrames:
         return self._end
 
     def go_beyond(self, time: float) -> bool:
-        """Whether the frames go on after `time` (s)."""
+        """Whether there are frames after `time` (s)."""
         return self._end > time + ROUNDING
 
     def at(self, time: float) -> av.VideoFrame:

@@ -29,7 +29,7 @@ class TimedFrame(NamedTuple):
 
 
 class JumpError(Exception):
-    """The file did not go on where a jump landed."""
+    """Reading could not continue where a jump landed."""
 
 
 class Frames:
@@ -86,7 +86,7 @@ class Frames:
         return float((self._seen - self._zero) * self._tick) if self.end is None else self.end
 
     def go_beyond(self, time: float) -> bool:
-        """Whether the frames go on after `time` (s); reads packets until it is known."""
+        """Whether there are frames after `time` (s); reads packets until it is known."""
         while not self._over and self.reached <= time + ROUNDING:
             packet = next(self._read_on(), None)
             if packet is None:
@@ -181,7 +181,7 @@ class Frames:
             pts = packet.pts
             if pts is not None and pts < self._landed:
                 return  # shown before the key picture, and may need one that was left out
-            # Of a damaged file every picture may be wanted to stand in.
+            # Of a damaged file every frame may be needed to stand in.
             if pts is not None and pts < self._needed and not self._failed:
                 self._codec.skip_frame = "NONREF"
                 self._unneeded.add(pts)

@@ -33,7 +33,7 @@ class FrameSource(Protocol):
         ...
 
     def go_beyond(self, time: float) -> bool:
-        """Whether the frames go on after `time`."""
+        """Whether there are frames after `time`."""
         ...
 
     def at(self, time: float) -> av.VideoFrame:

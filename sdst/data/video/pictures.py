@@ -91,7 +91,7 @@ class PictureFrames:
         return self.end
 
     def go_beyond(self, time: float) -> bool:
-        """Whether the pictures go on after `time` (s)."""
+        """Whether there are pictures after `time` (s)."""
         return self.end > time + ROUNDING
 
     def at(self, time: float) -> av.VideoFrame:

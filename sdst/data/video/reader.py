@@ -158,7 +158,7 @@ class ClipReader(Iterator[np.ndarray]):
                     del full
             if batch:
                 yield np.stack(batch)
-            self._judge(frames)
+            self._assess(frames)
 
     def _has_clip(self, clip: int, frames: FrameSource) -> bool:
         """Whether the frames reach the middle of a clip; of a truncated file, its first frame."""
@@ -186,7 +186,7 @@ class ClipReader(Iterator[np.ndarray]):
         except InputError:  # gone since it was opened: what it states stands
             return -math.inf
 
-    def _judge(self, frames: FrameSource) -> None:
+    def _assess(self, frames: FrameSource) -> None:
         lost, given = frames.losses()
         if lost:
             self.faults.append(

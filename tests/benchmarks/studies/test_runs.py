@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.runs import FIGURES, head, judged, row, trained
+from benchmarks.studies.runs import FIGURES, evaluated_on_demo, head, row, trained
 from sdst.errors import InputError
 from sdst.files.cache_folder import cache_dir
 from tests.processor import needs_bf16
@@ -42,19 +42,19 @@ def test_an_interrupted_run_is_resumed_and_not_taken_for_a_finished_one(run, tin
     assert (again["report"], again["interrupted"]) == (metrics["report"], False)
 
 
-def test_a_run_is_judged_by_as_many_videos_as_asked_for(run, own_cache, monkeypatch) -> None:
+def test_a_run_is_evaluated_on_as_many_videos_as_asked_for(run, own_cache, monkeypatch) -> None:
     folder, metrics = run
-    report = judged(folder, 3)
+    report = evaluated_on_demo(folder, 3)
     assert report["brief"].keys() == metrics["report"]["brief"].keys()
     assert len(list((cache_dir() / "demo-3" / "videos").glob("test_*.mp4"))) == 3
     monkeypatch.setattr("benchmarks.studies.runs.predict", lambda *_, **__: pytest.fail("again"))
-    assert judged(folder, 3) == report
+    assert evaluated_on_demo(folder, 3) == report
 
 
 @needs_bf16
-def test_what_is_judged_in_bf16_is_kept_beside_the_rest(run, own_cache) -> None:
+def test_what_is_evaluated_in_bf16_is_kept_beside_the_rest(run, own_cache) -> None:
     folder, _ = run
-    whole, rounded = (judged(folder, 3, precision=name) for name in ("fp32", "bf16"))
+    whole, rounded = (evaluated_on_demo(folder, 3, precision=name) for name in ("fp32", "bf16"))
     assert whole.keys() == rounded.keys()
     assert {"report-3.json", "report-3-bf16.json"} <= {file.name for file in folder.iterdir()}
 

@@ -42,7 +42,7 @@ def test_every_row_of_a_packaged_grid_is_a_configuration_of_its_own(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("rows: {a: {}}", "expected the keys recipe and rows"),
         ("recipe: demo\nrows: {a: {}}\nseed: 1", "expected the keys"),
@@ -52,9 +52,9 @@ def test_every_row_of_a_packaged_grid_is_a_configuration_of_its_own(name: str) -
         ("recipe: demo\nrows: {'a: 1': {}, 'a: 2': {}}", "must differ"),
     ],
 )
-def test_another_file_is_no_grid(tmp_path: Path, text: str, told: str) -> None:
+def test_another_file_is_no_grid(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "grid.yaml").write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_grid(str(tmp_path / "grid.yaml"))
 
 
@@ -171,7 +171,7 @@ def test_test_videos_are_the_demos(tiny_options: list[str], tmp_path: Path) -> N
         run_study(grid, Plan(tmp_path, range(1), tuple(tiny_options), videos=3))
 
 
-def test_a_study_is_made_once_and_goes_on(
+def test_a_study_is_made_once_and_resumes(
     tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "grid.yaml").write_text(

@@ -104,7 +104,7 @@ def test_smearing_blurs_the_edges_and_keeps_the_sum():
 
 
 @pytest.mark.parametrize("likeness", [0.0, 0.5, 1.0])
-def test_a_distractor_is_elsewhere_and_as_like_the_query_as_told(likeness):
+def test_a_distractor_is_elsewhere_and_as_like_the_query_as_requested(likeness):
     found = planted(DOG, replace(PLAIN, distractors=1, likeness=likeness))[-1, :, 0]
     there = np.flatnonzero(np.linalg.norm(found, axis=-1) > 1e-3)
     elsewhere = np.setdiff1d(there, [2, 3, 4])

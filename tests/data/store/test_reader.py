@@ -253,12 +253,12 @@ def test_what_is_not_in_the_store_is_named(store):
         store.query(8)
 
 
-def test_a_missing_store_is_told(tmp_path):
+def test_a_missing_store_is_reported(tmp_path):
     with pytest.raises(InputError, match="no feature store there"):
         FeatureStore(tmp_path / "nowhere")
 
 
-def test_a_truncated_file_is_told_with_both_sizes(store):
+def test_a_truncated_file_is_reported_with_both_sizes(store):
     file = store.path / "video_tokens.bin"
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:-2])
@@ -266,13 +266,13 @@ def test_a_truncated_file_is_told_with_both_sizes(store):
         FeatureStore(store.path)
 
 
-def test_a_lost_file_is_told(store):
+def test_a_lost_file_is_reported(store):
     (store.path / "query_tokens.bin").unlink()
     with pytest.raises(InputError, match=r"query_tokens\.bin: missing"):
         FeatureStore(store.path)
 
 
-def test_another_version_is_told(store):
+def test_another_version_is_reported(store):
     index = json.loads((store.path / "index.json").read_text())
     del index["checksum"]
     (store.path / "index.json").write_text(json.dumps({**index, "version": 99}))
@@ -281,13 +281,13 @@ def test_another_version_is_told(store):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "sdst-features"}'])
-def test_an_index_that_is_none_is_told(store, content):
+def test_an_index_that_is_none_is_reported(store, content):
     (store.path / "index.json").write_text(content)
     with pytest.raises(InputError, match=r"index\.json: "):
         FeatureStore(store.path)
 
 
-def test_an_index_that_lost_a_part_is_told(store):
+def test_an_index_that_lost_a_part_is_reported(store):
     index = json.loads((store.path / "index.json").read_text())
     del index["videos"]
     (store.path / "index.json").write_text(json.dumps(index))

@@ -30,7 +30,7 @@ def interrupted(path: Path, *videos: str, dtype: str = "float16") -> None:
 
 
 def finished(path: Path, *videos: str, dtype: str = "float16") -> dict[str, bytes]:
-    """Go on to the end; the content of the store."""
+    """Resume to the end; the content of the store."""
     with FeatureWriter(path, META, dtype, resume=True) as writer:
         for vid in videos:
             writer.add_video(vid, 4.0, *video_features(2, ord(vid)))
@@ -38,7 +38,7 @@ def finished(path: Path, *videos: str, dtype: str = "float16") -> dict[str, byte
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def test_an_interrupted_store_is_gone_on_with(tmp_path):
+def test_an_interrupted_store_is_resumed(tmp_path):
     interrupted(tmp_path / "store", "a", "b")
     with FeatureWriter(tmp_path / "store", META, resume=True) as writer:
         assert writer.video_ids == ["a", "b"] and writer.query_ids == [7]
@@ -82,7 +82,7 @@ def test_features_that_never_reached_the_disk_are_written_again(tmp_path):
         assert writer.video_ids == ["a"] and writer.query_ids == []
 
 
-def test_an_unfinished_store_of_other_settings_is_told(tmp_path):
+def test_an_unfinished_store_of_other_settings_is_reported(tmp_path):
     interrupted(tmp_path / "store", "a")
     with (
         pytest.raises(
@@ -158,7 +158,7 @@ def interrupted_growth(path: Path, *videos: str) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_growth_that_was_stopped_leaves_the_old_store_and_is_gone_on_with(tmp_path, store):
+def test_a_growth_that_was_stopped_leaves_the_old_store_and_is_resumed(tmp_path, store):
     interrupted_growth(store.path, "c")
     with (store.path / "video_tokens.bin").open("ab") as more:
         more.write(b"half a video")
@@ -195,7 +195,7 @@ def test_nothing_new_leaves_the_store_as_it_is(store):
 
 
 @pytest.mark.parametrize(
-    ("meta", "dtype", "told"),
+    ("meta", "dtype", "message"),
     [
         (
             {**META, "clip_length": 1.0},
@@ -206,9 +206,9 @@ def test_nothing_new_leaves_the_store_as_it_is(store):
         (META, "int8", "dtype 'float16', expected 'int8'"),
     ],
 )
-def test_a_store_of_other_settings_does_not_grow(store, meta, dtype, told):
+def test_a_store_of_other_settings_does_not_grow(store, meta, dtype, message):
     files = sorted(store.path.iterdir())
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         FeatureWriter(store.path, meta, dtype, resume=True)
     assert sorted(store.path.iterdir()) == files
 
@@ -271,7 +271,7 @@ def test_an_entry_of_the_same_origin_is_given_twice(tmp_path, origin):
             writer.add_query(7, *text_features(3), origin=origin)
 
 
-def test_a_store_that_does_not_tell_its_origins_is_read_and_grows(store):
+def test_a_store_that_does_not_name_its_origins_is_read_and_grows(store):
     file = store.path / "index.json"
     index = json.loads(file.read_text())
     del index["origins"], index["faults"], index["checksum"]
@@ -294,7 +294,7 @@ def test_bytes_of_files_as_indexes_had_them_once_are_no_origins(store):
     assert found.query_origins == store.query_origins
 
 
-def test_a_journal_that_does_not_tell_origins_is_gone_on_with(tmp_path):
+def test_a_journal_that_does_not_name_origins_is_resumed(tmp_path):
     interrupted(tmp_path / "store", "a")
     file = tmp_path / ".store.partial" / "journal.jsonl"
     header, video, query = map(json.loads, file.read_text().splitlines())
@@ -306,7 +306,7 @@ def test_a_journal_that_does_not_tell_origins_is_gone_on_with(tmp_path):
     store.verify(progress=False)
 
 
-def test_a_writer_stopped_while_it_publishes_is_gone_on_with(tmp_path, monkeypatch):
+def test_a_writer_stopped_while_it_publishes_is_resumed(tmp_path, monkeypatch):
     def stop(*_) -> None:
         raise KeyboardInterrupt
 
