@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.fuzz import IMPORTED, KINDS, fuzz, table
+from tests.faults.fuzz import fuzz, table
+from tests.faults.kinds import IMPORTED, KINDS
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from sdst.backbones import DEMO_BACKBONE
 from sdst.errors import run
-from tests.faults.fuzz import prepare
+from tests.faults.good_files import prepare
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
