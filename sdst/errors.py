@@ -85,7 +85,7 @@ def explain(error: BaseException) -> str | None:
         return str(error).strip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, InputError):
         return one_line(error)
-    if (number := _system_error(error)) is not None:
+    if (number := system_error(error)) is not None:
         names = [getattr(error, key, None) for key in ("filename", "filename2")]
         named = " and ".join(os.fsdecode(name) for name in names if isinstance(name, str | bytes))
         advice = "; make room and run the command again" if number == ENOSPC else ""
@@ -109,7 +109,7 @@ def naming(path: str | Path) -> Iterator[None]:
         name_file(error, path)
         raise
     except Exception as error:
-        number = _system_error(error)
+        number = system_error(error)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
@@ -142,7 +142,7 @@ def unreadable(path: str | Path, error: Exception, advice: str) -> InputError:
     """The exception for a file on which a library failed with `error`."""
     if found := disguise(path):
         return InputError(f"{path}: {found}")
-    number = _system_error(error)
+    number = system_error(error)
     reason = one_line(error) if number is None else os.strerror(number)
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
@@ -195,7 +195,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _system_error(error: BaseException) -> int | None:
+def system_error(error: BaseException) -> int | None:
     """The number of the system's error; libraries in Rust have it in the message."""
     if isinstance(error, OSError):
         return error.errno

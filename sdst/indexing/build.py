@@ -71,7 +71,7 @@ def update_index(
         there = table.videos()
         chosen = store.video_ids if vids is None else [vid for vid in vids if vid in store]
         fields = matched(metadata or {}, {*chosen, *there})
-        table.add_fields(types_of(fields.values()), path)
+        table.add_fields(types_of(fields.values()))
         new = {
             vid: video
             for vid in dict.fromkeys((*chosen, *(vid for vid in fields if vid in store)))
@@ -107,7 +107,7 @@ def remove_videos(path: str | Path, vids: Iterable[str]) -> int:
     """
     vids = list(dict.fromkeys(vids))
     with exclusive(path):
-        table = ClipTable.open(path)
+        table = ClipTable.open(path, most=None)
         there = table.videos()
         if missing := [vid for vid in vids if vid not in there]:
             raise InputError(

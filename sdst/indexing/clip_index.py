@@ -19,18 +19,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdst.data.store.reader import INDEX, FeatureStore
-from sdst.errors import InputError, one_line
+from sdst.errors import InputError, one_line, system_error
+from sdst.indexing.checksums import check_files, write_checksums
 from sdst.indexing.metadata import Fields
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ REFINED = 4  # clips compared exactly, for each one returned
 CANDIDATES = 32  # videos
 CLIPS_PER_CANDIDATE = 32
 MOST_CLIPS = 32_768
+CHECKED = 128 * 2**20  # bytes of files compared with their checksums before a search, 0.1 s
 IDS_AT_ONCE = 500  # in a condition
 FRESH = timedelta(seconds=5)  # after which an open index looks for changes
 OLD = timedelta(hours=1)  # versions that readers may still be in
@@ -68,23 +72,30 @@ class ClipTable:
 
     Args:
         table: of LanceDB.
+        path: of the index, as messages name it.
     """
 
-    def __init__(self, table: Any) -> None:
-        self._table = table
+    def __init__(self, table: Any, path: str | Path) -> None:
+        self._table, self._path = table, path
 
     @classmethod
-    def open(cls, path: str | Path) -> ClipTable:
+    def open(cls, path: str | Path, most: int | None = CHECKED) -> ClipTable:
         """The index at `path`.
 
+        Args:
+            most: bytes of its files that are compared with their checksums; None: all.
+
         Raises:
-            InputError: there is none, or LanceDB is not installed.
+            InputError: there is none, it is damaged, or LanceDB is not installed.
         """
-        place = str(path)
-        if "://" not in place and not Path(place, f"{TABLE}.lance").is_dir():
+        folder = _folder(path)
+        if folder is not None and not folder.is_dir():
             raise InputError(f"{path}: no index there; make one with sdst.index")
+        sealed = check_files(folder, most) if folder else 0
         with _speaking_of(path):
-            return cls(_connect(path).open_table(TABLE))
+            table = cls(_connect(path).open_table(TABLE), path)
+        table._check_version(sealed)
+        return table
 
     @classmethod
     def open_or_create(cls, path: str | Path, settings: dict, width: int) -> ClipTable:
@@ -95,9 +106,11 @@ class ClipTable:
             width: E of the embeddings.
 
         Raises:
-            InputError: it was made of other features.
+            InputError: it was made of other features, or is damaged.
         """
         pa = _arrow()
+        folder = _folder(path)
+        sealed = check_files(folder) if folder else 0
         types = {
             "vid": pa.string(),
             "clip": pa.int32(),
@@ -108,40 +121,53 @@ class ClipTable:
         with _speaking_of(path):
             database = _connect(path)
             try:
-                table = cls(database.open_table(TABLE))
+                table = cls(database.open_table(TABLE), path)
             except ValueError:  # there is none
-                table = cls(database.create_table(TABLE, schema=schema))
+                if sealed:
+                    raise
+                table = cls(database.create_table(TABLE, schema=schema), path)
+        table._check_version(sealed)
         _check_settings(path, table.settings, settings)
         return table
+
+    def _check_version(self, sealed: int) -> None:
+        """Refuse a table whose newest version is lost; LanceDB would take an older one."""
+        if self._table.version < sealed:
+            raise InputError(
+                f"{self._path}: damaged (version {self._table.version} is left of {sealed}); "
+                f"{_advice(self._path)}"
+            )
 
     @property
     def settings(self) -> dict:
         """The settings that the indexed features were made with, `SETTINGS`."""
+        with self._speaking():
+            metadata = self._table.schema.metadata or {}
         try:
-            return json.loads((self._table.schema.metadata or {})[b"sdst"])
-        except (KeyError, ValueError, RecursionError):
+            return dict(json.loads(metadata[b"sdst"]))
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise InputError(
-                f"index {self._table.name}: does not say what its features were made with; index "
-                "anew with sdst.index"
+                f"{self._path}: does not say what its features were made with; "
+                f"{_advice(self._path)}"
             ) from None
 
     @property
     def fields(self) -> dict[str, pa.DataType]:
         """The fields of videos, and their types."""
-        schema = self._table.schema
+        with self._speaking():
+            schema = self._table.schema
         return {name: schema.field(name).type for name in schema.names if name not in COLUMNS}
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        with self._speaking():
+            return self._table.count_rows()
 
     def videos(self) -> dict[str, IndexedVideo]:
         """The indexed videos, by id."""
         names = ["vid", "checksum", *self.fields]
-        first = self._table.search().where("clip = 0").select(names).to_arrow()
-        return {
-            row.pop("vid"): IndexedVideo(row.pop("checksum"), _given(row))
-            for row in first.to_pylist()
-        }
+        with self._speaking():
+            first = self._table.search().where("clip = 0").select(names).to_arrow().to_pylist()
+        return {row.pop("vid"): IndexedVideo(row.pop("checksum"), _given(row)) for row in first}
 
     def add(self, videos: Sequence[tuple[str, np.ndarray, IndexedVideo]]) -> None:
         """Add videos with their embeddings `[L, E]` in one commit."""
@@ -162,15 +188,17 @@ class ClipTable:
         for name, kind in self.fields.items():
             values = pa.array([video.fields.get(name) for *_, video in videos], kind)
             columns[name] = values.take(pa.array(of_video))
-        self._table.add(pa.table(columns, schema=schema))
+        with self._speaking():
+            self._table.add(pa.table(columns, schema=schema))
 
     def remove(self, vids: Sequence[str]) -> None:
         """Remove videos."""
         for first in range(0, len(vids), IDS_AT_ONCE):
             names = ", ".join(map(_quoted, vids[first : first + IDS_AT_ONCE]))
-            self._table.delete(f"vid IN ({names})")
+            with self._speaking():
+                self._table.delete(f"vid IN ({names})")
 
-    def add_fields(self, types: Mapping[str, str], path: str | Path) -> None:
+    def add_fields(self, types: Mapping[str, str]) -> None:
         """Make room for fields of these types, `number`, `text` or `truth`.
 
         Raises:
@@ -181,31 +209,37 @@ class ClipTable:
         for name, kind in types.items():
             there = self.fields.get(name)
             if there is not None and there != known[kind]:
-                named = next(k for k, value in known.items() if value == there)
+                named = next((k for k, value in known.items() if value == there), there)
                 raise InputError(
-                    f"{path}: field {name} is {named}, in the metadata it is {kind}; rename the "
-                    "field, or make a new index"
+                    f"{self._path}: field {name} is {named}, in the metadata it is {kind}; "
+                    "rename the field, or make a new index"
                 )
         new = [(name, known[kind]) for name, kind in types.items() if name not in self.fields]
         if new:
-            self._table.add_columns(pa.schema(new))
+            with self._speaking():
+                self._table.add_columns(pa.schema(new))
 
     def finish(self) -> None:
-        """Index the rows that came since the last time, and merge small files."""
+        """Index the rows that came since the last time, merge small files, note checksums."""
         rows = len(self)
-        indices = {index.name: index for index in self._table.list_indices()}
-        [name] = indices or [None]
-        if name is None and rows >= TRAINED_FROM:
-            from lancedb.index import IvfSq
+        with self._speaking():
+            if not self._table.list_indices() and rows >= TRAINED_FROM:
+                self._partition(rows)
+            self._table.optimize(cleanup_older_than=OLD)
+            version = self._table.version
+        if (folder := _folder(self._path)) is not None:
+            write_checksums(folder, version)
 
-            config = IvfSq(
-                distance_type="cosine",
-                num_partitions=partitions(rows),
-                max_iterations=TRAININGS,
-                sample_rate=SAMPLED,
-            )
-            self._table.create_index("vector", config=config)
-        self._table.optimize(cleanup_older_than=OLD)
+    def _partition(self, rows: int) -> None:
+        from lancedb.index import IvfSq
+
+        config = IvfSq(
+            distance_type="cosine",
+            num_partitions=partitions(rows),
+            max_iterations=TRAININGS,
+            sample_rate=SAMPLED,
+        )
+        self._table.create_index("vector", config=config)
 
     def nearest(
         self, embedding: np.ndarray, clips: int, where: str | None = None
@@ -215,18 +249,21 @@ class ClipTable:
         Raises:
             InputError: `where` is no condition on the fields.
         """
-        found = self._table.search(embedding.astype(np.float32), vector_column_name="vector")
-        found = found.distance_type("cosine").refine_factor(REFINED)
-        # Where a condition leaves too few clips in the partitions probed, others are.
-        found = found.minimum_nprobes(PROBED).maximum_nprobes(0)
-        if where is not None:
-            found = found.where(where, prefilter=True)
+        with self._speaking():
+            found = self._table.search(embedding.astype(np.float32), vector_column_name="vector")
+            found = found.distance_type("cosine").refine_factor(REFINED)
+            # Where a condition leaves too few clips in the partitions probed, others are.
+            found = found.minimum_nprobes(PROBED).maximum_nprobes(0)
+            found = found.limit(clips).select(["vid", "clip", "_distance"])
         try:
-            rows = found.limit(clips).select(["vid", "clip", "_distance"]).to_arrow()
-        except (ValueError, RuntimeError) as error:
+            with self._speaking():
+                rows = (found if where is None else found.where(where, prefilter=True)).to_arrow()
+        except InputError as error:
             if where is None:
                 raise
-            raise InputError(f"--where {where!r}: {self._advice(error)}") from None
+            self.nearest(embedding, clips)  # which raises where the fault is the index's
+            reason = self._reason(error.__cause__ or error)
+            raise InputError(f"--where {where!r}: {reason}") from None
         columns = (rows[name].to_pylist() for name in ("vid", "clip", "_distance"))
         return [(vid, clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)]
 
@@ -256,9 +293,12 @@ class ClipTable:
                 return list(vids)[:videos]
             clips *= 4
 
-    def _advice(self, error: Exception) -> str:
+    def _speaking(self) -> AbstractContextManager[None]:
+        return _speaking_of(self._path)
+
+    def _reason(self, error: BaseException) -> str:
         """LanceDB's message about a condition, without places in its own source."""
-        reason = one_line(error).split(", /")[0].rpartition("error: ")[2]
+        reason = _words(error).rpartition("error: ")[2]
         fields = ", ".join(self.fields) or "none, as sdst.index was given no metadata"
         return f"{reason}; expected SQL such as \"year >= 2020 AND place = 'park'\" on {fields}"
 
@@ -357,16 +397,38 @@ def _arrow() -> Any:
     return pyarrow
 
 
+def _folder(path: str | Path) -> Path | None:
+    """The table's folder; None in object storage, which has checksums of its own."""
+    return None if "://" in str(path) else Path(path, f"{TABLE}.lance")
+
+
 @contextmanager
 def _speaking_of(path: str | Path) -> Iterator[None]:
-    """Make what LanceDB raises while it opens `path` an `InputError`."""
+    """Make what LanceDB raises about the index at `path` an `InputError`."""
     try:
         yield
     except InputError:
         raise
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = one_line(error).split(", /")[0]
-        raise InputError(f"{path}: cannot be opened as an index ({reason})") from error
+    except BaseException as error:
+        # Rust's panics are no `Exception`, and of a type that cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        number = system_error(error)
+        if number not in (None, ENOENT):  # a full disk, say, is no damage; a missing file is
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise InputError(
+            f"{path}: LanceDB cannot read or change the index ({_words(error)}); if it is damaged, "
+            f"{_advice(path)}"
+        ) from error
+
+
+def _words(error: BaseException) -> str:
+    """LanceDB's message, without places in its own source."""
+    return one_line(error).split(", /")[0]
+
+
+def _advice(path: str | Path) -> str:
+    return f"remove {path}/{TABLE}.lance and run sdst.index again"
 
 
 def _quoted(text: str) -> str:

@@ -27,11 +27,13 @@ from sdst.convert import repack
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError
+from sdst.index import main as index
 from sdst.pretrained.folder import load_checkpoint
 from sdst.train import main as train
 from sdst.training.state import load_state
 from tests import layouts
 from tests.features import META, text_features, video_features
+from tests.indexing.shelf import topic, write_store
 
 KINDS = ("flip", "zero", "cut")
 NOTICED = ("refused", "told", "same answer")
@@ -105,6 +107,28 @@ def grow_store(folder: Path) -> list:
     return store_content(FeatureStore(folder / "store"))
 
 
+def make_index(folder: Path) -> None:
+    """An index of a store, with fields of a video."""
+    write_store(folder / "store", VIDEOS)
+    (folder / "fields.csv").write_text("vid,year,place\npark,2020,north\n")
+    place = ["--store", str(folder / "store"), "--output", str(folder / "index")]
+    index([*place, "--metadata", str(folder / "fields.csv"), "--quiet"])
+    index(["--output", str(folder / "index"), "--remove", "city", "--quiet"])
+    (folder / "fields.csv").unlink()
+
+
+def read_index(folder: Path) -> list:
+    """As `sdst.index` shows it, and `ground --index` searches it."""
+    from sdst.indexing.clip_index import ClipIndex
+
+    corpora = [ClipIndex(folder / "index", folder / "store", where=w) for w in (None, "year > 0")]
+    table = corpora[0].table
+    found = [corpus.candidates(topic(vid)) for corpus in corpora for vid in VIDEOS]
+    nearest = [table.nearest(topic(vid), 99) for vid in VIDEOS]
+    return [sorted(table.videos().items()), len(table), table.fields, found, nearest]
+
+
+VIDEOS = {"park": 5, "lake": 7, "city": 4}
 UNREAD = {"tensorboard", "curves.png", "reliability.png", "metrics.json", "predictions.jsonl"}
 
 
@@ -148,6 +172,7 @@ CASES: dict[str, tuple[Callable[[Path], object], Callable[[Path], list]]] = {
     "store, converted": (lambda folder: make_store(folder, "float16"), convert_store),
     "store, growing": (lambda folder: make_store(folder, "float16"), grow_store),
     "run folder": (make_run, read_run),
+    "index": (make_index, read_index),
 }
 
 

@@ -3,6 +3,7 @@
     python -m tests.faults.fuzz --n 10000 --seed 0
     python -m tests.faults.fuzz --only 1234            one input again, with all that it prints
     python -m tests.faults.fuzz --n 1000 --imported    files of other programs, by sdst.import
+    python -m tests.faults.fuzz --n 1000 --indexed     indexes of videos, and all that goes into one
 
 Every input is a function of the seed and its number. The commands run in a fork of this process,
 which is replaced after one that hung or ended it.
@@ -28,10 +29,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
+from unittest.mock import patch
 
 from sdst.errors import run
+from sdst.indexing import clip_index
 from tests.faults.good_files import prepare
-from tests.faults.kinds import IMPORTED, KINDS, Kind
+from tests.faults.kinds import IMPORTED, INDEXED, KINDS, Kind
 
 SECONDS = 60  # on a machine that is busy with other things
 MEMORY = 2**30  # bytes that a command may take beyond what the process had
@@ -52,8 +55,10 @@ class Tally:
 
 def make_hostile(root: Path, good: Path, kind: Kind, rng: random.Random) -> Path:
     """Put a hostile version of a good file in its place, rarely something that is no file."""
-    file = root / kind.file
-    content = (good / kind.file).read_bytes()
+    sources = sorted(file for file in good.glob(kind.file) if file.is_file())
+    source = sources[0] if len(sources) == 1 else rng.choice(sources)
+    file = root / source.relative_to(good)
+    content = source.read_bytes()
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         content = rng.choice(kind.changes)(content, rng)
     file.unlink()
@@ -177,7 +182,7 @@ def fuzz(
     import torch
 
     torch.set_num_threads(1)
-    for module in ("ground", "evaluate", "convert", "inspect", "info", "import"):
+    for module in ("ground", "evaluate", "convert", "inspect", "info", "import", "index"):
         import_module(f"sdst.{module}")
     import_module("sdst.grounding.grounder")
     import_module("sdst.training.run_folder")
@@ -186,9 +191,11 @@ def fuzz(
         good, root = Path(folder) / "good", Path(folder) / "tried"
         os.environ["SDST_CACHE"] = str(Path(folder) / "cache")
         prepare(good)
-        shutil.copytree(good, root)
         output = Path(folder) / "output"
         worker = Worker(output)
+        if kinds is INDEXED:
+            write_index(good, worker)
+        shutil.copytree(good, root)
         for name, kind in kinds.items():
             if worker.run(command_of(kind, root / kind.file, root))[0] != 0:
                 raise RuntimeError(f"{name}: the good file fails: {output.read_text()}")
@@ -217,23 +224,36 @@ def fuzz(
     return tallies, failures
 
 
+def write_index(good: Path, worker: Worker) -> None:
+    """An index with partitions, and the same as earlier versions left it, without checksums.
+
+    The worker writes it: LanceDB's threads, started here, would be missing in its fork.
+    """
+    with patch.object(clip_index, "TRAINED_FROM", 256):  # `write_indexed` has more clips
+        worker.run(command_of(INDEXED["fields, table"], good / "fields.csv", good))
+    shutil.copytree(good / "index", good / "earlier")
+    (good / "earlier" / "checksums.json").unlink()
+
+
 def command_of(kind: Kind, file: Path, root: Path) -> list[str]:
     """The words of a command on a file of `root`."""
-    ground = f"ground --checkpoint {root}/run --query x"
-    return kind.command.format(file, root=root, ground=ground).split()
+    words = kind.command.replace("{ground}", "ground --checkpoint {root}/run --query x").split()
+    text = ""
+    if "{text}" in words and file.is_file():
+        text = os.fsdecode(file.read_bytes().replace(b"\0", b""))  # as a shell gives it
+    return [word.format(file, root=root, text=text) for word in words]
 
 
 def _restore(good: Path, root: Path, kind: Kind) -> None:
     """Bring back what a command read and may have written beside."""
-    top = kind.file.split("/")[0]
-    for name in {top, "features" if top == "features" else "submitted", "imported"}:
-        path = root / name
+    for name in {kind.file.split("/")[0], kind.written}:
+        source, path = good / name, root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    source = good / top
-    (shutil.copytree if source.is_dir() else shutil.copy)(source, root / top)
+        if source.exists():
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
 
 
 def table(tallies: dict[str, Tally]) -> str:
@@ -258,13 +278,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--imported", action="store_true", help="what sdst.import reads, alone")
+    parser.add_argument("--indexed", action="store_true", help="what sdst.index reads, alone")
     parser.add_argument("--only", type=int, help="try this input alone, and show what it prints")
     options = parser.parse_args()
+    kinds = IMPORTED if options.imported else INDEXED if options.indexed else KINDS
     numbers = range(options.first, options.first + options.n)
     if options.only is not None:
         numbers = [options.only]
     sys.stdout.reconfigure(line_buffering=True)
-    tallies, failures = fuzz(numbers, options.seed, kinds=IMPORTED if options.imported else KINDS)
+    tallies, failures = fuzz(numbers, options.seed, kinds=kinds)
     print(table(tallies))
     print(*failures[WORST:], f"{len(failures):,} of {len(numbers):,} inputs failed", sep="\n")
     return 1 if failures else 0

@@ -56,8 +56,33 @@ def prepare(root: Path) -> None:
     shutil.copytree(root / "store", root / "growing")
     (root / "growing" / "journal.jsonl").write_text(JOURNAL)
     write_moments(root)
+    write_indexed(root)
     scene = plan_scene("val", 0, 0)
     write_video(scene, root / "film.mp4")
+
+
+def write_indexed(root: Path) -> None:
+    """A store to index, fields of its videos, a condition on them, and an id."""
+    import numpy as np
+
+    from sdst.backbones import load_backbone
+    from sdst.data.store.writer import FeatureWriter
+    from sdst.extraction.settings import Settings
+
+    backbone = load_backbone("demo", 1)
+    rng = np.random.default_rng(0)
+    with FeatureWriter(root / "encoded", Settings(2.0).meta(backbone)) as writer:
+        for vid, clips in (("a", 300), ("b", 40), ("c'd", 5)):
+            embedding = rng.normal(size=(clips, backbone.embed_width))
+            embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+            writer.add_video(vid, 2.0 * clips, rng.normal(size=(1, clips, 1, 4)), embedding)
+    fields = {"a": {"year": 2020, "place": "park"}, "b.mp4": {"year": 2021.5, "open": True}}
+    (root / "fields.csv").write_text("vid,year,place,open\na,2020,park,\nb.mp4,2021.5,,true\n")
+    (root / "fields.json").write_text(json.dumps(fields, indent=1))
+    lines = [json.dumps({"vid": vid, **values}) for vid, values in fields.items()]
+    (root / "fields.jsonl").write_text("\n".join(lines))
+    (root / "where.sql").write_text("year >= 2020 AND (place = 'park' OR open)")
+    (root / "id.txt").write_text("a")
 
 
 def write_moments(root: Path) -> None:

@@ -1,7 +1,7 @@
-"""Kills trainings and extractions at random moments, starts them again, and compares all bytes with
-those of a run that nobody disturbed.
+"""Kills trainings, extractions and updates of an index at random moments, starts them again, and
+compares all bytes with those of a run that nobody disturbed; of an index all rows.
 
-    python -m tests.faults.kills --trainings 100 --extractions 150
+    python -m tests.faults.kills --trainings 100 --extractions 150 --indexings 50
 
 Every run is a process of its own, which is forked from this one so that nothing is imported twice.
 SIGKILL comes after a random time, or at a random event that Python audits (a file is opened,
@@ -21,9 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sdst.index import main as index
+from sdst.indexing import build, clip_index
 from sdst.train import main as train
 from tests import layouts
 from tests.extraction.grey import extract, write_video
+from tests.indexing.shelf import write_store
 
 LAYOUT = "moment_detr"
 SMALL = {"model.layers": 2, "model.width": 16, "model.queries": 2, "train.epochs": 3}
@@ -177,16 +180,44 @@ def extractions(folder: Path) -> Campaign:
     return Campaign(folder / "extractions", run, left)
 
 
+def indexings(folder: Path) -> Campaign:
+    """Updates of an index: to one store, then to another one with fields, in many commits."""
+    build.CLIPS_AT_ONCE, clip_index.TRAINED_FROM = 8, 300
+    first, then = folder / "first", folder / "then"
+    write_store(first, {"park": 400, "lake": 7, "city": 9, "hill": 3})
+    write_store(then, {"park": 400, "lake": 7, "wood": 12})
+    write_store(then, {"city": 5}, seed=1)
+    (folder / "fields.csv").write_text("vid,year\nlake,2020\nwood,2021\n")
+
+    def run(out: Path) -> object:
+        to = ["--output", str(out), "--quiet"]
+        index(["--store", str(first), *to])
+        return index(["--store", str(then), *to, "--metadata", str(folder / "fields.csv")])
+
+    def write_rows(place: Path) -> None:
+        rows = clip_index.ClipTable.open(place / "out")._table.to_arrow().to_pylist()
+        (place / "rows").write_text("\n".join(sorted(map(str, rows))))
+
+    def left(place: Path) -> dict[str, bytes]:
+        # In a fork, as LanceDB's threads do not come along into the next one.
+        assert not sit(lambda: write_rows(place))
+        return {"rows": (place / "rows").read_bytes()}
+
+    return Campaign(folder / "indexings", run, left)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print what was tried; exit code 1 if bytes differed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trainings", type=int, default=100)
     parser.add_argument("--extractions", type=int, default=150)
+    parser.add_argument("--indexings", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the first (default: %(default)s)")
     options = parser.parse_args(arguments)
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for make, many in ((trainings, options.trainings), (extractions, options.extractions)):
+        for make in (trainings, extractions, indexings):
+            many = getattr(options, make.__name__)
             if not many:
                 continue
             campaign, kills, wrong = make(Path(folder)), 0, []

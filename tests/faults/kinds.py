@@ -13,15 +13,17 @@ class Kind:
 
     Args:
         share: of all inputs.
-        file: below the folder of good files.
-        command: words; a `{root}` is that folder.
+        file: below the folder of good files; a pattern is any of the files that match.
+        command: words; a `{root}` is that folder, a `{text}` the text in the file.
         changes: what may happen to the file.
+        written: what the command changes, besides.
     """
 
     share: int
     file: str
     command: str
     changes: tuple[Change, ...] = TEXT
+    written: str = "submitted"
 
 
 CUSTOM = "--config {root}/features.yaml --data.root {root}/features"
@@ -68,11 +70,34 @@ KINDS = {
 }
 IMPORT = "import {} {root}/more.csv --videos {root}/films --output {root}/imported --overwrite"
 IMPORTED = {
-    "table": Kind(20, "moments.csv", IMPORT),
-    "JSON": Kind(20, "moments.json", IMPORT),
-    "ELAN": Kind(20, "moments.eaf", IMPORT, (*TEXT, put_value)),
-    "Label Studio": Kind(20, "tasks.json", IMPORT),
-    "VIA": Kind(20, "via.json", IMPORT),
-    "VIA's table": Kind(20, "via.csv", IMPORT),
-    "subtitles": Kind(10, "park.srt", IMPORT),
+    "table": Kind(20, "moments.csv", IMPORT, written="imported"),
+    "JSON": Kind(20, "moments.json", IMPORT, written="imported"),
+    "ELAN": Kind(20, "moments.eaf", IMPORT, (*TEXT, put_value), written="imported"),
+    "Label Studio": Kind(20, "tasks.json", IMPORT, written="imported"),
+    "VIA": Kind(20, "via.json", IMPORT, written="imported"),
+    "VIA's table": Kind(20, "via.csv", IMPORT, written="imported"),
+    "subtitles": Kind(10, "park.srt", IMPORT, written="imported"),
+}
+SHOW = "index --output {root}/"
+UPDATE = "index --store {root}/encoded --output {root}/"
+SEARCH = "ground --store {root}/encoded --zero-shot --backbone demo --query x --index {root}/"
+FIELDS = f"{UPDATE}index --metadata {{}}"
+INDEXED = {
+    "index, shown": Kind(10, "index/clips.lance/**/*", f"{SHOW}index", BINARY),
+    "index, updated": Kind(15, "index/clips.lance/**/*", f"{UPDATE}index", BINARY),
+    "index, searched": Kind(15, "index/clips.lance/**/*", f"{SEARCH}index", BINARY),
+    "index's checksums": Kind(10, "index/checksums.json", f"{UPDATE}index"),
+    # As earlier versions left it, without checksums.
+    "earlier index, shown": Kind(20, "earlier/clips.lance/**/*", f"{SHOW}earlier", BINARY),
+    "earlier index, updated": Kind(30, "earlier/clips.lance/**/*", f"{UPDATE}earlier", BINARY),
+    "earlier index, searched": Kind(30, "earlier/clips.lance/**/*", f"{SEARCH}earlier", BINARY),
+    "store to index, its index": Kind(10, "encoded/index.json", f"{UPDATE}new", written="new"),
+    "store to index, its numbers": Kind(
+        10, "encoded/video_embeddings.bin", f"{UPDATE}new", BINARY, written="new"
+    ),
+    "fields, table": Kind(20, "fields.csv", FIELDS, written="index"),
+    "fields, JSON": Kind(20, "fields.json", FIELDS, written="index"),
+    "fields, lines": Kind(10, "fields.jsonl", FIELDS, written="index"),
+    "conditions": Kind(30, "where.sql", f"{SEARCH}index --where {{text}}", (*TEXT, put_value)),
+    "ids": Kind(10, "id.txt", f"{SHOW}index --remove {{text}}", written="index"),
 }

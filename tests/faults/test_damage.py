@@ -14,6 +14,13 @@ def test_damage_of_any_file_of_a_store_is_noticed(name: str) -> None:
     assert ends["refused"]
 
 
+def test_damage_of_any_file_of_an_index_is_noticed() -> None:
+    pytest.importorskip("lancedb", reason="an index needs the extra `index`")
+    ends, unnoticed = try_case("index", tries=2)
+    assert not unnoticed
+    assert ends["refused"]
+
+
 def test_damage_of_any_file_of_a_run_is_noticed() -> None:
     ends, unnoticed = try_case("run folder", tries=1)
     assert not unnoticed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.fuzz import fuzz, table
-from tests.faults.kinds import IMPORTED, KINDS
+from tests.faults.kinds import IMPORTED, INDEXED, KINDS
 
 
 @pytest.mark.slow
@@ -21,4 +21,12 @@ def test_hostile_files_end_commands_in_one_line() -> None:
 def test_hostile_files_of_other_programs_end_import_in_one_line() -> None:
     said: list[str] = []
     _, failures = fuzz(range(40), seed=24, say=said.append, kinds=IMPORTED)
+    assert not failures, "\n".join(said)
+
+
+@pytest.mark.slow
+def test_hostile_indexes_end_commands_in_one_line() -> None:
+    pytest.importorskip("lancedb", reason="an index needs the extra `index`")
+    said: list[str] = []
+    _, failures = fuzz(range(40), seed=24, say=said.append, kinds=INDEXED)
     assert not failures, "\n".join(said)

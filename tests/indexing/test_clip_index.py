@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,63 @@ def test_vectors_are_those_of_the_store(store, tmp_path) -> None:
         found = np.array([row["vector"] for row in of_video])
         assert found.shape == (clips, WIDTH)
         np.testing.assert_array_equal(found, np.asarray(store.video(vid).embedding, np.float32))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def claim(file: Path) -> None:
+    """Say that a manifest is elsewhere in its file, on which LanceDB panics."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-16] + (2**40).to_bytes(8, "little") + content[-8:])
+
+
+@pytest.mark.parametrize(
+    ("files", "damage"),
+    [
+        ("data/*", cut),
+        ("data/*", Path.unlink),
+        ("_versions/*.manifest", cut),
+        ("_versions/*.manifest", claim),
+    ],
+)
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_a_damaged_index_is_one_line(store, tmp_path, files, damage, with_checksums) -> None:
+    path = tmp_path / "index"
+    update(path, store)
+    if not with_checksums:
+        (path / "checksums.json").unlink()
+    for file in (path / "clips.lance").glob(files):
+        damage(file)
+    for use in (
+        lambda: ClipIndex(path, store).candidates(topic("park")),
+        lambda: ClipIndex(path, store, where="vid = 'park'").candidates(topic("park")),
+        lambda: remove_videos(path, ["park"]),
+        lambda: update(path, write_store(tmp_path / "store", {"park": 6}, seed=1)),
+    ):
+        with pytest.raises(InputError, match=rf"remove {path}/clips\.lance and run") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_lost_version_is_noticed(store, tmp_path) -> None:
+    path = tmp_path / "index"
+    update(path, store)
+    versions = path / "clips.lance" / "_versions"
+    kept = {file: file.read_bytes() for file in versions.iterdir()}
+    update(path, write_store(tmp_path / "store", {"new": 2}))
+    for file in set(versions.iterdir()) - set(kept):
+        file.unlink()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    for use in (ClipTable.open, lambda path: update(path, store)):
+        with pytest.raises(InputError, match=r"damaged \(version \d+ is left of \d+\); remove"):
+            use(path)
+
+
+def test_a_removed_table_is_made_anew(store, tmp_path) -> None:
+    update(tmp_path / "index", store)
+    shutil.rmtree(tmp_path / "index" / "clips.lance")
+    assert update(tmp_path / "index", store).added == 4
+    assert len(ClipTable.open(tmp_path / "index")) == sum(VIDEOS.values())
