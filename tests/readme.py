@@ -49,8 +49,11 @@ CANNOT_RUN = {
     "python -m sdst.convert --config qvhighlights_internvideo2": "needs QVHighlights' features",
     "python -m benchmarks": "needs the checkout, and hours",
 }
-# What the pages themselves offer to make a command smaller.
-SMALLER = {"torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1"}
+# What the pages themselves offer to make a command smaller, by its beginning.
+SMALLER = {
+    "torchrun --nproc_per_node 2 -m sdst.train": "--train.epochs 1",
+    "python -m sdst.train --config custom": "--train.epochs 30",
+}
 # By `provide`, and by the first training of all.
 PROVIDED = [
     "DIR",
@@ -103,7 +106,7 @@ def read_but_not_made(found: Sequence[str]) -> list[tuple[str, str]]:
 
 def run_as_it_stands(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command in a shell that knows `HOME` and `PATH`, and nothing else."""
-    smaller = SMALLER.get(command)
+    smaller = next((less for start, less in SMALLER.items() if command.startswith(start)), None)
     command = command.replace(PRETRAINED, PACKAGED)
     return subprocess.run(
         ["bash", "-c", command if smaller is None else f"{command} {smaller}"],

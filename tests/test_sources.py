@@ -164,6 +164,18 @@ def test_widths_left_open_are_those_of_the_features(tmp_path):
     assert (config.model.video_width, config.model.text_width) == WIDTHS["univtg"]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "length"),
+    [(1, "auto", (30, 1)), (2, "auto", (38, 2)), (9, "auto", (300, 10)), (1, "7", (7, 1))],
+)
+def test_few_queries_are_passed_over_until_that_is_worth_it(tmp_path, batch_size, epochs, length):
+    more = ("--train.batch_size", str(batch_size), "--train.epochs", epochs)
+    config = opened(
+        dataset(tmp_path, "univtg"), "univtg", *more, "--train.validate_every", "auto"
+    ).config
+    assert config.train.length == length
+
+
 def spoil_corrupt(root: Path) -> None:
     file = root / "clip" / "v0.npz"
     file.write_bytes(file.read_bytes()[:100])

@@ -19,6 +19,8 @@ FROM_FEATURES = 0  # model.video_width and model.text_width that are taken from 
 LEFT_OPEN = {
     "model.video_width": FROM_FEATURES,
     "model.text_width": FROM_FEATURES,
+    "train.epochs": "auto",
+    "train.validate_every": "auto",
     "predict.stretch": None,
     "predict.overlap": None,
     "predict.snap": "auto",
@@ -121,12 +123,19 @@ class DataConfig:
         return "; ".join([f"{title}, {queries:,} queries", *self.reservations()])
 
 
+class Length(NamedTuple):
+    """The epochs of a run, and those from a validation to the next."""
+
+    epochs: int
+    validate_every: int
+
+
 @dataclass
 class TrainConfig:
     """How it is optimised; the defaults are R2-Tuning's recipe for QVHighlights [D].
 
     Args:
-        epochs: passes over the training queries.
+        epochs: passes over the training queries; `auto` is 30, or as many more as make 300 steps.
         init: another model, by its folder or name as `sdst ground` takes it; its weights are the
             first ones here where name and shape fit.
         batch_size: queries per optimiser step, over all processes and accumulation steps.
@@ -141,7 +150,7 @@ class TrainConfig:
             `cosine` falls to zero.
         decay_at: share of the run after which `step` decays.
         clip_norm: largest norm of the gradient.
-        validate_every: epochs between validations.
+        validate_every: epochs between validations; `auto` validates 30 times at most.
         select_by: figure of the validation report that decides which checkpoint is best.
         precision: `auto` is bf16 where the GPU computes it natively, fp16 with a scaled loss on
             older ones, fp32 on a CPU.
@@ -154,7 +163,7 @@ class TrainConfig:
         seed: the run is a function of it, bit for bit on a CPU.
     """
 
-    epochs: int = 30
+    epochs: int | Literal["auto"] = 30
     init: str | None = None
     batch_size: int = 128
     accumulation: int = 1
@@ -165,7 +174,7 @@ class TrainConfig:
     lr_schedule: Literal["step", "cosine"] = "step"
     decay_at: float = 2 / 3
     clip_norm: float = 35.0
-    validate_every: int = 1
+    validate_every: int | Literal["auto"] = 1
     select_by: str = "MR-full-mAP"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     graphs: Literal["auto", "no"] = "auto"
@@ -173,6 +182,12 @@ class TrainConfig:
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     workers: int = 0
     seed: int = 0
+
+    @property
+    def length(self) -> Length:
+        """How long it is. Of a config whose data was opened, as every run's was."""
+        assert self.epochs != "auto" and self.validate_every != "auto"
+        return Length(self.epochs, self.validate_every)
 
 
 class Stretches(NamedTuple):

@@ -29,6 +29,7 @@ from sdst.sources.wordless import WithoutSentences
 logger = logging.getLogger(__name__)
 
 MOST = 0.95  # of the training videos, and of their moments
+FULL_RUN, ENOUGH_STEPS = 30, 300  # epochs, and steps of the optimiser in them
 DEVICE_SHARE = 0.5  # of a GPU's free memory that features may take
 
 
@@ -121,6 +122,7 @@ def open_data(
         known = config.model.text_width, source.shapes.get("text_width", 0)
         source = WithoutSentences(source, next(filter(None, known), 1))
     config = _with_stretches(_with_widths(config, source), splits["train"])
+    config = _with_epochs(config, len(splits["train"]))
     require(
         source,
         layers=config.model.layers,
@@ -214,6 +216,18 @@ def _with_widths(config: Config, source: FeatureSource) -> Config:
         if getattr(config.model, name) == FROM_FEATURES
     }
     return replace(config, model=replace(config.model, **left_open))
+
+
+def _with_epochs(config: Config, queries: int) -> Config:
+    """`config` with the length of its training, where it leaves that to the number of queries."""
+    train = config.train
+    epochs, validate_every = train.epochs, train.validate_every
+    if epochs == "auto":
+        steps = max(queries // train.batch_size, 1)
+        epochs = max(FULL_RUN, math.ceil(ENOUGH_STEPS / steps))
+    if validate_every == "auto":
+        validate_every = math.ceil(epochs / FULL_RUN)
+    return replace(config, train=replace(train, epochs=epochs, validate_every=validate_every))
 
 
 def _with_stretches(config: Config, queries: list[Annotation]) -> Config:

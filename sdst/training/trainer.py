@@ -57,6 +57,7 @@ class Trainer:
         model_class: type[SDST] = SDST,
     ) -> None:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
+        self.length = config.train.length
         self.progress = Progress()
         self.faults: set[str] = set()  # of the sparse stream, that were said
         self.stop_asked = self.interrupted = False
@@ -84,7 +85,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.config.train.epochs * self.steps_per_epoch
+        return self.length.epochs * self.steps_per_epoch
 
     @property
     def bare_model(self) -> SDST:
@@ -104,7 +105,7 @@ class Trainer:
         else:
             self.stepper.load(state)
             self.progress = self.folder.load_progress(state)
-            self.say(f"resuming after epoch {self.progress.epoch} of {self.config.train.epochs}")
+            self.say(f"resuming after epoch {self.progress.epoch} of {self.length.epochs}")
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.progress.epoch)
         self.accelerator.wait_for_everyone()
@@ -118,7 +119,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the end, or until Ctrl-C or SIGTERM."""
-        config = self.config.train
+        epochs, validate_every = self.length
         bar = progress_bar(
             total=self.total_steps,
             initial=self.progress.step,
@@ -127,12 +128,12 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
         )
         with bar, stop_on_interrupt(self.ask_to_stop):
-            for epoch in range(self.progress.epoch + 1, config.epochs + 1):
+            for epoch in range(self.progress.epoch + 1, epochs + 1):
                 losses, health = self.train_epoch(epoch, bar)
                 if self.interrupted:
                     break
                 self.progress.epoch = epoch
-                if epoch % config.validate_every == 0 or epoch == config.epochs:
+                if epoch % validate_every == 0 or epoch == epochs:
                     self.validate(losses, health)
                 if self.accelerator.is_main_process:
                     self.folder.save_state(self.progress, self.stepper.save)
