@@ -5,21 +5,15 @@
 The frozen backbone is not part of it: its hidden states come in as tensors, and no gradient leaves.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdst.errors import InputError, one_line
-from sdst.files.publish import replace_text
-from sdst.files.sealed import load_tensors, read_sealed, save_tensors, seal
-from sdst.hub.models import find_model
 from sdst.kernels import dequantize
 from sdst.kernels.quantization import check_scales
 from sdst.model.calibration import Calibration
@@ -29,12 +23,10 @@ from sdst.model.dense import DenseBlock, resample
 from sdst.model.fused import Blocks, can_serve, fuse
 from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
+from sdst.model.on_disk import OnDisk
 from sdst.model.shared import shared_weights
 from sdst.model.sparse import MomentQueries, SaliencyMark, SparseBlock
 from sdst.model.video import DenseInput, EncodedVideo, dense_inputs
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-TAKE_A_COPY = "take it from a copy, or train again"
 
 
 @dataclass
@@ -88,7 +80,7 @@ class Outputs:
 torch.export.register_dataclass(Outputs, serialized_type_name="sdst.model.Outputs")
 
 
-class SDST(nn.Module):
+class SDST(OnDisk):
     """Finds the moments of a video that a sentence describes, and scores every clip.
 
     Source: Pujol-Perich, Escalera, Clapes, ICCV 2025 (arXiv 2507.07744).
@@ -236,64 +228,6 @@ class SDST(nn.Module):
         else:
             outputs.peaks = torch.stack(peaks)
         return outputs
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights and their configuration into `folder`, each with a checksum.
-
-        `Grounder.save_pretrained` writes these and all else that answering needs.
-        """
-        config = asdict(self.config)
-        metadata = {"config": json.dumps(config)}
-        if self.calibration is not None:
-            metadata["calibration"] = self.calibration.to_json()
-        save_tensors(Path(folder) / WEIGHTS_FILE, self.state_dict(), **metadata)
-        replace_text(Path(folder) / CONFIG_FILE, seal(config, indent=2) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, checkpoint: str | Path) -> "SDST":
-        """The model that `save_pretrained` wrote, to be evaluated.
-
-        Args:
-            checkpoint: its folder, or as for `Grounder`.
-
-        Raises:
-            InputError: there is none, or it is damaged.
-            RuntimeError: the weights lack some of the model's, or have others.
-        """
-        folder = find_model(checkpoint)
-        file = folder / CONFIG_FILE
-        config = read_sealed(file, TAKE_A_COPY)
-        try:
-            model = cls(ModelConfig(**config))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{file}: describes no model ({one_line(error)})") from error
-        model.load_weights(folder / WEIGHTS_FILE)
-        return model.eval()
-
-    def load_weights(self, file: Path) -> None:
-        """Take the weights that `save_pretrained` wrote.
-
-        Raises:
-            InputError: they are damaged, or of another configuration.
-            RuntimeError: they lack some of this model's, or have others.
-        """
-        weights, metadata = load_tensors(file, TAKE_A_COPY)
-        ours = json.loads(json.dumps(asdict(self.config)))
-        theirs = json.loads(metadata.get("config", "{}"))
-        if other := [name for name in theirs if theirs[name] != ours.get(name)]:
-            name = other[0]
-            raise InputError(
-                f"{file}: weights of a model with {name} {theirs[name]}, its config.json says "
-                f"{ours.get(name)}; take both from one training run"
-            )
-        self.load_state_dict(weights)
-        self.calibration = None
-        if "calibration" in metadata:
-            try:
-                curves = Calibration.from_json(metadata["calibration"], self.config.layers)
-            except ValueError as error:
-                raise InputError(f"{file}: damaged ({error}); take it from a copy") from None
-            self.calibration = curves
 
     def direction(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """Direction that scores frozen tokens at every step, [K, B, Dv], of `answer`'s text."""

@@ -20,7 +20,7 @@ from sdst.files.publish import publish, replace_text, scratch_folder
 from sdst.files.sealed import read_sealed, seal
 from sdst.hub.models import find_model
 from sdst.model import SDST
-from sdst.model.tuner import CONFIG_FILE, TAKE_A_COPY, WEIGHTS_FILE
+from sdst.model.on_disk import CONFIG_FILE, TAKE_A_COPY, WEIGHTS_FILE
 from sdst.pretrained.card import model_card
 from sdst.pretrained.description import Description
 from sdst.pretrained.unchanged import RUN_CONFIG, check_features, report_edits

@@ -13,7 +13,7 @@ from sdst.errors import InputError
 from sdst.files.sealed import load_tensors
 from sdst.hub.models import find_model
 from sdst.model import SDST
-from sdst.model.tuner import WEIGHTS_FILE
+from sdst.model.on_disk import WEIGHTS_FILE
 from sdst.pretrained.folder import RUN_MODEL, features_of
 
 
