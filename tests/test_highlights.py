@@ -13,7 +13,7 @@ from sdst import Grounder, train
 from sdst.config import load_config
 from sdst.convert import convert
 from sdst.data.annotations import NO_SENTENCE, Annotation
-from sdst.data.batches import clip_ratings
+from sdst.data.samples import clip_ratings
 from sdst.errors import InputError
 from sdst.evaluate import main as evaluate
 from sdst.ground import main as ground

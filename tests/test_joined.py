@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from sdst import train
 from sdst.config import load_config
-from sdst.data.batches import GroundingDataset
 from sdst.data.joined import JoinedQueries
+from sdst.data.samples import GroundingDataset
 from sdst.errors import InputError
 from sdst.sources.dataset import open_data
 from sdst.sources.joined import with_others

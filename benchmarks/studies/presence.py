@@ -20,7 +20,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset
+from sdst.data.samples import GroundingDataset
 from sdst.demo import DemoSize
 from sdst.demo.labels import Question, ask, matching
 from sdst.demo.scenes import Scene, plan_scene

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset, Sample
+from sdst.data.samples import GroundingDataset, Sample
 
 
 class JoinedQueries(Dataset):

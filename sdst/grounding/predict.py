@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from sdst.config import PredictConfig
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset, collate
+from sdst.data.batches import collate
+from sdst.data.samples import GroundingDataset
 from sdst.errors import InputError
 from sdst.evaluation.presence import of_others
 from sdst.grounding.decode import Prediction, check_precision, decode, inference

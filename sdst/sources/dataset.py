@@ -13,10 +13,10 @@ import torch
 
 from sdst.config import FROM_FEATURES, Config
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset, is_in_sight
 from sdst.data.feature_files import FeatureFiles, fewest_clips
 from sdst.data.joined import JoinedQueries
 from sdst.data.planted.features import PlantedFeatures
+from sdst.data.samples import GroundingDataset, is_in_sight
 from sdst.data.store.reader import FeatureSource, FeatureStore, require
 from sdst.errors import InputError
 from sdst.files.cache_folder import cache_dir

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import isotonic_regression, minimize
 
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset
+from sdst.data.samples import GroundingDataset
 from sdst.evaluation.presence import MOST, calibration_error, of_others, reliability, some_of
 from sdst.evaluation.retrieval import iou_over_hull
 from sdst.grounding.predict import outputs_of

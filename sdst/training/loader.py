@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdst.config import Config, DataConfig
-from sdst.data.batches import BUCKETS, TIGHT, GroundingDataset, Multiples, collate
+from sdst.data.batches import BUCKETS, TIGHT, Multiples, collate
 from sdst.data.joined import JoinedQueries
+from sdst.data.samples import GroundingDataset
 from sdst.errors import InputError
 
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from sdst.config import Config, PredictConfig
 from sdst.data.annotations import Annotation
-from sdst.data.batches import Batch, GroundingDataset
+from sdst.data.batches import Batch
+from sdst.data.samples import GroundingDataset
 from sdst.errors import InputError
 from sdst.evaluation.presence import of_others
 from sdst.evaluation.protocols import PROTOCOLS, Protocol

@@ -1,15 +1,12 @@
-"""From annotations to training targets and padded batches."""
+"""From annotations to training targets."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
-import torch
 
 from sdst.data.annotations import Annotation
-from sdst.data.batches import Batch, clip_ratings, is_in_sight, relative_spans
+from sdst.data.samples import clip_ratings, is_in_sight, relative_spans
 
 
 def annotated(*windows: tuple[float, float]) -> Annotation:
@@ -56,33 +53,3 @@ def test_ratings_behind_the_end_of_a_damaged_video_are_left_out():
     ratings = ((4, 4, 4), (2, 2, 2))
     annotation = Annotation(1, "a cat jumps", "v", 10.0, ((2, 10),), (1, 4), ratings)
     assert clip_ratings(annotation, 3, 2.0).tolist() == [0, 4, 0]
-
-
-def batch(device: str = "cpu") -> Batch:
-    """Two samples of one stored layer that serves three steps."""
-    video = torch.randn(1, 2, 5, 4, 8, device=device).transpose(0, 1).expand(-1, 3, -1, -1, -1)
-    text = torch.randn(2, 1, 6, 8, device=device).expand(-1, 3, -1, -1)
-    others = (torch.ones(2, n + 1, device=device) for n in range(6))
-    return Batch(video, text, *others)
-
-
-def test_a_batch_is_pinned_as_it_lies_and_a_repeated_layer_once(monkeypatch):
-    sizes = []
-
-    def pin(values: torch.Tensor) -> torch.Tensor:
-        sizes.append(values.numel())
-        return values.clone()  # with the same strides, as pinning does
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    plain = batch()
-    pinned = plain.pin_memory()
-    for name in (f.name for f in fields(Batch) if f.name != "scales"):
-        found, expected = getattr(pinned, name), getattr(plain, name)
-        assert torch.equal(found, expected)
-        assert found.stride() == expected.stride()
-    assert pinned.scales is None
-    assert sizes[:2] == [plain.video.numel() / 3, plain.text.numel() / 3]
-
-
-def test_a_batch_on_a_device_is_not_pinned():
-    assert batch("meta").pin_memory().video.device.type == "meta"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sdst.config import load_config
 from sdst.data.annotations import Annotation
-from sdst.data.batches import GroundingDataset
+from sdst.data.samples import GroundingDataset
 from sdst.data.store.reader import FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.sources.dataset import Data

@@ -18,7 +18,8 @@ from benchmarks.studies.runs import TEST_VIDEOS, demo_of_tests
 from benchmarks.studies.tuning.pictures import Pictures, picture_backbone
 from benchmarks.studies.tuning.strategies import STRATEGIES, OnPictures, Training
 from sdst.config import Config, load_config
-from sdst.data.batches import Batch, GroundingDataset, collate
+from sdst.data.batches import Batch, collate
+from sdst.data.samples import GroundingDataset
 from sdst.data.video_files import dataset_videos
 from sdst.errors import run
 from sdst.evaluation import evaluate

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import maximum_filter1d
 
 from sdst.data.annotations import MAX_RATING, Annotation
-from sdst.data.batches import clip_ratings
+from sdst.data.samples import clip_ratings
 
 
 def relevance(annotation: Annotation, clips: int, clip_length: float) -> np.ndarray:

@@ -25,7 +25,8 @@ from benchmarks.studies.tuning.strategies import (
 )
 from sdst.backbones import load_backbone
 from sdst.data.annotations import read_annotations
-from sdst.data.batches import GroundingDataset, collate
+from sdst.data.batches import collate
+from sdst.data.samples import GroundingDataset
 from sdst.data.video import ClipReader
 from sdst.data.video_files import dataset_videos
 from sdst.model.fused import fuse
