@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -38,6 +37,7 @@ from sdst.grounding.zero_shot import zero_shot_moments
 from sdst.grounding.zero_shot_grounder import CLIP_SCALE, ZERO_SHOT_STRETCH
 from sdst.indexing.build import update_index
 from sdst.indexing.clip_index import ClipIndex
+from sdst.memory import peak_memory
 
 WIDTH = 128
 TOPICS = 500
@@ -212,30 +212,20 @@ LIBRARIES = {
 
 def measure(name: str, folder: Path, out: Path) -> None:
     """Build and search by one library, in a process of its own; what was found goes to `out`."""
-    vectors, queries = (
-        np.load(folder / f"{what}.npy", mmap_mode="r") for what in ("clips", "queries")
-    )
+    vectors, queries = np.load(folder / "clips.npy"), np.load(folder / "queries.npy")
     place = folder / name.replace(" ", "-").replace(",", "-")
     place.mkdir()
-    before, began, used = _peak(), time.perf_counter(), time.process_time()
-    search = LIBRARIES[name](place, vectors)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - used
-    search(np.asarray(queries[0]), TOP)
-    found, taken, of_cpu = [], [], []
-    for query in np.asarray(queries):
-        at, cpu_at = time.perf_counter(), time.process_time()
-        found.append([int(row) for row in search(query, TOP)])
-        taken.append(time.perf_counter() - at)
-        of_cpu.append(time.process_time() - cpu_at)
-    figures = {
-        "build": seconds,
-        "build cpu": cpu,
-        "memory": _peak() - before,
-        "disk": folder_size(place),
-        "query": statistics.median(taken),
-        "query cpu": statistics.median(of_cpu),
-        "found": found,
-    }
+    figures: dict[str, Any] = {}
+
+    def build_and_search() -> None:
+        search, _, figures["build cpu"] = timed(partial(LIBRARIES[name], place, vectors))
+        search(queries[0], TOP)
+        answers = [timed(partial(search, query, TOP)) for query in queries]
+        figures["found"] = [[int(row) for row in rows] for rows, *_ in answers]
+        figures["query cpu"] = statistics.median(cpu for *_, cpu in answers)
+
+    figures["memory"] = peak_memory(build_and_search)
+    figures["disk"] = folder_size(place)
     out.write_text(json.dumps(figures))
 
 
@@ -277,10 +267,6 @@ def compare(clips: int, queries: int, width: int, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def write_made_up(path: Path, clips: int, width: int) -> FeatureStore:
     """A store of made-up videos; its tokens are of no use."""
     with FeatureWriter(path, META) as writer:
@@ -320,12 +306,11 @@ def at_scale(
         store = write_made_up(folder / "store", clips, width)
         vectors = np.memmap(store.path / "video_embeddings.bin", np.float16, "r")
         vectors = vectors.reshape(-1, width)
-        before, began, used = _peak(), time.perf_counter(), time.process_time()
-        update_index(folder / "index", store)
+        update = partial(update_index, folder / "index", store)
+        peak, seconds, cpu = timed(partial(peak_memory, update))
         built = (
             f"{len(store):,} videos, {len(vectors):,} clips of {width}: indexed in "
-            f"{time.perf_counter() - began:.0f} s ({time.process_time() - used:.0f} s of CPU), "
-            f"peak {(_peak() - before) / 1e6:.0f} MB more, "
+            f"{seconds:.0f} s ({cpu:.0f} s of CPU), peak {peak / 1e6:.0f} MB more, "
             f"{folder_size(folder / 'index') / 1e6:.0f} MB on disk"
         )
         print(built, flush=True)
