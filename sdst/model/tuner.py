@@ -200,7 +200,8 @@ class SDST(OnDisk):
                 if step > 0:
                     before = inputs[step - 1]
                     dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
-                    dense = torch.lerp(source.to(dense.dtype), dense, beta[step])
+                    share = beta[step].to(dense.dtype)
+                    dense = torch.lerp(source.to(dense.dtype), dense, share)
                 dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
                 seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
                 context = None if contexts is None else contexts[step]

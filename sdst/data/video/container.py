@@ -92,7 +92,9 @@ def open_video(path: str | Path) -> InputContainer:
             raise InputError(f"{path}: the file is empty (0 bytes); expected a video")
         container = av.open(
             str(path) if url else f"file:{path}",  # or a colon in the name would end a protocol
-            options={
+            # `options` would go to the streams, too: PyAV before 18 then crashes on files whose
+            # streams appear late (FLV, MPEG-PS).
+            container_options={
                 "format_whitelist": ",".join((FORMATS, *STILLS)),
                 "protocol_whitelist": WEB if url else "file",
             },
