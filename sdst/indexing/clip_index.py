@@ -33,6 +33,7 @@ import numpy as np
 
 from sdst.data.store.reader import INDEX, FeatureStore
 from sdst.errors import InputError, one_line, system_error
+from sdst.files.text import whole_characters
 from sdst.indexing.checksums import check_files, write_checksums
 from sdst.indexing.metadata import Fields
 
@@ -54,6 +55,7 @@ CLIPS_PER_CANDIDATE = 32
 MOST_CLIPS = 32_768
 CHECKED = 128 * 2**20  # bytes of files compared with their checksums before a search, 0.1 s
 IDS_AT_ONCE = 500  # in a condition
+ESCAPED = "\0"  # begins an id that is no text, as JSON
 FRESH = timedelta(seconds=5)  # after which an open index looks for changes
 OLD = timedelta(hours=1)  # versions that readers may still be in
 UNINSTALLED = "an index needs LanceDB, which is not installed; pip install 'sdst[index]'"
@@ -167,7 +169,9 @@ class ClipTable:
         names = ["vid", "checksum", *self.fields]
         with self._speaking():
             first = self._table.search().where("clip = 0").select(names).to_arrow().to_pylist()
-        return {row.pop("vid"): IndexedVideo(row.pop("checksum"), _given(row)) for row in first}
+        return {
+            _loaded(row.pop("vid")): IndexedVideo(row.pop("checksum"), _given(row)) for row in first
+        }
 
     def add(self, videos: Sequence[tuple[str, np.ndarray, IndexedVideo]]) -> None:
         """Add videos with their embeddings `[L, E]` in one commit."""
@@ -178,7 +182,7 @@ class ClipTable:
         clips = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
         of_video = np.repeat(np.arange(len(videos)), lengths)
         columns = {
-            "vid": pa.array([vid for vid, _, _ in videos]).take(pa.array(of_video)),
+            "vid": pa.array([_stored(vid) for vid, _, _ in videos]).take(pa.array(of_video)),
             "clip": pa.array(clips),
             "checksum": pa.array(np.array([video.checksum for *_, video in videos])[of_video]),
             "vector": pa.FixedSizeListArray.from_arrays(
@@ -194,7 +198,7 @@ class ClipTable:
     def remove(self, vids: Sequence[str]) -> None:
         """Remove videos."""
         for first in range(0, len(vids), IDS_AT_ONCE):
-            names = ", ".join(map(_quoted, vids[first : first + IDS_AT_ONCE]))
+            names = ", ".join(_quoted(_stored(vid)) for vid in vids[first : first + IDS_AT_ONCE])
             with self._speaking():
                 self._table.delete(f"vid IN ({names})")
 
@@ -265,7 +269,9 @@ class ClipTable:
             reason = self._reason(error.__cause__ or error)
             raise InputError(f"--where {where!r}: {reason}") from None
         columns = (rows[name].to_pylist() for name in ("vid", "clip", "_distance"))
-        return [(vid, clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)]
+        return [
+            (_loaded(vid), clip, 1 - distance) for vid, clip, distance in zip(*columns, strict=True)
+        ]
 
     def nearest_videos(
         self,
@@ -429,6 +435,17 @@ def _words(error: BaseException) -> str:
 
 def _advice(path: str | Path) -> str:
     return f"remove {path}/{TABLE}.lance and run sdst.index again"
+
+
+def _stored(vid: str) -> str:
+    """An id as text in UTF-8, which the names of files need not be."""
+    as_it_is = whole_characters(vid) == vid and not vid.startswith(ESCAPED)
+    return vid if as_it_is else f"{ESCAPED}{json.dumps(vid)}"
+
+
+def _loaded(text: str) -> str:
+    """The id that `_stored` gave."""
+    return json.loads(text[1:]) if text.startswith(ESCAPED) else text
 
 
 def _quoted(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from sdst.data.video_files import VIDEO_ENDINGS
 from sdst.errors import InputError
-from sdst.files.text import is_number, parse_json, read_json, read_text
+from sdst.files.text import is_number, parse_json, read_json, read_text, whole_characters
 
 Value = float | str | bool
 Fields = Mapping[str, Value]
@@ -97,6 +97,10 @@ def _check(where: str, fields: Mapping[str, object]) -> None:
         if value is not None and not isinstance(value, str | bool) and not is_number(value):
             raise InputError(
                 f"{where}: field {name} is {value!r}; expected a number, a text, true or false"
+            )
+        if isinstance(value, str) and whole_characters(value) != value:
+            raise InputError(
+                f"{where}: field {name} is {value!r}, which has half a character; expected a text"
             )
 
 

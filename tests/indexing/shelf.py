@@ -15,7 +15,7 @@ META = {"backbone": "b", "fingerprint": "f-k2", "clip_length": 1.0, "frames_per_
 
 def topic(name: str) -> np.ndarray:
     """[E], the direction of what a video is about."""
-    vector = np.random.default_rng([*name.encode()]).standard_normal(WIDTH)
+    vector = np.random.default_rng([*name.encode("utf-8", "surrogatepass")]).standard_normal(WIDTH)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
@@ -25,7 +25,7 @@ def write_store(
     """Videos of so many clips, each about its own name; those that are there stay."""
     with FeatureWriter(path, meta, resume=True) as writer:
         for vid, clips in videos.items():
-            generator = np.random.default_rng([seed, *vid.encode()])
+            generator = np.random.default_rng([seed, *vid.encode("utf-8", "surrogatepass")])
             noise = generator.standard_normal((clips, WIDTH)) / 40
             embedding = topic(vid) + noise
             embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)

@@ -314,3 +314,18 @@ def test_a_removed_table_is_made_anew(store, tmp_path) -> None:
     shutil.rmtree(tmp_path / "index" / "clips.lance")
     assert update(tmp_path / "index", store).added == 4
     assert len(ClipTable.open(tmp_path / "index")) == sum(VIDEOS.values())
+
+
+@pytest.mark.parametrize(
+    "vid",
+    ["caf\udce9", "\ud83d", "a\0b", "\0", "", "a\nb", "%'--\u2028", "v" * 999],
+    ids=ascii,
+)
+def test_any_name_of_a_file_is_an_id(tmp_path, vid: str) -> None:
+    store = write_store(tmp_path / "store", {vid: 3, "park": 2})
+    path = tmp_path / "index"
+    assert update(path, store).added == 2
+    assert update(path, store).unchanged == 2
+    assert ClipIndex(path, store, videos=1).candidates(topic(vid)) == [vid]
+    assert remove_videos(path, [vid]) == 1
+    assert ClipTable.open(path).videos().keys() == {"park"}

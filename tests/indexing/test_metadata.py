@@ -60,6 +60,11 @@ def test_a_name_with_its_ending_names_the_video() -> None:
         ("m.json", '{"a": 3}', r"video a: expected {field: value}, found 3"),
         ("m.json", "3", r"m\.json: expected {vid: {field: value}} or a list"),
         ("m.json", '[{"year": 3}]', r'entry 1: expected {"vid": vid'),
+        (
+            "m.json",
+            '{"a": {"place": "\\ud83d"}}',
+            r"field place is '\\ud83d', which has half a char",
+        ),
         ("m.json", "{", r"m\.json: not JSON"),
         ("m.jsonl", '{"vid": "a"}\n{', r"m\.jsonl:2: not JSON"),
         ("m.jsonl", "[]", r'm\.jsonl:1: expected {"vid": vid'),
