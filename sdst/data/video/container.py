@@ -7,6 +7,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -28,6 +29,9 @@ FORMATS = (
 
 WEB = "http,https,tcp,tls,httpproxy"  # protocols, for what is asked for by its scheme
 TIMEOUT = (20.0, 60.0)  # seconds, until a server opens, and for a read
+# PyAV 19 reads tags of any bytes, and has no such argument.
+BEFORE_19 = int(av.__version__.partition(".")[0]) < 19
+METADATA: dict[str, Any] = {"metadata_errors": "replace"} if BEFORE_19 else {}
 
 # Those whose tracks, or at least the file, state a length that was known when it was written.
 TRACKS_STATE_LENGTHS = ("mov", "avi")
@@ -98,7 +102,7 @@ def open_video(path: str | Path) -> InputContainer:
                 "format_whitelist": ",".join((FORMATS, *STILLS)),
                 "protocol_whitelist": WEB if url else "file",
             },
-            metadata_errors="replace",
+            **METADATA,
             timeout=TIMEOUT if url else None,
         )
     except (FFmpegError, OSError) as error:
