@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from sdst.graphs import Result
+from sdst.training.graphs import Step
 
 
 class Rerun(Generic[Result]):
@@ -20,7 +21,7 @@ class Rerun(Generic[Result]):
         self.result = self._call()
 
 
-class Faulty(Rerun[Result]):
+class Faulty(Rerun[Step]):
     """A graph whose replays are spoilt, as by memory that another call uses."""
 
     def replay(self) -> None:

@@ -37,7 +37,10 @@ def running() -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
 
     def do_POST(self) -> None:
         path = self._path()
@@ -45,8 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == ["api", "repos", "create"]:
             content = json.loads(body)
             name = f"{content['organization']}/{content['name']}"
-            self.server.repositories.setdefault(name, {})
-            self._answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
+            self.hub.repositories.setdefault(name, {})
+            self._answer({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
         elif path == ["api", "validate-yaml"]:
             self._answer({"warnings": [], "errors": []})
         elif path[4:5] == ["preupload"]:
@@ -54,11 +57,11 @@ class _Handler(BaseHTTPRequestHandler):
             mode = {"uploadMode": "regular", "shouldIgnore": False}
             self._answer({"files": [{"path": name, **mode} for name in names]})
         elif path[4:5] == ["commit"]:
-            files = self.server.repositories["/".join(path[2:4])]
+            files = self.hub.repositories["/".join(path[2:4])]
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"{self.server.url}/{'/'.join(path[2:4])}/commit/{_sha(files)}"
+            url = f"{self.hub.url}/{'/'.join(path[2:4])}/commit/{_sha(files)}"
             self._answer({"commitOid": _sha(files), "commitUrl": url, "success": True})
         else:
             self._refuse()
@@ -68,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self._path()
-        files = self.server.repositories.get("/".join(path[2:4])) if path[0] == "api" else None
+        files = self.hub.repositories.get("/".join(path[2:4])) if path[0] == "api" else None
         if files is None:
             self._file_or_refuse(with_content=True)
         elif path[4:5] == ["tree"]:
@@ -88,12 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _path(self) -> list[str]:
         path = urlsplit(self.path).path
-        self.server.asked.append(path)
+        self.hub.asked.append(path)
         return path.strip("/").split("/")
 
     def _file_or_refuse(self, with_content: bool) -> None:
         owner, repository, kind, *_, name = [*self._path(), "", "", ""][:5]
-        files = self.server.repositories.get(f"{owner}/{repository}", {})
+        files = self.hub.repositories.get(f"{owner}/{repository}", {})
         if kind != "resolve" or name not in files:
             return self._refuse()
         self.send_response(200)

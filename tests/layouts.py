@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,13 +75,14 @@ def write_features(root: Path, layout: str, seed: int = 0) -> list[str]:
     vids = [f"v{i}" for split in SPLITS.values() for i in split]
     qids = range(2 * len(vids))
 
-    def save(path: str, **arrays: np.ndarray) -> None:
+    def save(path: str, **arrays: Any) -> None:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".npz":
             np.savez_compressed(file, **arrays)
         else:
-            np.save(file, *arrays.values())
+            [array] = arrays.values()
+            np.save(file, array)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)

@@ -38,7 +38,7 @@ def test_an_address_that_is_gone_is_broken_and_a_silent_one_unchecked() -> None:
         def do_GET(self) -> None:
             self.send_error(200 if self.path == "/here" else 404)
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...
 
     server = HTTPServer(("127.0.0.1", 0), Gone)
     Thread(target=server.serve_forever, daemon=True).start()

@@ -55,13 +55,14 @@ def write_video(
     """
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=FPS, options={"g": "10", **(options or {})})
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.codec_context.time_base = Fraction(1, clock)
         if rotation:
             stream.set_display_rotation(rotation)
         for time in times:
-            upright = draw_time(time, size[:: -1 if rotation % 180 else 1])
+            upright = draw_time(time, (size[1], size[0]) if rotation % 180 else size)
             pixels = np.rot90(upright, -rotation // 90)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = round((time + shift) * clock), Fraction(1, clock)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import av
 import numpy as np
@@ -24,12 +23,15 @@ class GreyBackbone:
 
     name = "grey"
     fingerprint = "grey-1"
-    preprocessing: ClassVar[dict] = {}
     device = torch.device("cpu")
-    image_size = (16, 16)
+    image_size: tuple[int, int] = (16, 16)
     frames_at_once = 1
     layers, tokens_per_frame = K, P
     video_width = text_width = embed_width = WIDTH
+
+    @property
+    def preprocessing(self) -> dict:
+        return {}
 
     def encode_frames(self, frames: np.ndarray) -> FrameFeatures:
         grey = torch.from_numpy(frames.mean(axis=(1, 2, 3)) / 255).float()
@@ -37,12 +39,14 @@ class GreyBackbone:
             grey.view(1, -1, 1, 1).expand(K, -1, P, WIDTH), grey.view(-1, 1).expand(-1, WIDTH)
         )
 
-    def encode_text(self, texts: list[str]) -> list[TextFeatures]:
+    def encode_text(self, texts: Sequence[str]) -> list[TextFeatures]:
         counts = [len(text.split()) for text in texts]
         return [TextFeatures(torch.full((K, n, WIDTH), n), torch.ones(WIDTH)) for n in counts]
 
-    def unread(self, texts: list[str]) -> list[str]:
+    def unread(self, texts: Sequence[str]) -> list[str]:
         return ["" for _ in texts]
+
+    def release_text(self) -> None: ...
 
 
 def write_video(path: Path, levels: Sequence[int]) -> Path:

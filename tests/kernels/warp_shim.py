@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def shimmed(op: str, folder: Path, sanitized: bool) -> Iterator[None]:
     import torch
     from torch import Tensor
 
-    from sdst.kernels.cuda_kernels import Kernel, pack
+    from sdst.kernels.cuda_kernels import Argument, Kernel, pack
 
     if shutil.which("c++") is None:
         pytest.skip("needs a C++ compiler")
@@ -76,7 +77,7 @@ def shimmed(op: str, folder: Path, sanitized: bool) -> Iterator[None]:
         device: torch.device,
         blocks: int,
         threads: int,
-        *arguments: object,
+        *arguments: Argument,
         shared: int = 0,
     ) -> None:
         values = pack(arguments).values
@@ -86,13 +87,12 @@ def shimmed(op: str, folder: Path, sanitized: bool) -> Iterator[None]:
         ]
         start(str(library), kernel.name, (blocks, threads, shared), raw)
 
-    launched, Kernel.launch = Kernel.launch, launch
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with patch.object(Kernel, "launch", launch):
+            yield
     finally:
-        Kernel.launch = launched
         torch.use_deterministic_algorithms(before)
 
 

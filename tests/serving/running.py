@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,10 +28,10 @@ PATIENCE = 60  # seconds
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered."""
+    """The answer of a server."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     @property
@@ -79,6 +80,7 @@ class Running:
 
     def settled(self, vid: str) -> dict[str, Any]:
         """A video once its job has ended."""
+        video: dict[str, Any] = {}
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             video = self.get(f"/api/videos/{vid}").json

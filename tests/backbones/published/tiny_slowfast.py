@@ -46,7 +46,9 @@ def caffe2_name(name: str, sizes: Sizes) -> str:
     fast = "t_" if "pathway1" in module else ""
     if "stem" in module:
         return f"{fast}res_conv1_bn_{part}" if norm else f"{fast}conv1_{part}"
-    stage, block, branch = re.match(r"s(\d)\.pathway\d_res(\d+)\.branch(\d.*)", module).groups()
+    found = re.match(r"s(\d)\.pathway\d_res(\d+)\.branch(\d.*)", module)
+    assert found is not None
+    stage, block, branch = found.groups()
     branch = branch.replace(".", "")
     return f"{fast}res{stage}_{block}_branch{branch}_{part}"
 
