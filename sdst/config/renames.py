@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from sdst.errors import InputError
+from sdst.model.config import without_retired
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def rename_keys(content: dict) -> dict:
     renamed = dict(content)
     for section, values in content.items():
         if isinstance(values, dict):
+            values = without_retired(values) if section == "model" else values
             renamed[section] = {}
             for key, value in values.items():
                 name = _current(f"{section}.{key}", KEYS)

@@ -17,6 +17,8 @@ _COUNTS = (
     "context_segments",
     "pooled_tokens",
 )
+# Keys that earlier versions saved, with the value that every model has now.
+_RETIRED = {"reach": None}
 _CHANCES = ("projection_dropout", "dropout", "drop_path")
 
 
@@ -44,8 +46,6 @@ class ModelConfig:
             [P]; `saliency` is D + z c, where z is the step's saliency, standardised over the video
             and detached, and c one learned vector: no weight that does not know the sentence can
             read the match off D [D, ours].
-        reach: half-widths of its reference within which a sampling point stays; None: anywhere [P].
-            Free points run out of the video under dropout, where they are 0 without a gradient [D].
         refinement: how a step moves a reference: by `logit`s of center and width [D: DAB-DETR], or
             `relative` to its width [D, ours].
         context: `sparse` lets the moment queries attend to selected frozen tokens [S]; `none` is
@@ -78,7 +78,6 @@ class ModelConfig:
     points: int = 4
     attention: Literal["rdsa", "deformable", "cross"] = "rdsa"
     reads: Literal["dense", "saliency"] = "dense"
-    reach: float | None = None
     refinement: Literal["logit", "relative"] = "logit"
     context: Literal["none", "sparse"] = "none"
     context_tokens: int = 64
@@ -129,11 +128,14 @@ class ModelConfig:
                 f"model.window is {self.window} and model.global_tokens {self.global_tokens}, "
                 "expected at least 1 (or null) and 0"
             )
-        if self.reach is not None and not self.reach > 0:
-            found.append(f"model.reach is {self.reach}, expected more than 0, or null")
         if not self.context_strides or min(self.context_strides) < 1:
             found.append(f"model.context_strides {list(self.context_strides)} must be >= 1")
         return found
+
+
+def without_retired(saved: dict) -> dict:
+    """A saved `ModelConfig` without the keys that say nothing any more."""
+    return {k: v for k, v in saved.items() if k not in _RETIRED or v != _RETIRED[k]}
 
 
 @dataclass

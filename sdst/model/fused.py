@@ -41,7 +41,7 @@ from sdst.model.layers import (
     sine_frequencies,
     split_keys_values,
 )
-from sdst.model.rdsa import RDSA, within
+from sdst.model.rdsa import RDSA
 from sdst.model.shared import SharedLinear
 from sdst.model.sparse import REFERENCE_RESOLUTION, SparseBlock
 
@@ -214,10 +214,6 @@ class FusedSparseBlock:
             linear(seen, *reader.through_query(*_weights_of(x)))
             for x in (reader.offsets, reader.scores)
         )
-        self.reach, self.looks = reader.reach, None
-        if self.reach is not None:  # a program has no tanh: it ends before, another continues
-            self.looks = RowProgram(offsets=offsets, logits=logits)
-            offsets, logits = (read(x, offsets.width) for x in ("offsets", "logits"))
         branch = sample(offsets, logits, "references", "values", "lengths", reader.heads, width)
         hidden = _norm_after(residuals["reader"], hidden + _linear(branch, reader.out))
         branch = _feed_forward(hidden, block.feed_forward)
@@ -253,12 +249,6 @@ class FusedSparseBlock:
             )
             branch = self.context(hidden + position, context).float()  # a module's, of autocast
             added = {"branch": branch}
-        looked = {"source": source}
-        if self.looks is not None:
-            offsets, logits = self.looks.run(
-                batch, queries, source=source, references=references, lengths=lengths
-            )
-            looked = {"offsets": within(offsets, self.reach), "logits": logits}
         [hidden] = self.after.run(
             batch,
             queries,
@@ -266,10 +256,10 @@ class FusedSparseBlock:
             implementation="auto",
             hidden=hidden,
             references=references,
+            source=source,
             values=values,
             lengths=lengths,
             **added,
-            **looked,
         )
         return hidden, None
 

@@ -14,7 +14,7 @@ from sdst.files.publish import replace_text
 from sdst.files.sealed import load_tensors, read_sealed, save_tensors, seal
 from sdst.hub.models import find_model
 from sdst.model.calibration import Calibration
-from sdst.model.config import ModelConfig
+from sdst.model.config import ModelConfig, without_retired
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 TAKE_A_COPY = "take it from a copy, or train again"
@@ -60,7 +60,7 @@ class OnDisk(nn.Module):
         file = folder / CONFIG_FILE
         config = read_sealed(file, TAKE_A_COPY)
         try:
-            model = cls(ModelConfig(**config))
+            model = cls(ModelConfig(**without_retired(config)))
         except (TypeError, ValueError) as error:
             raise InputError(f"{file}: describes no model ({one_line(error)})") from error
         model.load_weights(folder / WEIGHTS_FILE)

@@ -29,7 +29,7 @@ class DeformableReader(nn.Module):
     def __init__(self, config: ModelConfig, query_width: int) -> None:
         super().__init__()
         width, heads, points = config.width, config.heads, config.points
-        self.heads, self.points, self.reach = heads, points, config.reach
+        self.heads, self.points = heads, points
         self.offsets = nn.Linear(query_width, heads * points)
         self.scores = nn.Linear(query_width, heads * points)
         self.value = SharedLinear(width, width)
@@ -98,7 +98,6 @@ class RDSA(SharedWeight, DeformableReader):
         source = self.conv(dense * real)
         ends = gather_ends(source, references, lengths)
         offsets, scores = self.multiply(ends).chunk(2, -1)
-        offsets = within(offsets, self.reach)
         return self.read(offsets, scores, references, source, lengths), offsets
 
     def steering(self) -> Iterator[nn.Parameter]:
@@ -127,7 +126,7 @@ class DeformableCrossAttention(DeformableReader):
     ) -> tuple[Tensor, Tensor]:
         """As `RDSA.forward`; what H knows decides, with its position."""
         hidden = hidden + position
-        offsets = within(self.offsets(hidden), self.reach)
+        offsets = self.offsets(hidden)
         return self.read(offsets, self.scores(hidden), references, dense, lengths), offsets
 
 
@@ -149,11 +148,6 @@ READERS = {
     "deformable": DeformableCrossAttention,
     "cross": StandardCrossAttention,
 }
-
-
-def within(offsets: Tensor, reach: float | None) -> Tensor:
-    """Offsets in half-widths kept within `reach`, smoothly; None leaves them free, as the paper."""
-    return offsets if reach is None else reach * (offsets / reach).tanh()
 
 
 def gather_ends(source: Tensor, references: Tensor, lengths: Tensor) -> Tensor:

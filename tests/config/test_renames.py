@@ -119,3 +119,12 @@ def test_a_checkpoint_of_earlier_names_loads(
     found, _ = load_checkpoint(folder)
     assert found == expected
     assert len(caplog.messages) == len(KEYS)
+
+
+def test_a_key_that_says_nothing_any_more_is_read_over(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("include: [demo]\nmodel: {reach: null}\n")
+    assert load_config(file) == load_config("demo")
+    file.write_text("include: [demo]\nmodel: {reach: 3}\n")
+    with pytest.raises(InputError, match=r"model\.reach"):
+        load_config(file)

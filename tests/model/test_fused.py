@@ -87,7 +87,7 @@ def assert_close(found: Outputs, expected: Outputs) -> None:
 def test_programs_say_what_modules_say(
     reads: str, context: str, schedule: tuple[int, ...] | None, tokens: int
 ) -> None:
-    ours = {"refinement": "relative", "reach": 2.0} if reads == "saliency" else {}
+    ours = {"refinement": "relative"} if reads == "saliency" else {}
     model = make_model(reads=reads, context=context, schedule=schedule, **ours)
     arguments = inputs(model, tokens)
     assert_close(by_programs(model, *arguments), by_modules(model, *arguments))

@@ -11,7 +11,7 @@ from torch import nn
 from sdst.model import ModelConfig
 from sdst.model.heads import move_relatively
 from sdst.model.layers import NeighbourConv
-from sdst.model.rdsa import RDSA, within
+from sdst.model.rdsa import RDSA
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])
@@ -43,13 +43,6 @@ def test_offsets_and_scores_are_those_of_the_query(rows: int) -> None:
         reader.multiply(ends).chunk(2, -1), (reader.offsets, reader.scores), strict=True
     ):
         torch.testing.assert_close(found, linear(query), rtol=1e-4, atol=1e-5)
-
-
-def test_points_stay_within_their_reach_of_the_reference() -> None:
-    offsets = torch.tensor([-100.0, -0.01, 0.0, 3.0, 100.0])
-    found = within(offsets, 3.0)
-    torch.testing.assert_close(found, torch.tensor([-3.0, -0.01, 0.0, 3 * math.tanh(1), 3.0]))
-    assert within(offsets, None) is offsets
 
 
 def test_a_relative_move_has_the_gradients_of_its_formula_within_the_video() -> None:

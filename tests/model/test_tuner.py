@@ -283,7 +283,6 @@ def test_features_of_another_width_are_refused_with_both_shapes() -> None:
         ({"schedule": (2, 1)}, "expected one per step"),
         ({"schedule": (4, 2, 2)}, "end at 1"),
         ({"queries": 0}, "model.queries is 0"),
-        ({"reach": 0.0}, "model.reach is 0.0"),
     ],
 )
 def test_numbers_that_build_no_model_are_named(change: dict, message: str) -> None:
