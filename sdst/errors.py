@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 
-from sdst.terminal.output import forgiving_output
+from sdst.terminal.output import forgiving_output, printable_lines
 from sdst.terminal.verbosity import is_verbose, talk
 
 NAMED = 10  # faults of many files; the rest is counted
@@ -213,6 +213,5 @@ def _refuse(line: str) -> int:
     """Print what is wrong; what it repeats of a file cannot steer the terminal."""
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
-    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in line)
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"error: {printable_lines(line)}", file=sys.stderr)
     return 2

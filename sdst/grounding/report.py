@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdst.terminal.output import printable
 from sdst.terminal.times import format_time
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ def format_video(name: str, answer: Grounding) -> str:
     """A line on the video that was asked."""
     clips = len(answer.saliency)
     length = f"{clips} clip{'' if clips == 1 else 's'} of {answer.clip_length:g} s"
-    return f"{name}: {format_time(answer.duration)}, {length}"
+    return f"{printable(name)}: {format_time(answer.duration)}, {length}"
 
 
 def format_table(answer: Grounding) -> str:
     """The query, whether the video has it, and its moments, one a line, ranked."""
-    lines = [answer.query.strip() + _presence(answer.presence)]
+    lines = [printable(answer.query.strip()) + _presence(answer.presence)]
     if not answer.moments:
         return "\n".join([*lines, "  nothing: its presence is less than asked for"])
     lines.append("  rank     start       end   score")
@@ -45,14 +46,14 @@ def _presence(presence: float | None) -> str:
 
 def format_found(query: str, found: Sequence[Found], videos: int) -> str:
     """The query and its moments of so many videos, one a line, ranked."""
-    lines = [f"{query.strip()}, best of {videos:,} video{'' if videos == 1 else 's'}"]
+    lines = [f"{printable(query.strip())}, best of {videos:,} video{'' if videos == 1 else 's'}"]
     known = any(moment.presence is not None for moment in found)
     lines.append(f"  rank     start       end   score{'  presence' if known else ''}  video")
     for rank, moment in enumerate(found, 1):
         start, end = format_time(moment.start), format_time(moment.end)
         presence = f"{moment.presence:>10.2f}" if known else ""
-        line = f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}{presence}  {moment.vid}"
-        lines.append(line)
+        video = printable(moment.vid)
+        lines.append(f"  {rank:>4} {start:>9} {end:>9}   {moment.score:5.3f}{presence}  {video}")
     if not found:
         return "\n".join([lines[0], "  nothing: no video's presence is as much as asked for"])
     return "\n".join(lines)

@@ -5,10 +5,25 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+# Control characters, line and paragraph separators, what turns the direction of writing; halves of
+# characters, which no terminal has.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with escapes in place of what would steer a terminal."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_lines(text: str) -> str:
+    """Each line of `text` as by `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class Sink(io.RawIOBase):

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sdst.terminal.output import printable_lines
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -69,4 +71,4 @@ class _AboveBars(logging.Handler):
         line = record.getMessage()
         if is_verbose():
             line = f"[{time.monotonic() - self._began:7.2f} s] {record.name}: {line}"
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(printable_lines(line), file=sys.stderr)
