@@ -80,7 +80,7 @@ def test_help_shows_the_keys_that_people_change_and_all_of_them_on_request() -> 
     few, all_of_them = run("sdst.train", "--help").stdout, run("sdst.train", "--help-all").stdout
     assert len(re.findall(r"^  --\w+\.\w+", few, re.MULTILINE)) == len(COMMON)
     assert re.findall(r"^  --(\w+\.\w+)", all_of_them, re.MULTILINE) == config_keys()
-    assert "passes over the training queries (passes; default: 30)" in few
+    assert "(passes; a whole number or auto; default: 30)" in few
     for text in (few, all_of_them):
         assert text.count("usage:") == 1
         assert not re.search(r"\[[PDS][\]:,]|Literal", text)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
+from sdst.config.kinds import expected
 from sdst.config.schema import SECTIONS
 
 # The keys that people change, and the unit of each.
@@ -79,10 +80,8 @@ def _descriptions(kind: type) -> dict[str, str]:
 
 def _entry(key: str, item: Field, text: str) -> str:
     notes = [COMMON[key]] if COMMON.get(key) else []
-    choices = (
-        re.findall(r"['\"]([^'\"]+)['\"]", str(item.type)) if "Literal" in str(item.type) else []
-    )
-    notes += ["one of " + ", ".join(choices)] if choices else []
+    if "Literal" in str(item.type):
+        notes.append(expected(key))
     default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
     notes.append(f"default: {'none' if default is None else default}")
     name = f"  --{key}"

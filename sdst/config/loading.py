@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sdst.config.checks import problems
 from sdst.config.files import checked, config_path, merge, origins, read_layers
+from sdst.config.kinds import expected
 from sdst.config.renames import rename_options
 from sdst.config.schema import KEYS, SECTIONS, Config, as_dict
 from sdst.errors import InputError, one_line
 from sdst.files.publish import replace_text
 from sdst.terminal.suggest import did_you_mean
 
+# How jsonargparse refuses a value: the key, and at the end what was given.
+_REFUSED = re.compile(r'Parser key "(\w+\.\w+).*?": .*(?:Got|Given) value: (.*)')
 END_OF_DOCUMENT = "...\n"  # that PyYAML writes behind a bare value
 
 
@@ -152,6 +156,14 @@ def _named(source: str) -> Iterator[None]:
     except RecursionError:
         raise InputError(f"{source}: nested too deeply") from None
     except Exception as error:  # PyYAML and jsonargparse each have several
-        reason, file = one_line(error), source.removeprefix("config ")
+        reason, file = _in_words(one_line(error)), source.removeprefix("config ")
         named = f"config {reason}" if reason.startswith(file) else f"{source}: {reason}"
         raise InputError(named) from error
+
+
+def _in_words(reason: str) -> str:
+    """A parser's complaint about a value, in ours."""
+    if (refused := _REFUSED.fullmatch(reason)) is None:
+        return reason
+    key, value = refused.groups()
+    return f"{key} is {value}, expected {expected(key)}"

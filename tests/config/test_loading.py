@@ -9,6 +9,8 @@ import pytest
 
 from sdst.config import annotated, load_config, load_with_origins, save_config
 from sdst.config.files import packaged_configs
+from sdst.config.kinds import expected
+from sdst.config.loading import config_keys
 from sdst.errors import InputError
 
 
@@ -59,6 +61,32 @@ def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named:
         load_config("demo", overrides)
     assert str(error.value).startswith("command line: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.batch_size", "soon", "a whole number"),
+        ("train.epochs", "soon", "a whole number or auto"),
+        ("train.lr", "[1]", "a number"),
+        ("train.precision", "fp8", "auto, fp32, bf16 or fp16"),
+        ("data.on_device", "3", "true, false or auto"),
+        ("data.also", "3", "names with a number each"),
+        ("data.video_features", "3", "a list of texts"),
+        ("model.schedule", "[1, 'x']", "a list of whole numbers or null"),
+    ],
+)
+def test_a_value_of_another_kind_says_which_one_is_expected(
+    key: str, value: str, words: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_config("demo", [f"--{key}", value])
+    assert str(error.value) == f"command line: {key} is {value}, expected {words}"
+
+
+@pytest.mark.parametrize("key", config_keys())
+def test_what_a_key_may_be_can_be_said(key: str) -> None:
+    assert expected(key)
 
 
 @pytest.mark.parametrize(
