@@ -7,21 +7,17 @@ used are removed above $SDST_CACHE_GB gigabytes. The cache is in $SDST_CACHE, by
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from sdst.errors import run
 from sdst.files.cache_folder import cache_dir
 from sdst.grounding.cache import LIMIT, entries, folder_size, grounding_cache, limit, trim
+from sdst.terminal.options import OneLineParser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see `python -m sdst.cache --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdst.cache",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.cache", __doc__)
     parser.add_argument(
         "--clear",
         action="store_true",

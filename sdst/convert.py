@@ -24,7 +24,7 @@ from sdst.data.store.origins import lacking
 from sdst.data.store.reader import DTYPES, FeatureSource, FeatureStore
 from sdst.data.store.writer import FeatureWriter
 from sdst.errors import InputError, collected, refuse_all, run
-from sdst.terminal.options import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 from sdst.terminal.verbosity import progress_bar
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
@@ -205,11 +205,7 @@ def _store_of_store(options: argparse.Namespace, overrides: list[str]) -> Featur
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command; every field of the config is one more, as `--section.key`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdst.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.convert", __doc__)
     add = parser.add_argument
     add("--config", help=f"packaged config ({', '.join(packaged_configs())}) or YAML file")
     add("--store", type=Path, help="folder of a store, of sdst.extract or packed")

@@ -35,18 +35,14 @@ from sdst.extraction.options import (
     videos_of,
 )
 from sdst.memory import parse_bytes
-from sdst.terminal.options import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 # What needs PyTorch is imported where work begins: options are checked without waiting for it.
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdst.extract",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.extract", __doc__)
     add = parser.add_argument
     add("--config", help="packaged config or YAML file; its keys are options, as in sdst.train")
     add_videos(parser)

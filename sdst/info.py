@@ -13,6 +13,7 @@ import sdst
 from sdst.config import load_config
 from sdst.config.files import packaged_configs
 from sdst.errors import InputError, run
+from sdst.terminal.options import OneLineParser
 
 # What decides, besides sdst itself, what runs here.
 PACKAGES: tuple[str, ...] = ("torch", "triton", "flash-attn", "xformers", "open_clip_torch", "av")
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m sdst.info", description=__doc__)
+    parser = OneLineParser("python -m sdst.info", __doc__)
     parser.add_argument(
         "--config",
         help="show the parameters of this config's model instead: a file, or one of "

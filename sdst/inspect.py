@@ -10,7 +10,7 @@ With --plot OUT.png also as a figure, with some queries on their videos' time li
 from __future__ import annotations
 
 import logging
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from sdst.data.store.reader import INDEX, FeatureSource, FeatureStore
 from sdst.data.video_files import dataset_videos
 from sdst.errors import InputError, run
 from sdst.evaluation.retrieval import LENGTH_RANGES
-from sdst.terminal.options import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 if TYPE_CHECKING:
     from sdst.config import Config
@@ -303,11 +303,7 @@ def choose_examples(splits: Mapping[str, Sequence[Annotation]], count: int) -> l
 
 def make_parser() -> ArgumentParser:
     """Options of the command."""
-    parser = ArgumentParser(
-        prog="python -m sdst.inspect",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.inspect", __doc__)
     parser.add_argument("--annotations", nargs="+", type=Path, metavar="A", help="JSON lines")
     parser.add_argument("--root", type=Path, metavar="DIR", help="the dataset's folder")
     parser.add_argument("--config", help="its dataset: a name or file, as in sdst.train")

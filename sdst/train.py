@@ -16,7 +16,7 @@ from sdst.config.files import config_path, packaged_configs
 from sdst.config.key_help import HelpAll, common_keys
 from sdst.errors import naming, run
 from sdst.evaluation.report import labelled
-from sdst.terminal.options import add_verbosity
+from sdst.terminal.options import OneLineParser, add_verbosity
 
 # What needs NumPy or PyTorch is imported where a run begins: options are checked without it.
 if TYPE_CHECKING:
@@ -258,13 +258,9 @@ def _reports(metrics: dict) -> dict[str, dict]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command; every field of the config is one more, as `--section.key`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdst.train",
-        usage="python -m sdst.train [--config NAME] [--output DIR] [--section.key value ...]",
-        description=__doc__,
-        epilog=common_keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m sdst.train", __doc__)
+    parser.usage = "python -m sdst.train [--config NAME] [--output DIR] [--section.key value ...]"
+    parser.epilog = common_keys()
     parser.add_argument(
         "--config",
         default="demo",

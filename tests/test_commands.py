@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_a_wrong_option_is_refused_before_torch_is_loaded(arguments, named: str)
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("\nloaded:\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_an_option_in_one_line(verb: str) -> None:
+    with pytest.raises(InputError) as refused:
+        import_module(f"sdst.{verb}").main(["--nothing-of-the-kind", "3"])
+    assert "\n" not in str(refused.value)
 
 
 def test_help_shows_the_keys_that_people_change_and_all_of_them_on_request() -> None:
