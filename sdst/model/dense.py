@@ -128,6 +128,24 @@ def average_stride(x: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Ten
     return mean, (lengths + stride - 1) // stride
 
 
+def _is_lerp_of_mixed_dtypes() -> bool:
+    """Whether `torch.lerp` takes a weight of another dtype: not in PyTorch 2.4 and 2.6."""
+    half = torch.zeros(1, dtype=torch.bfloat16)
+    try:
+        torch.lerp(half, half, torch.tensor(0.5))
+    except RuntimeError:
+        return False
+    return True
+
+
+_MIXES = _is_lerp_of_mixed_dtypes()
+
+
+def blend(x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+    """x + share (y - x) in the dtype of both, with a scalar `share` of any."""
+    return torch.lerp(x, y, share if _MIXES else share.to(x.dtype))
+
+
 def resample(x: Tensor, lengths: Tensor, stride: int, target_stride: int, size: int) -> Tensor:
     """Carry the stream from one temporal stride to another by linear interpolation.
 

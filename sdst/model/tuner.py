@@ -19,7 +19,7 @@ from sdst.kernels.quantization import check_scales
 from sdst.model.calibration import Calibration
 from sdst.model.config import ModelConfig
 from sdst.model.context import SelectedTokens, TokenSelection, log_fit
-from sdst.model.dense import DenseBlock, resample
+from sdst.model.dense import DenseBlock, blend, resample
 from sdst.model.fused import Blocks, can_serve, fuse
 from sdst.model.heads import MomentHeads, TextPooling, saliency_peak, saliency_scores
 from sdst.model.layers import KeysValues, Projection, by_step, length_mask
@@ -200,8 +200,7 @@ class SDST(OnDisk):
                 if step > 0:
                     before = inputs[step - 1]
                     dense = resample(dense, before.lengths, before.stride, stride, source.shape[1])
-                    share = beta[step].to(dense.dtype)
-                    dense = torch.lerp(source.to(dense.dtype), dense, share)
+                    dense = blend(source.to(dense.dtype), dense, beta[step])
                 dense = blocks.dense_block(dense, dense_text[step], text_lengths, time, lengths)
                 seen = dense if self.mark is None else self.mark(dense, sentence[:, step], lengths)
                 context = None if contexts is None else contexts[step]

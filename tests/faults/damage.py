@@ -112,8 +112,8 @@ def make_index(folder: Path) -> None:
     write_store(folder / "store", VIDEOS)
     (folder / "fields.csv").write_text("vid,year,place\npark,2020,north\n")
     place = ["--store", str(folder / "store"), "--output", str(folder / "index")]
-    index([*place, "--metadata", str(folder / "fields.csv"), "--quiet"])
-    index(["--output", str(folder / "index"), "--remove", "city", "--quiet"])
+    index([*place, "--metadata", str(folder / "fields.csv")])
+    index(["--output", str(folder / "index"), "--remove", "city"])
     (folder / "fields.csv").unlink()
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sdst.model import SDST, ModelConfig
-from sdst.model.dense import DenseBlock, look_around, part_weights
+from sdst.model import SDST, ModelConfig, dense
+from sdst.model.dense import DenseBlock, blend, look_around, part_weights
 from sdst.model.layers import SelfAttention, sine_encoding
 
 
@@ -74,3 +74,14 @@ def test_a_checkpoint_takes_a_window_that_it_was_not_trained_with() -> None:
     trained = SDST(ModelConfig(width=32, layers=1))
     windowed = SDST(ModelConfig(width=32, layers=1, window=8))
     windowed.load_state_dict(trained.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_a_blend_is_in_the_dtype_of_what_it_is_between(
+    mixes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "_MIXES", dense._MIXES and mixes)
+    x, y = torch.randn(2, 3, 5).bfloat16().unbind()
+    found = blend(x, y, torch.tensor(0.25))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, 0.75 * x + 0.25 * y, rtol=0.02, atol=0.02)
