@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.faults.fuzz import fuzz, table
-from tests.faults.kinds import IMPORTED, INDEXED, KINDS
+from tests.faults.kinds import IMPORTED, KINDS
 
 
 @pytest.mark.slow
@@ -27,6 +30,7 @@ def test_hostile_files_of_other_programs_end_import_in_one_line() -> None:
 @pytest.mark.slow
 def test_hostile_indexes_end_commands_in_one_line() -> None:
     pytest.importorskip("lancedb", reason="an index needs the extra `index`")
-    said: list[str] = []
-    _, failures = fuzz(range(40), seed=24, say=said.append, kinds=INDEXED)
-    assert not failures, "\n".join(said)
+    # Its workers are forks, in which LanceDB hangs once it has threads, as after other tests.
+    command = [sys.executable, "-m", "tests.faults.fuzz", "--indexed", "--n", "40", "--seed", "24"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
