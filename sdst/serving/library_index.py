@@ -23,7 +23,7 @@ from sdst.serving.library import Video
 
 logger = logging.getLogger(__name__)
 
-FAULTS = InputError, OSError, RuntimeError, ValueError  # of LanceDB
+FAULTS = InputError, OSError
 MERGED = 64  # videos that are added until their clips are merged with those of others
 
 
